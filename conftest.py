@@ -1,0 +1,14 @@
+"""For every test of the core and of the plugins: one torch thread per process, and checked shapes.
+
+Two pytest workers share two cores; threads of two processes would only wait for each other, and
+results would depend on how many threads the machine happens to have.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tests.shapes import check_shapes
+
+torch.set_num_threads(1)
+check_shapes()  # before anything of ours is imported

@@ -1,0 +1,118 @@
+"""The command ``curvlab``: its subcommands, its global options, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from curvlab import __version__
+from curvlab.cli import configuration, listing, run
+from curvlab.cli.output import complain, print_text
+from curvlab.cli.plugin_commands import add_plugin_commands
+from curvlab.errors import ConfigError, CurvlabError, UsageError
+from curvlab.registry.loader import block, installed
+
+#: what a shell calls a process that was interrupted
+_INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """A group that turns curvlab's errors into a message on stderr and an exit code.
+
+    Any other exception is a bug, ours or a plugin's: its traceback is shown and the exit code is 1.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except CurvlabError as err:
+            complain(words(err))
+            raise typer.Exit(err.exit_code) from err
+        except KeyboardInterrupt as err:
+            complain("interrupted")
+            raise typer.Exit(_INTERRUPTED) from err
+
+
+app = typer.Typer(
+    name="curvlab",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print_text(f"curvlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    plugins: Annotated[
+        list[str] | None, typer.Option("-p", metavar="no:NAME", help="Block a plugin; may be repeated.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Second-order optimisers for PyTorch, composed from parts."""
+    block(blocked(plugins or ()))
+
+
+app.command("train")(run.train)
+app.command("resume")(run.resume)
+app.command("eval")(run.evaluate)
+app.command("methods")(listing.methods)
+app.command("parts")(listing.parts)
+app.command("tasks")(listing.tasks)
+app.add_typer(configuration.app, name="config")
+app.add_typer(listing.plugins_app, name="plugins")
+app.command("env")(run.env)
+
+
+def main() -> None:
+    """The console script: as ``app``, with the commands that plugins add."""
+    try:
+        block(blocked(_early_options(sys.argv[1:])))
+        registry = installed()
+    except CurvlabError as err:
+        complain(words(err))
+        raise SystemExit(err.exit_code) from err
+    add_plugin_commands(app, registry)
+    app()
+
+
+def words(err: CurvlabError) -> str:
+    """An error as it is shown: faults stand for themselves, with their count if they are several."""
+    if isinstance(err, ConfigError):
+        count = f"{len(err.faults)} faults in the configuration\n" if len(err.faults) > 1 else ""
+        return f"{count}{err}"
+    return f"error: {err}"
+
+
+def blocked(values: Sequence[str]) -> tuple[str, ...]:
+    """The plugins that ``-p no:NAME`` names; raises ``UsageError`` for anything else after ``-p``."""
+    for value in values:
+        if not value.startswith("no:") or value == "no:":
+            raise UsageError(f"-p {value}: expected no:NAME, which blocks the plugin NAME")
+    return tuple(value.removeprefix("no:") for value in values)
+
+
+def _early_options(arguments: Sequence[str]) -> list[str]:
+    """The values of ``-p`` before the command's name: needed before plugins can add commands."""
+    found, rest = [], list(arguments)
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "-p" and rest:
+            found.append(rest.pop(0))
+        elif option.startswith("-p") and len(option) > 2:
+            found.append(option[2:])
+    return found

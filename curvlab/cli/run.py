@@ -1,0 +1,182 @@
+"""``curvlab train``, ``resume``, ``eval`` and ``env``; ``app.py`` registers them.
+
+Nothing here imports torch before a command runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from curvlab.cli.output import print_table
+from curvlab.cli.resuming import continued
+
+if TYPE_CHECKING:
+    from curvlab.engine.inspection import Inspection
+    from curvlab.engine.plan import Plan
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="a.b=c", help="Override a setting; a TOML value, else a string. Repeatable."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Silent = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
+
+
+def train(
+    config: Annotated[
+        list[Path],
+        typer.Argument(metavar="CONFIG…", help="TOML files; later ones override.", show_default=False),
+    ],
+    settings: Set = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the run's folder is made.")] = Path(
+        "runs"
+    ),
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="N", help="First part of the folder's name: run.name.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on in the newest unfinished run of this configuration, if any."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show coverage, bytes of state and cost of a step; train nothing."),
+    ] = False,
+    as_json: Json = False,
+    quiet: Silent = False,
+) -> None:
+    """Train: one run, in a folder of its own."""
+    from curvlab.config import build, load
+
+    named = [] if name is None else [f"run.name={_toml_string(name)}"]
+    plan = build(load(config, [*(settings or ()), *named]))
+    if dry_run:
+        from curvlab.engine.inspection import inspect
+
+        _show_inspection(inspect(plan), as_json)
+        return
+    folder = None
+    if resume:
+        from curvlab.engine.folder import unfinished
+
+        folder = unfinished(out, plan)
+    if resume and not quiet:
+        print(f"going on in {folder}" if folder else "nothing to go on with: a new run", file=sys.stderr)
+    _train(plan, out, folder, as_json, quiet)
+
+
+def resume(run: Folder, settings: Set = None, as_json: Json = False, quiet: Silent = False) -> None:
+    """Go on from the newest whole checkpoint of a run."""
+    from curvlab.config import build
+    from curvlab.reporting.rundir import RunDir
+
+    RunDir.open(run)
+    _train(build(continued(run, settings or ())), run.parent, run, as_json, quiet)
+
+
+def evaluate(run: Folder, as_json: Json = False) -> None:
+    """Compute the metrics of a run's newest checkpoint anew."""
+    from curvlab.config import build
+    from curvlab.engine.run import evaluate as computed
+    from curvlab.reporting.console import metrics_in_words
+    from curvlab.reporting.rundir import RunDir
+
+    RunDir.open(run)
+    found = computed(build(continued(run, ())), run)
+    if as_json:
+        _print_json(found)
+    else:
+        print(f"step {found['step']}  {metrics_in_words(found['metrics'])}")
+
+
+def env(as_json: Json = False) -> None:
+    """Show versions, devices, threads and plugins: what a bug report needs."""
+    from curvlab.engine.manifest import environment
+    from curvlab.registry import installed
+
+    found = environment()
+    found["plugins"] = {
+        f"{record.distribution}:{record.name}": {"version": record.version, "status": record.status}
+        for record in installed().plugins
+    }
+    if as_json:
+        _print_json(found)
+        return
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            print(key)
+            for inner, detail in value.items():
+                words = " ".join(map(str, detail.values())) if isinstance(detail, Mapping) else detail
+                print(f"  {inner}  {words}")
+        else:
+            print(f"{key}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: bool) -> None:
+    from curvlab.engine.run import train as to_the_end
+    from curvlab.reporting.console import Console
+    from curvlab.reporting.document import Document
+    from curvlab.reporting.runlog import RunLog
+
+    if quiet:
+        others = tuple(r for r in plan.reporters if not isinstance(r, Console))
+        plan = dataclasses.replace(plan, reporters=others)
+    listeners = (Document(),) if as_json else ()
+    run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
+    if run.was_over:
+        hint = "give it a larger budget to go on: --set run.steps=N"
+        print(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}", file=sys.stderr)
+        if as_json:
+            _print_json(run.summary)
+    elif not (as_json or quiet):
+        print(_in_words(run.summary))
+
+
+def _in_words(summary: Mapping[str, Any]) -> str:
+    from curvlab.reporting.console import metrics_in_words
+
+    best = summary["best"]
+    lines = [
+        f"{summary['steps']} steps, {summary['epochs']:.4g} epochs, {summary['seconds']:.1f} s of training",
+        metrics_in_words(summary["metrics"]),
+        f"best {best['metric']} {best['value']:.4g} at step {best['step']}" if best else "",
+        ", ".join(f"{count} × {name}" for name, count in summary["events"].items()),
+        summary["folder"],
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _show_inspection(found: Inspection, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.as_document())
+        return
+    print_table(
+        ("parameter", "shape", "block", "treatment", "why not by the method itself"),
+        [(c.parameter, "×".join(map(str, c.shape)), c.block, c.treatment, c.reason) for c in found.coverage],
+    )
+    print(f"\n{found.parameters:,} parameters, {found.parameter_bytes:,} bytes")
+    print(f"state of the method, beside parameters and gradients: {found.state_bytes:,} bytes")
+    for cost in found.costs:
+        print(f"{cost.steps} of {cost.of_steps} steps: {cost}")
+
+
+def _print_json(value: Any) -> None:
+    from curvlab.reporting.document import as_json
+
+    print(as_json(value, indent=2))
+
+
+def _toml_string(text: str) -> str:
+    """``text`` as a TOML basic string, so that ``--name 3`` is a name and no number."""
+    import json
+
+    return json.dumps(text)

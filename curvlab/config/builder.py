@@ -1,0 +1,340 @@
+"""Builds parts from a tree, and beside each what it was made from with every value spelled out.
+
+A fault does not stop the rest: everything that can be judged is, and all faults are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from curvlab.config.composition import compose
+from curvlab.config.describe import described, entries_in
+from curvlab.config.knobpaths import check_knob_paths
+from curvlab.config.merge import NONE
+from curvlab.config.schema import (
+    Setting,
+    element,
+    has_parts,
+    is_mapping,
+    is_record,
+    kind_of_or_none,
+    members,
+    settings_of,
+    union,
+    words,
+)
+from curvlab.config.tree import Node, node_of
+from curvlab.config.values import as_plain, describe, validated
+from curvlab.engine.method import Method
+from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
+from curvlab.registry.imports import part_class
+from curvlab.registry.kinds import METHOD
+from curvlab.registry.records import PartEntry
+from curvlab.registry.registry import Registry
+from curvlab.registry.suggest import advice, nearest
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was made, and the tree that makes it again."""
+
+    value: Any
+    node: Node
+
+
+@dataclass
+class Builder:
+    """Builds against one registry; collects faults and the origin of every part in use."""
+
+    registry: Registry
+    faults: list[Fault] = field(default_factory=list)
+    plugin_faults: list[Fault] = field(default_factory=list)
+    provenance: dict[str, str] = field(default_factory=dict)
+    _fallbacks: tuple[str, ...] = ()
+
+    def raise_faults(self) -> None:
+        """``PluginError`` if a plugin is to blame for any fault, ``ConfigError`` if the user is."""
+        found = list(dict.fromkeys([*self.plugin_faults, *self.faults]))
+        found.sort(key=lambda f: (f.file or "", f.line or 0, f.column or 0))
+        if self.plugin_faults:
+            raise PluginError("\n".join(str(fault) for fault in found))
+        if found:
+            raise ConfigError(*found)
+
+    def blame(self, node: Node, message: str, hint: str = "", place: str = "") -> None:
+        """Record a fault of ``node``: the plugin's, if its method file wrote it."""
+        faults = self.plugin_faults if node.origin.distribution else self.faults
+        faults.append(node.fault(message, hint, place))
+
+    # -- by type -----------------------------------------------------------------------------
+
+    def value(self, node: Node, annotation: Any, place: str) -> Built | None:
+        """A value of an annotated type; ``None`` after a fault."""
+        if not has_parts(annotation):
+            return self._plain(node, annotation, place)
+        options = members(annotation)
+        if type(None) in options and node.value == NONE:
+            return Built(None, node)
+        parts = [o for o in options if kind_of_or_none(o)]
+        simple = [o for o in options if not has_parts(o) and o is not type(None)]
+        if isinstance(node.value, list):
+            sequence = next((o for o in options if element(o) is not None and not is_mapping(o)), None)
+            return (
+                self._wrong(node, annotation, place)
+                if sequence is None
+                else self._array(node, sequence, place)
+            )
+        if node.is_table and "use" not in node.table:
+            for option in options:
+                if is_mapping(option):
+                    return self._mapping(node, option, place)
+                if is_record(option):
+                    return self.record(node, option, place)
+        if parts and not simple and (node.is_table or isinstance(node.value, str)):
+            return self.part(node, self._pick(node, parts), place)
+        if parts and (node.is_table or self._names_part(node, parts)):
+            return self.part(node, self._pick(node, parts), place)
+        if any(isinstance(node.value, _class(o)) for o in parts):
+            self._note(node.value)
+            return Built(node.value, described(node.value, self.registry, node.origin))
+        if simple and not validated(node, union(simple), place)[1]:
+            return self._plain(node, union(simple), place)
+        return self._wrong(node, annotation, place)
+
+    def _plain(self, node: Node, annotation: Any, place: str) -> Built | None:
+        value, faults = validated(node, annotation, place)
+        (self.plugin_faults if node.origin.distribution else self.faults).extend(faults)
+        return None if faults else Built(value, node_of(as_plain(value), lambda path: node.origin))
+
+    def _wrong(self, node: Node, annotation: Any, place: str) -> Built | None:
+        hints = []
+        for option in members(annotation):
+            kind = kind_of_or_none(element(option) or option)
+            if kind:
+                names = sorted({e.name for e in self._named(kind)})
+                hints.append(f'{kind.capitalize()}s, as "NAME" or {{ use = "NAME", … }}: {", ".join(names)}.')
+        message = f"expected {words(annotation)}, got {describe(node.value)}"
+        self.blame(node, message, "\n  ".join(hints), place)
+        return None
+
+    def _named(self, kind: str) -> Sequence[Any]:
+        return list(self.registry.method_entries() if kind == METHOD else self.registry.parts(kind))
+
+    def _names_part(self, node: Node, parts: Sequence[Any]) -> bool:
+        use = node.use
+        if use is None:
+            return False
+        return ":" in use or any(use == e.name for o in parts for e in self._named(str(kind_of_or_none(o))))
+
+    def _pick(self, node: Node, parts: Sequence[Any]) -> Any:
+        """Of several kinds that fit, the one that knows the name."""
+        return next((o for o in parts if self._names_part(node, [o])), parts[0])
+
+    def _array(self, node: Node, annotation: Any, place: str) -> Built | None:
+        built = [self.value(n, element(annotation), f"{place}.{i}") for i, n in enumerate(node.value)]
+        if any(b is None for b in built):
+            return None
+        done = [b for b in built if b is not None]
+        return Built(tuple(b.value for b in done), Node([b.node for b in done], node.origin))
+
+    def _mapping(self, node: Node, annotation: Any, place: str) -> Built | None:
+        built = {k: self.value(n, element(annotation), f"{place}.{k}") for k, n in node.table.items()}
+        done = {k: b for k, b in built.items() if b is not None}
+        if len(done) < len(built):
+            return None
+        return Built(
+            {k: b.value for k, b in done.items()}, Node({k: b.node for k, b in done.items()}, node.origin)
+        )
+
+    # -- tables ------------------------------------------------------------------------------
+
+    def record(self, node: Node, cls: type, place: str) -> Built | None:
+        """A dataclass that is no part, from a table."""
+        made = self._fields(node, settings_of(cls), place)
+        return None if made is None else self._construct(cls, made, {}, node, place)
+
+    def part(self, node: Node, annotation: Any, place: str) -> Built | None:
+        """A part, from a name or from a table with ``use``."""
+        kind = str(kind_of_or_none(annotation))
+        if kind == METHOD:
+            return self.method(node, place)
+        table = node.as_table()
+        if table.use is None:
+            names = sorted({entry.name for entry in self.registry.parts(kind)})
+            wrong = table.table.get("use", table)
+            what = f'needs use = "NAME", the {kind} it is' if wrong is table else "use takes a name in quotes"
+            self.blame(wrong, what, f"Known: {', '.join(names)}.", place)
+            return None
+        found = self._class(table, kind)
+        if found is None:
+            return None
+        entry, cls = found
+        settings = settings_of(cls)
+        free = {name: s for name, s in settings.items() if name not in entry.preset}
+        for key in entry.preset:
+            if key in table.table:
+                value = entry.preset[key]
+                self.blame(
+                    table.table[key],
+                    f'{key} is fixed by the name "{entry.name}": {value!r}',
+                    "take it out",
+                    place,
+                )
+        made = self._fields(table.without("use", *entry.preset), free, place, f'{kind} "{entry.name}"')
+        if made is None or any(key in table.table for key in entry.preset):
+            return None
+        built = self._construct(cls, made, entry.preset, table, place)
+        if built is None or not self._can(built.value, annotation, table, place):
+            return None
+        use = Node(self.registry.use(entry), table.table["use"].origin)
+        return Built(built.value, Node({"use": use, **built.node.table}, node.origin))
+
+    def method(self, node: Node, place: str) -> Built | None:
+        """A method: its composition, its fallback included."""
+        before = len(self.faults)
+        try:
+            composition = compose(node, self.registry, self.faults)
+            if composition is not None and composition.entry is not None:
+                check_knob_paths(composition.entry, self.registry)
+        except PluginError as err:
+            self.plugin_faults.append(node.fault(str(err), "", place))
+            return None
+        if composition is None:
+            return None
+        entry, outer = composition.entry, self._fallbacks
+        name = "composed here" if entry is None else entry.name
+        if node.origin.distribution and name in outer:
+            self.blame(node, f"method {name} is, in the end, its own fallback", "name another", place)
+            return None
+        # a chain of fallbacks is endless only if method files, which repeat themselves, make it
+        self._fallbacks = (*outer, name) if node.origin.distribution else ()
+        made = self._fields(composition.table, settings_of(Method), place, f'method "{name}"')
+        self._fallbacks = outer
+        if made is None or len(self.faults) > before:
+            return None
+        built = self._construct(Method, made, {}, composition.table, place)
+        if built is None or entry is None:
+            return built
+        self.provenance[f"{METHOD}/{entry.name}"] = entry.origin
+        use = Node(self.registry.use(entry), node.as_table().table["use"].origin)
+        return Built(built.value, Node({"use": use, **built.node.table}, node.origin))
+
+    # -- how ---------------------------------------------------------------------------------
+
+    def _class(self, table: Node, kind: str) -> tuple[PartEntry, type] | None:
+        named = table.table["use"]
+        try:
+            entry = self.registry.part(kind, named.value, prefer=named.origin.distribution)
+            cls = part_class(entry)
+            unknown = set(entry.preset) - set(settings_of(cls))
+            if unknown:
+                raise PluginError(
+                    f'{kind} "{entry.name}" ({entry.origin}): no settings {sorted(unknown)} to preset'
+                )
+        except ConfigError as err:
+            for fault in err.faults:
+                self.blame(named, fault.message, fault.hint)
+            return None
+        except PluginError as err:
+            self.plugin_faults.append(named.fault(str(err)))
+            return None
+        self.provenance[f"{kind}/{entry.name}"] = entry.origin
+        return entry, cls
+
+    def _fields(
+        self, table: Node, settings: Mapping[str, Setting], place: str, owner: str = ""
+    ) -> dict[str, Built] | None:
+        """Every setting that is given, by name; ``None`` after faults."""
+        if not table.is_table:
+            self.blame(table, f"expected a table, got {describe(table.value)}", "", place)
+            return None
+        given = {key: node for key, node in table.table.items() if key in settings}
+        unknown = {key: node for key, node in table.table.items() if key not in settings}
+        for key, node in unknown.items():
+            message = f"{owner} has no setting {key}" if owner else f"unknown key {key}"
+            hint = advice(key, settings, "Settings" if owner else "Keys")
+            self.blame(node, message, hint, _below(place, key))
+        misspelt = {nearest(key, settings) for key in unknown}
+        missing = [s for s in settings.values() if s.required and s.name not in {*given, *misspelt}]
+        for setting in missing:
+            self.blame(table, f"{owner or place} needs {setting.name}", self._how(setting), place)
+        built = {k: self.value(node, settings[k].annotation, _below(place, k)) for k, node in given.items()}
+        made = {key: value for key, value in built.items() if value is not None}
+        return made if len(made) == len(built) and not unknown and not missing else None
+
+    def _how(self, setting: Setting) -> str:
+        """How a missing setting is written."""
+        kind = kind_of_or_none(members(setting.annotation)[0])
+        known = ", ".join(sorted({entry.name for entry in self._named(kind)})) if kind else ""
+        return f"Write {setting.name} = …, {words(setting.annotation)}" + (f": {known}." if known else ".")
+
+    def _construct(
+        self, cls: type, made: Mapping[str, Built], fixed: Mapping[str, Any], table: Node, place: str
+    ) -> Built | None:
+        """The dataclass; what its own checks refuse becomes a fault at the setting to blame."""
+        try:
+            value = cls(**{name: b.value for name, b in made.items()}, **fixed)
+        except ConfigError as err:
+            for fault in err.faults:
+                at = self._culprit(cls, table, fault.path, fault.message)
+                self.faults.append(at.fault(fault.message, fault.hint, place))
+            return None
+        except ValueError as err:
+            self.faults.append(self._culprit(cls, table, "", str(err)).fault(str(err), "", place))
+            return None
+        nodes: dict[str, Node] = {}
+        for name, setting in settings_of(cls).items():
+            if name in made:
+                nodes[name] = made[name].node
+            elif name not in fixed and setting.default is not None:
+                nodes[name] = described(setting.default, self.registry)
+                self._note(setting.default)
+        return Built(value, Node(nodes, table.origin))
+
+    def _note(self, value: Any) -> None:
+        """Write down where the parts of a value come from that was not built here."""
+        for entry in entries_in(value, self.registry):
+            self.provenance[f"{entry.kind}/{entry.name}"] = entry.origin
+
+    def _culprit(self, cls: type, table: Node, path: str, message: str) -> Node:
+        """The node to blame: the setting that the error names, else what the user wrote under the part."""
+        named = path.split(".")[0]
+        if named in table.table:
+            return table.table[named]
+        spoken = [
+            n
+            for name, n in table.table.items()
+            if name in message.replace("=", " ").split() and name != "use"
+        ]
+        if len(spoken) == 1:
+            return spoken[0]
+        if table.origin.given:
+            return table
+        return next((node for node in table.walk() if node.origin.given), table)
+
+    def _can(self, part: Any, annotation: Any, table: Node, place: str) -> bool:
+        """Whether a part has the capability that its place asks for (a structure that must be a ``Gram``)."""
+        wanted = _class(annotation)
+        if isinstance(part, wanted):
+            return True
+        kind = str(kind_of_or_none(annotation))
+        able = []
+        for entry in self.registry.parts(kind):
+            try:
+                able += [entry.name] if issubclass(part_class(entry), wanted) else []
+            except CurvlabError:
+                continue  # a part that cannot be imported is no help here; it is reported where it is used
+        message = f'{kind} "{table.use}" is not a {wanted.__name__}, which this place asks for'
+        self.faults.append(table.fault(message, f"{wanted.__name__}: {', '.join(able) or 'none'}.", place))
+        return False
+
+
+def _below(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
+
+
+def _class(annotation: Any) -> type:
+    found: type = getattr(annotation, "__origin__", annotation)
+    return found

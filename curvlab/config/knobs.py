@@ -1,0 +1,121 @@
+"""Method files: their sections, and their knobs, the few settings that a user turns.
+
+    [about]   summary, reference, needs: words for listings
+    [knobs]   name = "step.lr", or a list of such paths, or { paths = […], help = "…" }
+    [method]  the composition: which part stands at which place
+
+A knob's path starts at ``[method]`` (the word ``method.`` may stand before it); an array is entered
+by index or by its entries' ``use``: ``on_update.momentum.beta``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from curvlab.config.merge import at
+from curvlab.config.source import Source
+from curvlab.config.tree import Node, plain
+from curvlab.errors import Fault, PluginError
+from curvlab.registry.records import MethodEntry
+from curvlab.registry.suggest import advice
+
+#: the places of a composition and the kind of part that each holds
+PLACES: Mapping[str, str] = {
+    "preconditioner": "preconditioner",
+    "damping": "damping",
+    "step": "step",
+    "on_gradient": "transform",
+    "on_update": "transform",
+    "sampler": "sampler",
+    "fallback": "method",
+}
+
+_SECTIONS = ("about", "knobs", "method")
+_ABOUT = ("summary", "reference", "needs")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One knob: the paths that it sets, relative to ``[method]``, and a line of help."""
+
+    name: str
+    paths: tuple[tuple[str, ...], ...]
+    help: str
+    node: Node
+
+    def written(self) -> tuple[str, ...]:
+        """The paths as text."""
+        return tuple(".".join(path) for path in self.paths)
+
+
+@dataclass(frozen=True)
+class MethodFile:
+    """A method's file, read and checked as far as that goes without importing parts."""
+
+    entry: MethodEntry
+    knobs: Mapping[str, Knob]
+    composition: Node
+
+    def default(self, knob: Knob) -> Any:
+        """What the composition says at a knob's first path, as plain data; ``None`` if it is silent."""
+        found = at(self.composition, knob.paths[0])
+        return None if found is None else plain(found)
+
+
+def read_method(entry: MethodEntry) -> MethodFile:
+    """Read a method's file; raises ``PluginError`` that names file, line and key of every fault."""
+    source = Source(entry.path, entry.text, f"method {entry.name}", entry.distribution or "unknown")
+    tree = source.tree(entry.document)
+    faults = [
+        node.fault(f"unknown section of a method file: {key}", advice(key, _SECTIONS, "Sections"))
+        for key, node in tree.table.items()
+        if key not in _SECTIONS
+    ]
+    about = tree.table.get("about", Node({}, tree.origin))
+    for key, node in about.table.items():
+        if key not in _ABOUT or not isinstance(node.value, str):
+            faults.append(node.fault("expected words", advice(key, _ABOUT, "Keys, each a string")))
+    if not entry.summary.strip():
+        faults.append(about.fault("summary is missing", 'write summary = "one line"', "about"))
+    composition = tree.table.get("method")
+    if composition is None or not composition.is_table:
+        faults.append(tree.fault("section [method] is missing", "write the composition there", "method"))
+        composition = Node({}, tree.origin)
+    for key, node in composition.table.items():
+        if key not in PLACES:
+            faults.append(node.fault(f"unknown place {key}", advice(key, PLACES, "Places")))
+    knobs = {
+        name: _knob(name, node, faults)
+        for name, node in tree.table.get("knobs", Node({}, tree.origin)).table.items()
+    }
+    refuse(entry, faults)
+    return MethodFile(entry, knobs, composition)
+
+
+def refuse(entry: MethodEntry, faults: list[Fault]) -> None:
+    """Raise ``PluginError`` if a method's file has faults."""
+    if faults:
+        lines = "\n".join(str(fault) for fault in faults)
+        raise PluginError(f'method "{entry.name}" of {entry.origin} has a faulty file\n{lines}')
+
+
+def _knob(name: str, node: Node, faults: list[Fault]) -> Knob:
+    said: Any = plain(node)
+    words = ""
+    if isinstance(said, dict):
+        words = said.get("help", "")
+        unknown = set(said) - {"paths", "help"}
+        if unknown or not isinstance(words, str):
+            faults.append(
+                node.fault(
+                    "a knob's table has the keys paths and help", advice(name, ("paths", "help"), "Keys")
+                )
+            )
+        said = said.get("paths", ())
+    paths = [said] if isinstance(said, str) else said
+    if not (isinstance(paths, list) and paths and all(isinstance(p, str) and p for p in paths)):
+        faults.append(node.fault('expected a path such as "step.lr", or several', f'{name} = "step.lr"'))
+        paths = []
+    return Knob(name, tuple(tuple(p.removeprefix("method.").split(".")) for p in paths), str(words), node)

@@ -1,0 +1,187 @@
+"""Core's own parts, registered by the door that every plugin uses."""
+
+from __future__ import annotations
+
+from curvlab.registry.hookspecs import hookimpl
+from curvlab.registry.registry import Registry
+
+api_version = "1.0"
+
+
+@hookimpl
+def curvlab_register(registry: Registry) -> None:
+    """Every part of core, by kind."""
+    _curvature(registry)
+    _steps(registry)
+    _transforms(registry)
+    _runs(registry)
+    _tasks(registry)
+
+
+def _curvature(registry: Registry) -> None:
+    parts, add = "curvlab.parts", registry.add
+    add("structure", "dense", "curvlab.structures.dense:Dense", summary="every entry of the factor")
+    add(
+        "structure", "diagonal", "curvlab.structures.diagonal:Diagonal", summary="the factor's diagonal alone"
+    )
+    add(
+        "estimator",
+        "gauss-newton",
+        f"{parts}.gauss_newton:GaussNewton",
+        summary="the GGN of the batch, by products",
+    )
+    add("preconditioner", "identity", f"{parts}.identity:Identity", summary="the gradient as it is")
+    add(
+        "preconditioner",
+        "inverted",
+        f"{parts}.inverted:Inverted",
+        summary="an estimate of C, inverted now and then",
+    )
+    add(
+        "preconditioner",
+        "iterative",
+        f"{parts}.iterative:Iterative",
+        summary="a Krylov solve of C + λI every step",
+    )
+    add(
+        "preconditioner",
+        "eigenbasis",
+        f"{parts}.eigenbasis:Eigenbasis",
+        summary="second moments in the eigenbasis of an estimate of C",
+    )
+    add(
+        "preconditioner",
+        "routed",
+        f"{parts}.routed:Routed",
+        summary="a preconditioner per pattern of block names",
+    )
+    add(
+        "inverse",
+        "cholesky",
+        f"{parts}.inverses:Cholesky",
+        summary="through Cholesky factors of the damped estimate",
+    )
+    add(
+        "inverse",
+        "eigen",
+        f"{parts}.inverses:Eigen",
+        summary="through eigenvalues, damping the product exactly",
+    )
+    add("krylov", "cg", f"{parts}.krylov:ConjugateGradients", summary="conjugate gradients")
+
+
+def _steps(registry: Registry) -> None:
+    add = registry.add
+    add("damping", "constant", "curvlab.parts.damping:Constant", summary="one λ, or a schedule of it")
+    add(
+        "damping",
+        "levenberg-marquardt",
+        "curvlab.parts.damping:LevenbergMarquardt",
+        summary="λ follows the ratio of actual to predicted reduction",
+    )
+    add("step", "rate", "curvlab.parts.steps:Rate", summary="a learning rate")
+    add(
+        "step",
+        "armijo",
+        "curvlab.parts.steps:Armijo",
+        summary="the first rate that decreases the loss enough",
+    )
+    add(
+        "step",
+        "quadratic-model",
+        "curvlab.parts.steps:QuadraticModel",
+        summary="the minimiser of the local model",
+    )
+    add("schedule", "cosine", "curvlab.parts.schedules:Cosine", summary="down along half a cosine")
+    add("schedule", "linear", "curvlab.parts.schedules:Linear", summary="along a straight line")
+
+
+def _transforms(registry: Registry) -> None:
+    module, add = "curvlab.parts.transforms", registry.add
+    add("transform", "ema", f"{module}:Ema", summary="exponential moving average")
+    add("transform", "momentum", f"{module}:Momentum", summary="heavy-ball momentum")
+    add("transform", "weight-decay", f"{module}:WeightDecay", summary="adds a multiple of the parameters")
+    add("transform", "clip", f"{module}:Clip", summary="bounds the Euclidean norm")
+    add(
+        "transform",
+        "norm-constraint",
+        f"{module}:NormConstraint",
+        summary="bounds the update's curvature norm",
+    )
+    add(
+        "transform",
+        "graft",
+        f"{module}:Graft",
+        summary="keeps the direction, takes the length from the gradient",
+    )
+
+
+def _runs(registry: Registry) -> None:
+    samplers, add = "curvlab.parts.samplers", registry.add
+    add(
+        "sampler",
+        "uniform",
+        f"{samplers}:Uniform",
+        summary="mini-batches without replacement, reshuffled each epoch",
+    )
+    add("sampler", "full-batch", f"{samplers}:FullBatch", summary="every example, every step")
+    add(
+        "sampler",
+        "subsampled-curvature",
+        f"{samplers}:SubsampledCurvature",
+        summary="curvature from a part of the gradient's examples",
+    )
+    for dtype in ("float32", "float64"):
+        add(
+            "precision",
+            dtype,
+            "curvlab.precision.full:Full",
+            summary=f"everything in {dtype}",
+            dtype_name=dtype,
+        )
+    add(
+        "reporter",
+        "console",
+        "curvlab.reporting.console:Console",
+        summary="live progress on a terminal, lines elsewhere",
+    )
+    add("reporter", "quiet", "curvlab.reporting.quiet:Quiet", summary="nothing")
+
+
+def _tasks(registry: Registry) -> None:
+    add, fashion = registry.add, "Debian's package dataset-fashion-mnist, or a folder with its IDX files"
+    add(
+        "task",
+        "quadratic",
+        "curvlab.tasks.quadratic:Quadratic",
+        summary="a quadratic of chosen spectrum and known optimum",
+        source="computed",
+    )
+    add(
+        "task",
+        "teacher-student",
+        "curvlab.tasks.teacher_student:TeacherStudent",
+        summary="regression on the outputs of a network of the same shape",
+        source="computed",
+    )
+    add(
+        "task",
+        "digits",
+        "curvlab.tasks.digits:Digits",
+        summary="8 × 8 handwritten digits, an MLP",
+        source="inside scikit-learn",
+    )
+    add(
+        "task",
+        "fashion-mnist",
+        "curvlab.tasks.fashion_mnist:FashionMnist",
+        summary="28 × 28 clothes, an MLP",
+        source=fashion,
+    )
+    add(
+        "task",
+        "fashion-autoencoder",
+        "curvlab.tasks.fashion_autoencoder:FashionAutoencoder",
+        summary="28 × 28 clothes through a bottleneck of 30",
+        source=fashion,
+    )

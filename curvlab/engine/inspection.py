@@ -1,0 +1,108 @@
+"""What a plan would do, without doing it: coverage, bytes of state, cost of a step.
+
+The model is built on torch's meta device, which has shapes and no memory, and no data are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from curvlab.engine.method import Coverage
+from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.engine.plan import Plan
+from curvlab.protocols.needs import Labels, Needs
+
+#: so many first steps are looked at: every cadence in use has come round by then
+CYCLE = 100
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one kind of step evaluates; ``steps`` of ``of_steps`` are of this kind.
+
+    ``backwards_per_output`` more backward passes are made for each output of the model (exact labels).
+    A product with the GGN costs about a forward and a backward, a trial loss a forward; of both, the
+    numbers are upper bounds.
+    """
+
+    steps: int
+    forwards: int
+    backwards: int
+    backwards_per_output: int
+    products: int
+    losses: int
+    labels: tuple[str, ...]
+    of_steps: int = CYCLE
+
+    @classmethod
+    def of(cls, needs: Needs, steps: int) -> StepCost:
+        """The cost that ``needs`` amounts to."""
+        sampled = needs.samples if Labels.MODEL in needs.layers else 0
+        return cls(
+            steps=steps,
+            forwards=1,
+            backwards=1 + sampled,
+            backwards_per_output=int(Labels.EXACT in needs.layers),
+            products=needs.products,
+            losses=needs.losses,
+            labels=tuple(sorted(str(kind) for kind in needs.layers)),
+        )
+
+    def __str__(self) -> str:
+        """``1 forward, 2 backwards, at most 30 GGN products``."""
+        words = [_count(self.forwards, "forward"), _count(self.backwards, "backward")]
+        if self.backwards_per_output:
+            words.append("1 more backward per output")
+        if self.products:
+            words.append(f"at most {_count(self.products, 'GGN product')}")
+        if self.losses:
+            words.append(f"at most {_count(self.losses, 'trial loss', 'es')}")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a plan would do.  ``costs`` are the kinds of steps, the most frequent first."""
+
+    method: str
+    coverage: tuple[Coverage, ...]
+    parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    costs: tuple[StepCost, ...]
+
+    def as_document(self) -> Mapping[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            **asdict(self),
+            "coverage": [row.as_row() for row in self.coverage],
+            "costs": [asdict(cost) for cost in self.costs],
+        }
+
+
+def inspect(plan: Plan) -> Inspection:
+    """Inspect a plan; raises ``CoverageError`` as training would.  Allocates nothing on any device."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = plan.task.model().to(plan.backend.dtype)
+    optimizer = CurvatureOptimizer(
+        plan.method, model, backend=plan.backend, seed=plan.run.seed, name=plan.method_name
+    )
+    kinds = Counter(optimizer.needs(step) for step in range(CYCLE))
+    parameters = list(model.parameters())
+    return Inspection(
+        method=plan.method_name,
+        coverage=tuple(optimizer.coverage()),
+        parameters=sum(p.numel() for p in parameters),
+        parameter_bytes=sum(p.nbytes for p in parameters),
+        state_bytes=optimizer.state_bytes(),
+        costs=tuple(StepCost.of(needs, steps) for needs, steps in kinds.most_common()),
+    )
+
+
+def _count(n: int, word: str, plural: str = "s") -> str:
+    return f"{n} {word}{'' if n == 1 else plural}"

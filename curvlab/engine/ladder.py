@@ -1,0 +1,109 @@
+"""What is tried when numbers fail: float64, then more damping, then an end that names the culprit.
+
+Rungs, each reported as an event:
+
+1. a non-finite loss or gradient is evaluated again in float64 (``retried-in-float64``);
+2. a factorisation that fails in float64 too, or a non-finite update, is repeated with ten times the
+   damping, up to ``RUNGS`` times (``more-damping``);
+3. ``Diverged``, with the step and the block; parameters are as they were before the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from curvlab.engine.method import Arm
+from curvlab.engine.step import direct
+from curvlab.errors import Diverged, NotPositiveDefinite
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.objective import Objective
+from curvlab.protocols.report import Event
+
+#: how often damping is raised within one step, tenfold each time
+RUNGS = 4
+#: λ to begin with where a method's own is zero: what rounding makes of a unit eigenvalue in float32
+FIRST_DAMPING = 1e-7
+
+Emit = Callable[[Event], None]
+
+
+def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, emit: Emit) -> Pass:
+    """The pass at θ; in float64, cast back, if its loss is not finite; raises ``Diverged``."""
+    seen = objective.evaluate(needs, blocks, ctx)
+    if bool(torch.isfinite(seen.loss)):
+        return seen
+    wide = objective.cast(torch.float64)
+    if wide is not None and seen.gradient.dtype != torch.float64:
+        with _in_double(blocks.model):
+            again = wide.evaluate(needs, blocks, ctx)
+        if bool(torch.isfinite(again.loss)):
+            emit(Event("retried-in-float64", ctx.step, {"loss": float(again.loss)}))
+            return _narrowed(again, seen.gradient.dtype)
+    raise Diverged(
+        f"step {ctx.step}: the loss is {float(seen.loss)}, in float64 too; {culprit(blocks, seen.gradient)}"
+    )
+
+
+def directed(arm: Arm, v: BlockVector, ctx: Context, emit: Emit) -> tuple[Solve, Context]:
+    """Refresh and apply, with more damping while that fails; the context that succeeded."""
+    for rung in range(RUNGS + 1):
+        try:
+            solve = direct(arm, v, ctx)
+            if solve.x.is_finite():
+                return solve, ctx
+            if not v.is_finite():
+                raise Diverged(f"step {ctx.step}: the gradient is not finite; {culprit(arm.blocks, v)}")
+            reason = f"the update is not finite; {culprit(arm.blocks, solve.x)}"
+        except NotPositiveDefinite as error:
+            reason = str(error)
+        if rung < RUNGS:
+            ctx = replace(ctx, damping=max(10.0 * ctx.damping, FIRST_DAMPING))
+            emit(Event("more-damping", ctx.step, {"reason": reason, "damping": ctx.damping}))
+    raise Diverged(f"step {ctx.step}: {reason}; damping up to {ctx.damping:.3g} did not help")
+
+
+def culprit(blocks: Blocks, vector: BlockVector) -> str:
+    """Which blocks hold non-finite parameters or entries of ``vector``."""
+    bad = [n for n, t in vector.items() if not bool(torch.isfinite(t).all())]
+    weights = [n for n, p in blocks.parameters.items() if not bool(torch.isfinite(p).all())]
+    if weights:
+        return f"non-finite parameters: {', '.join(weights)}"
+    return f"non-finite entries in block {', '.join(bad)}" if bad else "every parameter is finite"
+
+
+def _narrowed(seen: Pass, dtype: torch.dtype) -> Pass:
+    layers = {
+        kind: {
+            name: tuple(
+                replace(t, inputs=t.inputs.to(dtype), grads=None if t.grads is None else t.grads.to(dtype))
+                for t in terms
+            )
+            for name, terms in blocks.items()
+        }
+        for kind, blocks in seen.layers.items()
+    }
+    return replace(seen, loss=seen.loss.to(dtype), gradient=seen.gradient.to(dtype), layers=layers, ggn=None)
+
+
+@contextmanager
+def _in_double(model: nn.Module) -> Iterator[None]:
+    """The model in float64, and afterwards the very tensors it had."""
+    tensors = [*model.parameters(), *model.buffers()]
+    kept = [t.data for t in tensors]
+    try:
+        for t in tensors:
+            if t.is_floating_point():
+                t.data = t.data.double()
+        yield
+    finally:
+        for t, data in zip(tensors, kept, strict=True):
+            t.data = data

@@ -1,0 +1,138 @@
+"""The loop: draw → step → record → evaluate → checkpoint → stop.
+
+What is due is asked of the run's progress, never remembered in a local variable, so that a run that
+goes on from a checkpoint does what it would have done had it not been stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlab.engine.broadcast import Broadcast
+from curvlab.engine.interrupts import Interrupts
+from curvlab.engine.training import Training
+from curvlab.errors import Stopped
+from curvlab.protocols.report import EvalRecord, Event, StepRecord
+
+
+def run_steps(training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]) -> None:
+    """Train until the budget is spent, then evaluate and checkpoint once more.
+
+    Raises ``Stopped`` after a checkpoint when a signal was caught, and whatever the optimizer raises.
+    """
+    while True:
+        if interrupts.caught:
+            _stop(training, tell, interrupts, save)
+        spent = training.spent
+        if _evaluation_due(training, spent):
+            if spent:
+                _log_last(training, tell)
+            evaluate(training, tell)
+            continue  # evaluating takes long; a signal may have come
+        if _checkpoint_due(training, spent):
+            _save(training, save)
+            continue
+        if spent:
+            return
+        _take_step(training, tell)
+
+
+def evaluate(training: Training, tell: Broadcast) -> None:
+    """Compute the metrics, tell them, and remember them and the best so far."""
+    progress = training.progress
+    # metrics must not move the numbers that random layers draw: evaluating more often changes nothing
+    with torch.random.fork_rng(devices=_devices(training)):
+        metrics = {name: float(value) for name, value in training.workload.metrics().items()}
+    progress.evaluated.set(progress.step, int(training.epochs))
+    progress.metrics = metrics
+    name, more_is_better = training.plan.task.judged_by
+    value = metrics.get(name, math.nan)
+    best = progress.best
+    better = best is None or (value > best["value"] if more_is_better else value < best["value"])
+    if math.isfinite(value) and better:
+        progress.best = {"metric": name, "value": value, "step": progress.step}
+    tell.evaluated(EvalRecord(progress.step, progress.seconds, metrics))
+
+
+def _take_step(training: Training, tell: Broadcast) -> None:
+    """One step; its facts leave the device only if somebody is to read them."""
+    progress, plan = training.progress, training.plan
+    begun = perf_counter()
+    draw = plan.sampler.draw(training.sampler_state)
+    training.optimizer.step(training.workload.objective(draw))
+    progress.step += 1
+    progress.examples += draw.gradient.numel()
+    record = None
+    if progress.step == 1 or progress.step % plan.run.log_every == 0:
+        record = _facts(training)
+    elif _evaluation_due(training, False) or _checkpoint_due(training, False):
+        _facts(training)  # waits for the device: its work is training time
+    progress.seconds += perf_counter() - begun
+    if record is not None:
+        _log(training, tell, record)
+
+
+def _facts(training: Training) -> dict[str, Any]:
+    """What the optimizer knows of its last step, as plain numbers."""
+    return {name: _plain(value) for name, value in vars(training.optimizer.last).items() if name in _FIELDS}
+
+
+_FIELDS = frozenset(StepRecord.__dataclass_fields__) - {"step", "epoch", "examples", "seconds"}
+
+
+def _log(training: Training, tell: Broadcast, facts: dict[str, Any]) -> None:
+    progress = training.progress
+    progress.logged = progress.step
+    tell.stepped(StepRecord(progress.step, training.epochs, progress.examples, progress.seconds, **facts))
+
+
+def _log_last(training: Training, tell: Broadcast) -> None:
+    """The last step is logged whatever its number; after a resume without a step there is none to log."""
+    if training.progress.logged != training.progress.step and training.optimizer.last is not None:
+        _log(training, tell, _facts(training))
+
+
+def _evaluation_due(training: Training, spent: bool) -> bool:
+    progress = training.progress
+    if spent:
+        return progress.evaluated.step < progress.step or progress.metrics is None
+    return progress.evaluated.due(training.plan.run.eval_every, progress.step, int(training.epochs))
+
+
+def _checkpoint_due(training: Training, spent: bool) -> bool:
+    progress = training.progress
+    if spent:
+        return progress.saved.step < progress.step
+    return progress.saved.due(training.plan.run.checkpoint_every, progress.step, int(training.epochs))
+
+
+def _save(training: Training, save: Callable[[], Path]) -> None:
+    # marked first, so that the checkpoint itself knows that it exists
+    training.progress.saved.set(training.progress.step, int(training.epochs))
+    training.checkpoint = save()
+
+
+def _stop(training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]) -> None:
+    """Checkpoint, unless this step has one, and end the run."""
+    step = training.progress.step
+    if training.checkpoint is None or training.progress.saved.step < step:
+        _save(training, save)
+    signal, path = interrupts.caught, training.checkpoint
+    tell.happened(Event("signal", step, {"signal": signal, "checkpoint": str(path)}))
+    raise Stopped(f"stopped by {signal} after step {step}, with a whole checkpoint", interrupts.exit_code)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _devices(training: Training) -> list[torch.device]:
+    device = training.plan.backend.torch_device
+    return [device] if device.type == "cuda" else []

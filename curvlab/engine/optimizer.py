@@ -1,0 +1,311 @@
+"""A method as a ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from curvlab.engine import step as one_step
+from curvlab.engine.ladder import directed, evaluated
+from curvlab.engine.method import Arm, Coverage, Method
+from curvlab.engine.state import export, nbytes, restore
+from curvlab.errors import CheckpointError, CoverageError, Fault, NeedsObjective
+from curvlab.linalg.compose import Restricted
+from curvlab.model.partition import partition
+from curvlab.objective.ambient import Ambient, Reduction
+from curvlab.protocols.backend import Backend
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Aftermath, Pass
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.objective import Objective
+from curvlab.protocols.report import Event
+
+#: version of the layout of ``state_dict`` and ``snapshot``
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What is known of the last step; tensors stay tensors until somebody logs them."""
+
+    loss: Tensor
+    lr: float
+    damping: float | None = None
+    cg_iterations: int | None = None
+    products: int | None = None
+    product_examples: int | None = None
+    reduction_ratio: float | None = None
+    accepted: bool | None = None
+    gradient_size: int | None = None
+    curvature_size: int | None = None
+
+
+class CurvatureOptimizer(torch.optim.Optimizer):
+    """Trains every parameter of ``model`` that requires a gradient by ``method``.
+
+    Blocks that the method's preconditioner refuses go to its fallback; without one, ``CoverageError``.
+    ``step(objective)`` works for every method; a plain ``loss.backward(); step()`` for those that need
+    no more than gradients and ``data`` or ``none`` labels (``NeedsObjective`` says what else was
+    asked).  ``reduction`` says how the caller's own loss averages.  ``param_groups[0]["lr"]`` shows the
+    step rule's rate and multiplies it, for torch's schedulers.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        *,
+        backend: Backend,
+        seed: int = 0,
+        reduction: str = "mean",
+        name: str = "method",
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.method, self.model, self.backend, self.name = method, model, backend, name
+        self.on_event = on_event or (lambda event: None)
+        #: told of every step of the method's own blocks; a sampler that adapts listens here
+        self.on_learn: Callable[[Aftermath], None] = lambda what: None
+        self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
+        self.steps = 0
+        self.last: StepFacts | None = None
+        self.blocks = partition(model, method.preconditioner.joins)
+        lr = method.step.rate(0)
+        # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
+        super().__init__(list(self.blocks.parameters.values()), {"lr": lr, "rule_lr": lr})
+        self.arms = self._arms()
+        self.ambient = Ambient(self.blocks, cast(Reduction, reduction))
+        self.ambient.listen(self.needs(0))
+        self._publish()
+
+    # what it is
+
+    def needs(self, step: int) -> Needs:
+        """What step ``step`` (from 0) costs, over the method and its fallback."""
+        united = Needs()
+        for arm in self.arms:
+            united = united | arm.method.needs(step)
+        return united
+
+    def coverage(self) -> list[Coverage]:
+        """How each parameter is treated and, if not by the method itself, why not."""
+        rows = []
+        for arm in self.arms:
+            for block in arm.blocks.members:
+                reason = "" if arm.method is self.method else self._refusal(block)
+                for p in block.parameters:
+                    shape = tuple(arm.blocks.parameters[p].shape)
+                    rows.append(Coverage(p, shape, block.name, arm.name, reason))
+        trained = {row.parameter for row in rows}
+        frozen = [(n, p) for n, p in self.model.named_parameters() if n not in trained]
+        rows += [Coverage(n, tuple(p.shape), "", "frozen", "requires_grad is False") for n, p in frozen]
+        order = {n: k for k, (n, _) in enumerate(self.model.named_parameters())}
+        return sorted(rows, key=lambda row: order[row.parameter])
+
+    def state_bytes(self) -> int:
+        """Bytes the method holds beside parameters and gradients, exactly."""
+        return sum(nbytes(arm.state) for arm in self.arms)
+
+    # training
+
+    def step(  # type: ignore[override]  # torch's closure, or an objective, which is one
+        self, closure: Objective | Callable[[], Tensor] | None = None
+    ) -> Tensor | None:
+        """One step.  Returns the loss, if it was evaluated here.
+
+        Raises ``Diverged`` when the ladder is at its end; θ is then as before the step.
+        """
+        needs = self.needs(self.steps)
+        ctx = self._context(self.arms[0], self.steps)
+        if isinstance(closure, Objective):
+            objective: Objective | None = closure
+            self.ambient.clear()
+            with self.ambient.aside():
+                seen = evaluated(closure, needs, self.blocks, ctx, self.on_event)
+            loss: Tensor | None = seen.loss
+        else:
+            if needs.objective:
+                raise NeedsObjective(f'method "{self.name}"', needs.objective)
+            objective, loss = None, None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            seen = self.ambient.collect(loss)
+        outcomes = [self._advance(k, objective, seen) for k in range(len(self.arms))]
+        self.last = self._facts(seen, outcomes[0])
+        self.on_learn(outcomes[0][0])
+        for what, _ in outcomes:
+            one_step.recycle(what)
+        self.steps += 1
+        self.ambient.listen(self.needs(self.steps))
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and what was captured beside them."""
+        super().zero_grad(set_to_none)
+        self.ambient.clear()
+
+    def _advance(self, k: int, objective: Objective | None, seen: Pass) -> tuple[Aftermath, Context]:
+        arm = self.arms[k]
+        mine = _restricted(seen, arm.blocks, self.blocks)
+        rate = self._rate()
+        ctx = self._context(arm, self.steps)
+        one_step.observe(arm, mine, ctx)
+        v, at = one_step.before(arm, mine, ctx, rate)
+        solve, ctx = directed(arm, v, ctx, self.on_event)
+        what = one_step.commit(arm, objective, mine, solve, at, ctx, rate)
+        if not what.step.accepted:
+            self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))
+        return what, ctx
+
+    def _rate(self) -> float:
+        group = self.param_groups[0]
+        own = float(group["rule_lr"])
+        return float(group["lr"]) / own if own else 1.0
+
+    def _context(self, arm: Arm, step: int) -> Context:
+        damping = arm.method.damping.at(arm.state.damping, step)
+        return Context(step, damping, self.backend, self.generator)
+
+    def _facts(self, seen: Pass, outcome: tuple[Aftermath, Context]) -> StepFacts:
+        what, ctx = outcome
+        searched = self.method.step.needs(self.steps).losses or self.method.step.needs(self.steps).products
+        iterative = what.solve.iterations > 0
+        count = getattr(seen.ggn, "count", None)
+        return StepFacts(
+            loss=seen.loss,
+            lr=self.method.step.rate(self.steps) * self._rate() if not searched else what.step.alpha,
+            damping=ctx.damping,
+            cg_iterations=what.solve.iterations if iterative else None,
+            products=count,
+            product_examples=None if count is None else count * seen.curvature_examples,
+            reduction_ratio=what.ratio,
+            accepted=what.step.accepted if searched else None,
+            gradient_size=seen.examples,
+            curvature_size=seen.curvature_examples if seen.ggn is not None else None,
+        )
+
+    # blocks
+
+    def _arms(self) -> list[Arm]:
+        refused = [b for b in self.blocks.members if self.method.preconditioner.refuses(b)]
+        fallback = self.method.fallback
+        if refused and fallback is None:
+            raise CoverageError(
+                *(
+                    Fault(
+                        f'method "{self.name}" does not treat {", ".join(b.parameters)}: {self._refusal(b)}',
+                        hint='give it a fallback: [method.fallback] use = "adamw"',
+                    )
+                    for b in refused
+                )
+            )
+        if refused and fallback is not None:
+            still = [b for b in refused if fallback.preconditioner.refuses(b)]
+            if still:
+                nobody = ", ".join(p for b in still for p in b.parameters)
+                raise CoverageError(Fault(f"neither the method nor its fallback treats {nobody}"))
+        names = [b.name for b in refused]
+        main = self.blocks.select([b.name for b in self.blocks.members if b.name not in names])
+        arms = [(self.name, self.method, main)] if len(main) else []
+        if fallback is not None and refused:
+            arms.append(("fallback", fallback, self.blocks.select(names)))
+        return [self._arm(name, method, blocks) for name, method, blocks in arms]
+
+    def _arm(self, name: str, method: Method, blocks: Blocks) -> Arm:
+        like = blocks.layout.zeros(like=blocks.like.detach())
+        ctx = Context(0, method.damping.at(method.damping.init(), 0), self.backend, self.generator)
+        return Arm(name, method, blocks, method.init(like, ctx))
+
+    def _refusal(self, block: Block) -> str:
+        return self.method.preconditioner.refuses(block) or "the method treats it"
+
+    # state
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Every state as named tensors (live) and plain values, for a checkpoint."""
+        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
+        plain: dict[str, Any] = {
+            "version": STATE_VERSION,
+            "steps": self.steps,
+            "lr": self.param_groups[0]["lr"],
+            "rule_lr": self.param_groups[0]["rule_lr"],
+            "untapped": sorted(self.blocks.untapped),
+        }
+        for arm in self.arms:
+            t, p = export(arm.state)
+            tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
+            plain.update({f"{arm.name}/{path}": value for path, value in p.items()})
+        return tensors, plain
+
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Take on what ``snapshot`` gave, on the same method and model; raises ``CheckpointError``."""
+        if plain.get("version") != STATE_VERSION:
+            raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
+        for arm in self.arms:
+            start = f"{arm.name}/"
+            restore(
+                arm.state,
+                {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)},
+                {k[len(start) :]: v for k, v in plain.items() if k.startswith(start)},
+            )
+        self.generator.set_state(tensors["generator"].cpu())
+        self.steps = plain["steps"]
+        self.blocks.untapped.update(plain["untapped"])
+        self.param_groups[0].update(lr=plain["lr"], rule_lr=plain["rule_lr"])
+        self.ambient.listen(self.needs(self.steps))
+        self._publish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's two keys: each block's tensors under its first parameter, plain values in the group."""
+        self._publish()
+        _, plain = self.snapshot()
+        self.param_groups[0]["curvlab"] = plain
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take on a ``state_dict``; tensors keep this optimizer's dtypes, and are copied, not shared."""
+        (group,) = state_dict["param_groups"]
+        if "curvlab" not in group:
+            raise CheckpointError("this state_dict was not written by a curvlab optimizer")
+        tensors: dict[str, Tensor] = {}
+        for entry in state_dict["state"].values():
+            tensors.update(entry)
+        settings = {k: v for k, v in group.items() if k not in ("params", "curvlab")}
+        self.param_groups[0].update(settings)
+        self.restore(tensors, {**group["curvlab"], "lr": settings["lr"], "rule_lr": settings["rule_lr"]})
+
+    def _publish(self) -> None:
+        """Show the live state to torch's tools: tensors under the first parameter of their block."""
+        tensors, _ = self.snapshot()
+        first = {b.name: self.blocks.parameters[b.parameters[0]] for b in self.blocks.members}
+        anywhere = next(iter(first.values()))
+        self.state.clear()
+        for path, tensor in tensors.items():
+            owner = first.get(_block_of(path, first), anywhere)
+            self.state[owner][path] = tensor
+
+
+def _block_of(path: str, names: Mapping[str, Any]) -> str:
+    """The block that a state path speaks of: behind ``@``, or the longest name among its dotted parts."""
+    if "@" in path:
+        return path.rpartition("@")[2]
+    found = [n for n in names if f".{n}." in path or path.endswith(f".{n}")]
+    return max(found, key=len, default="")
+
+
+def _restricted(seen: Pass, blocks: Blocks, all_blocks: Blocks) -> Pass:
+    """The pass as one arm sees it: its own blocks only."""
+    if blocks.layout == all_blocks.layout:
+        return seen
+    mine = set(blocks.layout.names)
+    layers = {
+        kind: {name: terms for name, terms in found.items() if name in mine}
+        for kind, found in seen.layers.items()
+    }
+    ggn = None if seen.ggn is None else Restricted(seen.ggn, all_blocks.layout, blocks.layout)
+    return replace(seen, gradient=seen.gradient.restrict(blocks.layout), layers=layers, ggn=ggn)

@@ -1,0 +1,51 @@
+"""A run before it starts: every part built, every setting known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from curvlab.engine.method import Method
+from curvlab.protocols.backend import Backend
+from curvlab.protocols.report import Reporter
+from curvlab.protocols.sampler import Sampler
+from curvlab.protocols.task import Task
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The ``[run]`` table.  Exactly one of ``epochs``, ``steps`` and ``seconds`` is the budget."""
+
+    name: str = "run"  #: first part of the run folder's name
+    seed: int = 0  #: of the initial parameters, the sampler and sampled labels
+    epochs: float | None = None  #: passes over the training examples
+    steps: int | None = None  #: optimizer steps
+    seconds: float | None = None  #: seconds of training, evaluation and checkpoints not counted
+    log_every: int = 10  #: steps between lines of metrics.jsonl
+    eval_every: int | None = None  #: steps between evaluations; once an epoch if not given
+    checkpoint_every: int | None = None  #: steps between checkpoints; once an epoch if not given
+    keep: int = 2  #: newest checkpoints kept
+    threads: int | None = None  #: torch's thread count; torch's own choice if not given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run is made from.
+
+    ``method_name`` is what the method is called in messages.  ``resolved`` is the configuration
+    with every value spelled out, as plain data for ``resolved.toml``; ``given`` is the text of the
+    configuration as the user gave it; ``provenance`` says, per part in use, which distribution and
+    version it came from, for the manifest.
+    """
+
+    run: RunSettings
+    task: Task
+    method: Method
+    method_name: str
+    sampler: Sampler[Any]
+    backend: Backend
+    reporters: tuple[Reporter, ...] = ()
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    given: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)

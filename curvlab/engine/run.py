@@ -1,0 +1,243 @@
+"""A whole run: seeds and threads, its folder, training, and what is written whatever the end.
+
+The only place that seeds torch's global generator, and it puts the caller's back afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvlab.engine import checkpoint
+from curvlab.engine.broadcast import Broadcast
+from curvlab.engine.folder import CHECKPOINTS, claimed, create, summary_of, threads_of, write_resolved
+from curvlab.engine.interrupts import Interrupts
+from curvlab.engine.loop import run_steps
+from curvlab.engine.manifest import describe
+from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.engine.plan import Plan
+from curvlab.engine.training import Training, capture, prepare, restore, restore_model
+from curvlab.errors import CheckpointError, CurvlabError, Diverged, NotPositiveDefinite, Stopped
+from curvlab.protocols.report import Event, Reporter
+from curvlab.protocols.task import Workload
+
+_NO_FAULTS: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves behind: its folder, the content of its ``summary.json``, and the live parts.
+
+    ``was_over``: it had been finished before, within this budget, and nothing was done.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    model: nn.Module
+    optimizer: CurvatureOptimizer
+    workload: Workload
+    was_over: bool = False
+
+
+def train(
+    plan: Plan,
+    *,
+    out: Path,
+    log: Callable[..., Reporter],
+    resume_from: Path | None = None,
+    listeners: tuple[Reporter, ...] = (),
+) -> Run:
+    """Train a plan to the end of its budget, in a new folder under ``out`` or on in ``resume_from``.
+
+    ``log(folder)`` makes the reporter that keeps the folder; ``log(folder, step, evaluated)`` that of a
+    run that goes on after ``step``, of which the last evaluation was at step ``evaluated``.  The other
+    reporters are the plan's and ``listeners``.  A run that goes on takes as many threads as it has had,
+    unless the plan says how many; one that is finished already is returned as it is.
+
+    The folder is made once model, data and optimizer are: a faulty configuration leaves nothing.
+    ``summary.json`` is written whatever the end.  Raises ``Stopped`` after a signal's checkpoint,
+    ``Diverged`` naming the step and the last good checkpoint, ``CheckpointError``, ``DataError``.
+    """
+    if resume_from is not None:
+        plan = _as_it_ran(plan, resume_from)
+    with Interrupts() as interrupts, reproducible(plan):
+        tell, faults = Broadcast(), _NO_FAULTS
+        training = prepare(plan, tell.happened)
+        if resume_from is None:
+            folder = create(out, plan)
+        else:
+            folder, faults = resume_from, _go_on(training, resume_from / CHECKPOINTS)
+            before = summary_of(folder)
+            if _is_over(training) and before.get("exit_reason") == "finished":
+                return _run(training, folder, before, was_over=True)
+        with claimed(folder):
+            if resume_from is None:
+                keeper = log(folder)
+            else:
+                checkpoint.set_aside_newer(folder / CHECKPOINTS, training.progress.step)
+                write_resolved(folder, plan)
+                keeper = log(folder, training.progress.step, training.progress.evaluated.step)
+            tell.open(keeper, (*plan.reporters, *listeners), training.progress.events)
+            tell.started(describe(training, folder))
+            for fault in faults:
+                tell.happened(Event("damaged-checkpoint", training.progress.step, {"fault": fault}))
+            return _run(training, folder, _to_the_end(training, folder, tell, interrupts))
+
+
+def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The metrics of a run's newest whole checkpoint, computed anew: ``step``, ``checkpoint``, ``metrics``.
+
+    Equal, bit for bit, to the run's evaluation line of that step, on the same machine with as many
+    threads, which it takes.  Raises ``CheckpointError`` if there is none.
+    """
+    plan = _as_it_ran(plan, folder)
+    with reproducible(plan):
+        found = checkpoint.newest(folder / CHECKPOINTS)
+        if found is None:
+            raise CheckpointError(
+                f"{folder} has no checkpoint; let the run go on with `curvlab resume {folder}`"
+            )
+        saved = checkpoint.load(found[0])
+        model = plan.task.model()
+        workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
+        restore_model(workload.model, plan, saved)
+        metrics = {name: float(value) for name, value in workload.metrics().items()}
+    return {"run": str(folder), "step": saved.step, "checkpoint": saved.path.name, "metrics": metrics}
+
+
+@contextmanager
+def reproducible(plan: Plan) -> Iterator[None]:
+    """Inside, the same plan gives the same bits: seeded, with the plan's threads, deterministic kernels.
+
+    Afterwards everything is as the caller had it.
+    """
+    device = plan.backend.torch_device
+    cuda = device.type == "cuda"
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if cuda else []), _deterministic_kernels(cuda):
+        try:
+            if plan.run.threads is not None:
+                torch.set_num_threads(plan.run.threads)
+            torch.manual_seed(plan.run.seed)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _deterministic_kernels(cuda: bool) -> Iterator[None]:
+    """On a CUDA device some sums depend on the order in which threads arrive, unless told not to."""
+    if not cuda:
+        yield
+        return
+    strict = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=lenient)
+
+
+def _as_it_ran(plan: Plan, folder: Path) -> Plan:
+    """``plan`` with as many threads as the run has had: sums in another order are other numbers."""
+    threads = threads_of(folder)
+    if plan.run.threads is not None or threads is None:
+        return plan
+    return replace(plan, run=replace(plan.run, threads=threads))
+
+
+def _go_on(training: Training, checkpoints: Path) -> tuple[str, ...]:
+    """Restore the newest whole checkpoint; what is wrong with newer ones.
+
+    A run that was killed before its first checkpoint goes on from its first step.
+    """
+    found = checkpoint.newest(checkpoints)
+    if found is None:
+        return ()
+    restore(training, checkpoint.load(found[0]))
+    return found[1]
+
+
+def _is_over(training: Training) -> bool:
+    progress = training.progress
+    return training.spent and progress.evaluated.step == progress.saved.step == progress.step
+
+
+def _to_the_end(
+    training: Training, folder: Path, tell: Broadcast, interrupts: Interrupts
+) -> Mapping[str, Any]:
+    """Train; the summary, which is told whatever happens."""
+
+    def save() -> Path:
+        tensors, plain = capture(training)
+        root, keep = folder / CHECKPOINTS, training.plan.run.keep
+        return checkpoint.save(root, training.progress.step, tensors, plain, keep=keep)
+
+    try:
+        run_steps(training, tell, interrupts, save)
+    except BaseException as error:
+        clear = _in_words(error, training, folder)
+        reason = _reason(clear, interrupts)
+        tell.finished(_summary(training, folder, reason, clear))
+        if clear is error:
+            raise
+        raise clear from error
+    summary = _summary(training, folder, "finished", None)
+    tell.finished(summary)
+    return summary
+
+
+def _in_words(error: BaseException, training: Training, folder: Path) -> BaseException:
+    """``error``, with the step and the way to go on where it is one that a run may end with."""
+    saved, step = training.checkpoint, training.progress.step
+    last = f"the last good checkpoint is {saved}" if saved else "there is no checkpoint yet"
+    go_on = f"go on with `curvlab resume {folder}`"
+    if isinstance(error, (Diverged, NotPositiveDefinite)):
+        return Diverged(f"{error}; {step} steps were taken; {last}")
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped(f"stopped at once after step {step}; {last}; {go_on}", 130)
+    if isinstance(error, Stopped):
+        return Stopped(f"{error}; {go_on}", error.exit_code)
+    return error
+
+
+def _reason(error: BaseException, interrupts: Interrupts) -> str:
+    if isinstance(error, Stopped):
+        return (interrupts.caught or "SIGINT").lower()
+    return "diverged" if isinstance(error, Diverged) else "failed"
+
+
+def _summary(training: Training, folder: Path, reason: str, error: BaseException | None) -> dict[str, Any]:
+    """The content of ``summary.json``."""
+    progress, plan = training.progress, training.plan
+    code = 0 if error is None else error.exit_code if isinstance(error, CurvlabError) else 1
+    return {
+        "name": plan.run.name,
+        "folder": str(folder),
+        "method": plan.method_name,
+        "exit_reason": reason,
+        "exit_code": code,
+        "message": "" if error is None else str(error) or type(error).__name__,
+        "metrics": dict(progress.metrics or {}),
+        "metrics_step": progress.evaluated.step,
+        "best": progress.best,
+        "steps": progress.step,
+        "epochs": training.epochs,
+        "examples": progress.examples,
+        "seconds": progress.seconds,
+        "events": dict(progress.events),
+        "checkpoint": None if training.checkpoint is None else f"{CHECKPOINTS}/{training.checkpoint.name}",
+    }
+
+
+def _run(training: Training, folder: Path, summary: Mapping[str, Any], was_over: bool = False) -> Run:
+    return Run(folder, summary, training.model, training.optimizer, training.workload, was_over)

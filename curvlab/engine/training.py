@@ -1,0 +1,209 @@
+"""A run in flight: its live parts, how far it is, and both as what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvlab.engine.checkpoint import Checkpoint
+from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.engine.plan import Plan
+from curvlab.engine.state import export
+from curvlab.engine.state import restore as refill
+from curvlab.errors import CheckpointError
+from curvlab.protocols.report import Event
+from curvlab.protocols.task import Workload
+
+
+@dataclass
+class Mark:
+    """When something that happens on a cadence last happened."""
+
+    step: int = 0
+    epoch: int = 0
+
+    def due(self, every: int | None, step: int, epoch: int) -> bool:
+        """Whether it is time again: every ``every`` steps, or once an epoch if that is ``None``."""
+        return step > self.step and (step % every == 0 if every else epoch > self.epoch)
+
+    def set(self, step: int, epoch: int) -> None:
+        """It happened now."""
+        self.step, self.epoch = step, epoch
+
+
+@dataclass
+class Progress:
+    """How far a run is: all that the loop remembers.
+
+    ``examples`` counts those that entered a gradient, ``seconds`` training alone.  ``best`` is the
+    best value so far of the metric that the task is judged by, and the step it was seen at; ``metrics``
+    are the latest.
+    """
+
+    step: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    logged: int = 0
+    evaluated: Mark = field(default_factory=Mark)
+    saved: Mark = field(default_factory=Mark)
+    metrics: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
+    events: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Progress:
+        """From what ``dataclasses.asdict`` made of one."""
+        marks = {name: Mark(**plain[name]) for name in ("evaluated", "saved")}
+        return cls(**{**plain, **marks})
+
+
+@dataclass
+class Training:
+    """A run in flight.  ``checkpoint`` is the newest whole one."""
+
+    plan: Plan
+    model: nn.Module
+    workload: Workload
+    optimizer: CurvatureOptimizer
+    sampler_state: Any
+    progress: Progress = field(default_factory=Progress)
+    checkpoint: Path | None = None
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training examples so far."""
+        return self.progress.examples / self.workload.size
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        run, done = self.plan.run, self.progress
+        if run.steps is not None:
+            return done.step >= run.steps
+        if run.seconds is not None:
+            return done.seconds >= run.seconds
+        assert run.epochs is not None, "a plan has exactly one budget"
+        return done.examples >= run.epochs * self.workload.size
+
+
+def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
+    """Model, data, optimizer and sampler of a plan, seeded, before the first step.  Seed torch first."""
+    model = plan.task.model()
+    workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
+    optimizer = CurvatureOptimizer(
+        plan.method,
+        workload.model,
+        backend=plan.backend,
+        seed=plan.run.seed,
+        name=plan.method_name,
+        on_event=on_event,
+    )
+    sampler_state = plan.sampler.init(workload.size, plan.task.batch_size, plan.run.seed)
+    training = Training(plan, workload.model, workload, optimizer, sampler_state)
+    optimizer.on_learn = lambda what: plan.sampler.learn(training.sampler_state, what)
+    return training
+
+
+def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything that going on depends on, as tensors by name and as plain values."""
+    tensors = {f"model/{name}": tensor for name, tensor in _model_tensors(training.model).items()}
+    own, plain = training.optimizer.snapshot()
+    tensors.update({f"optimizer/{name}": tensor for name, tensor in own.items()})
+    drawn, drawn_plain = export(training.sampler_state)
+    tensors.update({f"sampler/{name}": tensor for name, tensor in drawn.items()})
+    tensors.update({f"random/{name}": state for name, state in _random_states(training.plan).items()})
+    return tensors, {
+        "method": training.plan.method_name,
+        "optimizer": plain,
+        "strides": {name: list(t.stride()) for name, t in own.items() if _is_permuted(t)},
+        "sampler": drawn_plain,
+        "progress": dataclasses.asdict(training.progress),
+    }
+
+
+def restore(training: Training, checkpoint: Checkpoint) -> None:
+    """Put ``training`` where ``capture`` found it; raises ``CheckpointError`` if it is another run's."""
+    plain, where = checkpoint.plain, f"checkpoint {checkpoint.path}"
+    if plain.get("method") != training.plan.method_name:
+        raise CheckpointError(
+            f'{where} is of method "{plain.get("method")}", the configuration asks for '
+            f'"{training.plan.method_name}"; resume with the run\'s own resolved.toml'
+        )
+    _restore_model(training.model, _part(checkpoint, "model/"), where)
+    training.optimizer.restore(_part(checkpoint, "optimizer/"), plain["optimizer"])
+    _lay_out(training.optimizer.snapshot()[0], plain["strides"])
+    refill(training.sampler_state, _part(checkpoint, "sampler/"), plain["sampler"])
+    training.progress = Progress.of(plain["progress"])
+    training.checkpoint = checkpoint.path
+    _restore_random(_part(checkpoint, "random/"), training.plan)
+
+
+def restore_model(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:
+    """Parameters, buffers and torch's random numbers alone: enough to compute metrics."""
+    _restore_model(model, _part(checkpoint, "model/"), f"checkpoint {checkpoint.path}")
+    _restore_random(_part(checkpoint, "random/"), plan)
+
+
+def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in checkpoint.tensors.items() if n.startswith(prefix)}
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, tied ones once, and buffers, persistent or not."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def _restore_model(model: nn.Module, saved: Mapping[str, Tensor], where: str) -> None:
+    mine = _model_tensors(model)
+    wrong = sorted(set(mine) ^ set(saved))
+    wrong += [n for n in mine if n in saved and _kind(mine[n]) != _kind(saved[n])]
+    if wrong:
+        names = ", ".join(wrong[:5])
+        raise CheckpointError(f"{where} is of another model: {names} differ in name, shape or dtype")
+    for name, tensor in mine.items():
+        tensor.copy_(saved[name])
+
+
+@torch.no_grad()
+def _lay_out(tensors: Mapping[str, Tensor], strides: Mapping[str, list[int]]) -> None:
+    """Give restored tensors the memory layout that they had: a transposed matrix rounds differently."""
+    for name, tensor in tensors.items():
+        if list(tensor.stride()) != strides.get(name, list(tensor.stride())):
+            fresh = torch.empty_strided(tensor.shape, strides[name], dtype=tensor.dtype, device=tensor.device)
+        elif name not in strides and _is_permuted(tensor):
+            fresh = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        else:
+            continue
+        fresh.copy_(tensor)
+        tensor.set_(fresh.untyped_storage(), 0, fresh.shape, fresh.stride())
+
+
+def _is_permuted(tensor: Tensor) -> bool:
+    """Whether it is contiguous in another order of its dimensions only, as what ``eigh`` returns."""
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return not tensor.is_contiguous() and tensor.permute(order).is_contiguous()
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
+
+
+def _random_states(plan: Plan) -> dict[str, Tensor]:
+    """torch's global generators, which random layers draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if plan.backend.torch_device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(plan.backend.torch_device)
+    return states
+
+
+def _restore_random(states: Mapping[str, Tensor], plan: Plan) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and plan.backend.torch_device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], plan.backend.torch_device)

@@ -1,0 +1,151 @@
+"""Every error curvlab raises on purpose.
+
+    CurvlabError                     1  the run failed
+    ├── UsageError                   2  the command line or a call was wrong
+    ├── ConfigError                  3  a configuration is wrong; carries every fault found
+    │   ├── CoverageError            3  some parameters would be trained by nobody
+    │   ├── CapabilityError          3  a part lacks what another part asks of it
+    │   ├── NeedsObjective           3  a method asks for more than ``loss.backward()`` leaves behind
+    │   └── UnsupportedEvidence      3  a part was handed evidence that it cannot use
+    ├── DataError                    3  the data of a task is missing or malformed
+    ├── PluginError                  4  an installed plugin is broken, clashing or incompatible
+    ├── CheckpointError              1  a checkpoint is missing, damaged or of another run
+    ├── NotPositiveDefinite          5  a factorisation failed, in float64 too
+    ├── Diverged                     5  a non-finite value that no retry removed
+    └── Stopped                 75/130  a signal ended the run after a checkpoint
+
+The number is the exit status of the command line.  A message names the part, the block or the
+file and line, what came, what was expected and what to do.  ``assert`` is for our own invariants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+class CurvlabError(Exception):
+    """Base of all: an error that a user can understand without reading our code."""
+
+    exit_code = 1
+
+
+class UsageError(CurvlabError):
+    """A command line or a Python call that cannot be meant."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a configuration: where it stands, what is wrong, what to do.
+
+    ``path`` is the dotted key (``method.lr``); ``file`` and ``line`` (from 1) say where the value
+    was written, ``None`` for values that were given in Python or are missing altogether; ``source``
+    is that line's text.
+    """
+
+    message: str
+    path: str = ""
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    hint: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        where = ":".join(str(p) for p in (self.file, self.line, self.column) if p is not None)
+        head = ": ".join(p for p in (where, self.path, self.message) if p)
+        lines = [head]
+        if self.source:
+            lines.append(f"    {self.source.strip()}")
+        if self.hint:
+            lines.append(f"  {self.hint}")
+        return "\n".join(lines)
+
+
+class ConfigError(CurvlabError):
+    """A configuration with one or more faults, all listed."""
+
+    exit_code = 3
+
+    def __init__(self, *faults: Fault | str) -> None:
+        self.faults: tuple[Fault, ...] = tuple(
+            f if isinstance(f, Fault) else Fault(f) for f in faults
+        )
+        super().__init__("\n".join(str(f) for f in self.faults))
+
+
+class CoverageError(ConfigError):
+    """Parameters that no part of the method treats, and no fallback takes."""
+
+
+class CapabilityError(ConfigError):
+    """A part of the right kind that cannot do what is asked (a Group where a Gram is needed)."""
+
+
+class NeedsObjective(ConfigError):
+    """``optimizer.step()`` was called without an objective, but a part asks for one."""
+
+    def __init__(self, part: str, asked: Sequence[str]) -> None:
+        super().__init__(
+            Fault(
+                f"{part} asks for {', '.join(asked)}, which loss.backward() does not leave behind",
+                hint="call optimizer.step(curvlab.objective(model, criterion, inputs, targets)), "
+                'or choose labels = "data" or "none" where the method has that knob',
+            )
+        )
+
+
+class UnsupportedEvidence(ConfigError):
+    """Evidence that a part cannot use: names the part, the block, what came and what it takes."""
+
+    def __init__(self, part: str, block: str, expected: str, got: str, hint: str = "") -> None:
+        where = f'{part} on block "{block}"' if block else part
+        super().__init__(Fault(f"{where}: expected {expected}, got {got}", hint=hint))
+
+
+class DataError(CurvlabError):
+    """A task's data is not there or not what it should be; says how to get it."""
+
+    exit_code = 3
+
+
+class PluginError(CurvlabError):
+    """A plugin that cannot be used: broken at import, clashing, or of another API version."""
+
+    exit_code = 4
+
+
+class CheckpointError(CurvlabError):
+    """A checkpoint that is missing, torn, of another version or of another method."""
+
+
+class NotPositiveDefinite(CurvlabError):
+    """No Cholesky factor or finite eigenvalues, after the retry in float64."""
+
+    exit_code = 5
+
+
+@contextmanager
+def naming_block(name: str) -> Iterator[None]:
+    """Say which block it was when a factorisation fails inside."""
+    try:
+        yield
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f'block "{name}": {error}') from error
+
+
+class Diverged(CurvlabError):
+    """A non-finite loss, gradient or update that no rung of the ladder removed."""
+
+    exit_code = 5
+
+
+class Stopped(CurvlabError):
+    """A signal ended the run; a whole checkpoint was written before this was raised."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,68 @@
+"""Operators made of operators: shifted, and block-diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from curvlab.linalg.operator import BlockOperator, LinearOperator
+from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+
+
+@dataclass(frozen=True)
+class Shifted(LinearOperator[BlockVector]):
+    """``C + λ I`` for a positive semi-definite C."""
+
+    base: LinearOperator[BlockVector]
+    shift: float
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        return (self.base @ v).add_(v, self.shift)
+
+
+@dataclass(frozen=True)
+class BlockDiagonal(LinearOperator[BlockVector]):
+    """One symmetric PSD operator per block, zero between blocks.
+
+    Blocks that a vector holds factored are handed on factored; images that are matrices are written
+    straight into the result's buffer, images that are factors stay factors.
+    """
+
+    blocks: Mapping[str, BlockOperator]
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        out = v.empty_like()
+        for name, operator in self.blocks.items():
+            image = operator.product(v.factored(name), out=out[name])
+            if isinstance(image, Outer):
+                out.outers[name] = image
+        return out
+
+
+@dataclass(frozen=True)
+class Restricted(LinearOperator[BlockVector]):
+    """A principal submatrix: ``base`` on ``part`` of its blocks, the others held at zero."""
+
+    base: LinearOperator[BlockVector]
+    whole: BlockLayout
+    part: BlockLayout
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        padded = self.whole.zeros(like=v.flat)
+        for name, block in v.items():
+            padded[name].copy_(block)
+        return (self.base @ padded).restrict(self.part)
+
+    @property
+    def count(self) -> int | None:
+        """Products made with ``base``, if it counts them."""
+        return getattr(self.base, "count", None)

@@ -1,0 +1,328 @@
+"""Vectors over named blocks, held in one flat buffer.
+
+A ``BlockVector`` is what a gradient, a direction or a momentum is: one tensor per block, by name.
+The tensors are views of a single buffer, so that conjugate gradients, L-BFGS, momentum and updates
+are one kernel each, whatever the number of blocks.  A block may also be *held as an outer product*
+(``Outer``) until somebody reads the matrix: the gradient of a linear layer is ``Gᵀ A`` with as many
+rows as the batch, and a Kronecker preconditioner is cheaper on the factors than on the product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The matrix ``leftᵀ right``, kept as its factors: left ``[r, o]``, right ``[r, i]``."""
+
+    left: Float[Tensor, "r o"]
+    right: Float[Tensor, "r i"]
+
+    def dense(self, out: Float[Tensor, "o i"] | None = None) -> Float[Tensor, "o i"]:
+        """The ``[o, i]`` matrix; costs 2·r·o·i flops."""
+        if out is None:
+            return self.left.mT @ self.right
+        return torch.mm(self.left.mT, self.right, out=out)
+
+
+class BlockLayout:
+    """Names, shapes and offsets of the blocks of a flat buffer; compared by content.
+
+    A layout keeps a few buffers that were handed back by ``recycle`` and gives them out again: memory
+    fresh from the system is paid for by page faults, which cost more than the arithmetic on it.
+    """
+
+    #: buffers kept for reuse: a gradient, an update and one between them
+    KEEP = 3
+
+    __slots__ = ("_free", "names", "offsets", "shapes", "size")
+
+    def __init__(self, shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> None:
+        self.names: tuple[str, ...] = tuple(shapes)
+        self.shapes: dict[str, torch.Size] = {n: torch.Size(s) for n, s in shapes.items()}
+        self.offsets: dict[str, tuple[int, int]] = {}
+        start = 0
+        for name, shape in self.shapes.items():
+            stop = start + math.prod(shape)
+            self.offsets[name] = (start, stop)
+            start = stop
+        self.size: int = start
+        self._free: list[Tensor] = []
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, BlockLayout) and self.shapes == other.shapes)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.shapes.items()))
+
+    def zeros(self, *, like: Tensor) -> BlockVector:
+        """A zero vector of ``like``'s dtype and device."""
+        return BlockVector(self, like.new_zeros(self.size))
+
+    def empty(self, *, like: Tensor) -> BlockVector:
+        """An uninitialised vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
+        for k, flat in enumerate(self._free):
+            if flat.dtype == like.dtype and flat.device == like.device:
+                return BlockVector(self, self._free.pop(k))
+        return BlockVector(self, like.new_empty(self.size))
+
+    def recycle(self, vector: BlockVector) -> None:
+        """Hand back a vector that nobody reads any more; a borrowed one, or an alias, is left alone."""
+        known = {t.data_ptr() for t in self._free}
+        if not vector.borrowed and vector._flat.data_ptr() not in known and len(self._free) < self.KEEP:
+            self._free.append(vector._flat)
+
+    def restrict(self, names: tuple[str, ...]) -> BlockLayout:
+        """The layout of some of the blocks, in the order given."""
+        return BlockLayout({n: self.shapes[n] for n in names})
+
+
+class BlockVector:
+    """One tensor per named block, as views of one flat buffer.
+
+    A vector that is a buffer of somebody's state, or of the evidence, is handed out ``borrow``ed:
+    who wants to change it asks for ``owned`` first.
+
+    ``outers`` holds the blocks that are still factored: their part of the buffer is filled on the
+    first read of ``flat`` (or of that block) and the factors are dropped.  Names ending in ``_``
+    change the vector itself; everything else returns a new one.  Mixing layouts raises ``ValueError``.
+    """
+
+    __slots__ = ("_flat", "borrowed", "layout", "outers")
+
+    def __init__(
+        self, layout: BlockLayout, flat: Float[Tensor, " D"], outers: dict[str, Outer] | None = None
+    ) -> None:
+        if flat.shape != (layout.size,):
+            raise ValueError(f"a buffer of shape {tuple(flat.shape)} for a layout of {layout.size}")
+        self.layout = layout
+        self._flat = flat
+        self.outers: dict[str, Outer] = outers or {}
+        self.borrowed = False
+
+    # reading
+
+    @property
+    def flat(self) -> Float[Tensor, " D"]:
+        """The whole buffer; multiplies out whatever is still factored."""
+        for name in tuple(self.outers):
+            self._multiply_out(name)
+        return self._flat
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self.outers:
+            self._multiply_out(name)
+        return self._view(name)
+
+    def factored(self, name: str) -> Outer | Tensor:
+        """Block ``name`` as it is held: the factors if nobody has read the matrix yet."""
+        return self.outers.get(name) or self._view(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.names)
+
+    def __len__(self) -> int:
+        return len(self.layout.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.layout.shapes
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and view of each block, in layout order."""
+        for name in self.layout.names:
+            yield name, self[name]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """One dtype for all blocks."""
+        return self._flat.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """One device for all blocks."""
+        return self._flat.device
+
+    def __repr__(self) -> str:
+        return f"BlockVector({dict(self.layout.shapes)}, dtype={self.dtype})"
+
+    # ownership
+
+    def borrow(self) -> BlockVector:
+        """The same vector, marked as somebody else's."""
+        other = BlockVector(self.layout, self._flat, self.outers)
+        other.borrowed = True
+        return other
+
+    def owned(self) -> BlockVector:
+        """A vector that may be changed: itself, or a copy if it is borrowed."""
+        return self.clone() if self.borrowed else self
+
+    # arithmetic: pure
+
+    def __add__(self, other: BlockVector) -> BlockVector:
+        return self.plus(other)
+
+    def __sub__(self, other: BlockVector) -> BlockVector:
+        return self.plus(other, -1.0)
+
+    def __mul__(self, factor: float | Tensor) -> BlockVector:
+        """``factor · self``; factored blocks stay factored."""
+        out = self.empty_like()
+        if not self.outers:
+            torch.mul(self._flat, factor, out=out._flat)
+            return out
+        for name in self.layout.names:
+            held = self.factored(name)
+            if isinstance(held, Outer):
+                out.outers[name] = Outer(held.left * factor, held.right)
+            else:
+                torch.mul(held, factor, out=out._view(name))
+        return out
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> BlockVector:
+        return self * -1.0
+
+    def plus(self, other: BlockVector, factor: float = 1.0) -> BlockVector:
+        """``self + factor · other`` in one pass."""
+        out = self.empty_like()
+        torch.add(self.flat, self._other(other), alpha=factor, out=out._flat)
+        return out
+
+    def dot(self, other: BlockVector) -> Float[Tensor, ""]:
+        """Euclidean inner product, a tensor (no host sync).
+
+        Blocks that both hold factored: ``⟨L₁ᵀR₁, L₂ᵀR₂⟩ = ⟨L₁L₂ᵀ, R₁R₂ᵀ⟩`` where that is cheaper.
+        """
+        if not (self.outers and other.outers):
+            return torch.dot(self.flat, self._other(other))
+        self._check(other)
+        parts = []
+        for name in self.layout.names:
+            a, b = self.outers.get(name), other.outers.get(name)
+            if a is not None and b is not None and _cheap(a, b):
+                parts.append(torch.sum((a.left @ b.left.mT).mul_(a.right @ b.right.mT)))
+            else:
+                parts.append(torch.dot(self[name].reshape(-1), other[name].reshape(-1)))
+        return torch.stack(parts).sum()
+
+    def norm(self) -> Float[Tensor, ""]:
+        """Euclidean norm, a tensor (no host sync)."""
+        norm: Tensor = torch.linalg.vector_norm(self.flat)
+        return norm
+
+    def zeros_like(self) -> BlockVector:
+        """A zero vector of this layout, dtype and device."""
+        return self._new(torch.zeros_like(self._flat))
+
+    def empty_like(self) -> BlockVector:
+        """An uninitialised vector of this layout, dtype and device."""
+        return self.layout.empty(like=self._flat)
+
+    def clone(self) -> BlockVector:
+        """A copy with a buffer of its own."""
+        return self.empty_like().copy_(self)
+
+    def to(self, dtype: torch.dtype) -> BlockVector:
+        """This vector in another dtype (itself if it already is)."""
+        return self if dtype == self.dtype else self._new(self.flat.to(dtype))
+
+    def restrict(self, layout: BlockLayout) -> BlockVector:
+        """The blocks of ``layout`` alone; a copy, except when nothing is left out."""
+        if layout == self.layout:
+            return self
+        part = layout.empty(like=self._flat)
+        for name in layout.names:
+            if name in self.outers:
+                part.outers[name] = self.outers[name]
+            else:
+                part._view(name).copy_(self._view(name))
+        return part
+
+    # arithmetic: in place
+
+    def copy_(self, other: BlockVector) -> BlockVector:
+        """self ← other."""
+        self.outers.clear()
+        self._flat.copy_(self._other(other))
+        return self
+
+    def add_(self, other: BlockVector, factor: float = 1.0) -> BlockVector:
+        """self ← self + factor · other."""
+        return self.combine_(1.0, other, factor)
+
+    def combine_(self, a: float, other: BlockVector, b: float = 1.0) -> BlockVector:
+        """self ← a · self + b · other; a factored block of ``other`` is multiplied in, never formed."""
+        flat = self.flat
+        if not other.outers:
+            if a == 1.0:
+                flat.add_(self._other(other), alpha=b)
+            elif b == 1.0:
+                torch.add(self._other(other), flat, alpha=a, out=flat)
+            else:
+                flat.mul_(a).add_(self._other(other), alpha=b)
+            return self
+        self._check(other)
+        for name in self.layout.names:
+            mine, theirs = self._view(name), other.factored(name)
+            if isinstance(theirs, Outer):
+                mine.addmm_(theirs.left.mT, theirs.right, beta=a, alpha=b)
+            else:
+                mine.mul_(a).add_(theirs, alpha=b)
+        return self
+
+    def is_finite(self) -> bool:
+        """No NaN, no infinity (of factored blocks: in the factors).  A host sync."""
+        held = [t for o in self.outers.values() for t in (o.left, o.right)]
+        if len(self.outers) < len(self.layout.names):
+            held.append(self.flat if not self.outers else torch.cat(
+                [self._view(n).reshape(-1) for n in self.layout.names if n not in self.outers]
+            ))
+        # a finite sum proves finite terms in one pass; only a sum that is not is looked into
+        return all(math.isfinite(float(t.sum())) or bool(torch.isfinite(t).all()) for t in held)
+
+    def scale_(self, factor: float | Tensor) -> BlockVector:
+        """self ← factor · self."""
+        self.flat.mul_(factor)
+        return self
+
+    def zero_(self) -> BlockVector:
+        """self ← 0."""
+        self.outers.clear()
+        self._flat.zero_()
+        return self
+
+    # helpers
+
+    def _new(self, flat: Tensor) -> BlockVector:
+        return BlockVector(self.layout, flat)
+
+    def _other(self, other: BlockVector) -> Tensor:
+        self._check(other)
+        return other.flat
+
+    def _check(self, other: BlockVector) -> None:
+        if other.layout != self.layout:
+            mine, theirs = set(self.layout.shapes.items()), set(other.layout.shapes.items())
+            raise ValueError(f"vectors over different blocks: {sorted(mine ^ theirs)} do not match")
+
+    def _view(self, name: str) -> Tensor:
+        start, stop = self.layout.offsets[name]
+        return self._flat[start:stop].view(self.layout.shapes[name])
+
+    def _multiply_out(self, name: str) -> None:
+        self.outers.pop(name).dense(out=self._view(name))
+
+
+def _cheap(a: Outer, b: Outer) -> bool:
+    """Whether an inner product of two outer products costs less than forming one of them."""
+    (p, o), (q, i) = a.left.shape, b.right.shape
+    return p * q * (o + i) < min(p, q) * o * i

@@ -1,0 +1,1 @@
+"""How a network is read: which parameters form blocks, and what its layers saw."""

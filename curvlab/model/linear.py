@@ -1,0 +1,52 @@
+"""Linear layers, on any leading shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from curvlab.protocols.adapter import LayerAdapter
+
+
+@dataclass(frozen=True)
+class LinearAdapter(LayerAdapter):
+    """Reads ``nn.Linear`` on ``[n, *, i]``: axes between the first and the last are shared positions.
+
+    The bias is the last column of the block, and its input is 1 at every position.
+    """
+
+    def refuses(self, module: nn.Module) -> str | None:
+        if not isinstance(module, nn.Linear):
+            return f"{type(module).__name__} has no layer adapter"
+        if type(module).forward is not nn.Linear.forward:
+            return f"{type(module).__name__} overrides Linear.forward"
+        return None
+
+    def parameters(self, module: nn.Module) -> tuple[str, ...]:
+        return ("weight",) if module.bias is None else ("weight", "bias")
+
+    def shape(self, module: nn.Module) -> torch.Size:
+        assert isinstance(module, nn.Linear)
+        return torch.Size((module.out_features, module.in_features + (module.bias is not None)))
+
+    def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n s i"]:
+        rows = _rows(x)
+        if len(self.parameters(module)) == 1:
+            return rows
+        n, s, i = rows.shape
+        augmented = rows.new_empty(n, s, i + 1)
+        augmented[..., :-1] = rows
+        augmented[..., -1] = 1.0
+        return augmented
+
+    def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
+        return _rows(g)
+
+
+def _rows(x: Tensor) -> Float[Tensor, "n s d"]:
+    if x.dim() == 1:  # one example without a batch axis
+        return x.view(1, 1, -1)
+    return x.reshape(x.shape[0], -1, x.shape[-1])

@@ -1,0 +1,92 @@
+"""Partitions: every trainable parameter in exactly one block."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from torch import nn
+
+from curvlab.model.linear import LinearAdapter
+from curvlab.protocols.adapter import LayerAdapter
+from curvlab.protocols.blocks import Block, Blocks
+
+#: tried in order; the first that does not refuse reads the layer
+ADAPTERS: tuple[LayerAdapter, ...] = (LinearAdapter(),)
+
+
+def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
+    """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
+
+    A layer that an adapter can read, and whose name ``joins`` wants as one block, packs weight and
+    bias together; a parameter read in any other way is a block by itself, with the reason.
+    """
+    names = {id(p): n for n, p in model.named_parameters()}
+    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
+    for module_name, module in model.named_modules():
+        for p in module.parameters(recurse=False):
+            owners[id(p)].append((module_name, module))
+
+    members: list[Block] = []
+    taken: set[int] = set()
+    for module_name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in taken]
+        if not own:
+            continue
+        adapter, reason = _reader(model, module_name, module, owners)
+        taken.update(id(p) for p in own)
+        block_name = module_name or "model"
+        if adapter is not None and joins(block_name):
+            packed = adapter.parameters(module)
+            layers = tuple(n for n, _ in owners[id(getattr(module, packed[0]))])
+            parameters = tuple(names[id(getattr(module, p))] for p in packed)
+            members.append(Block(block_name, parameters, adapter.shape(module), layers, adapter))
+            continue
+        if adapter is not None:
+            reason = "not asked for as a layer"
+        members.extend(Block(names[id(p)], (names[id(p)],), p.shape, reason=reason) for p in own)
+    return Blocks(model, tuple(members))
+
+
+def _reader(
+    model: nn.Module,
+    module_name: str,
+    module: nn.Module,
+    owners: dict[int, list[tuple[str, nn.Module]]],
+) -> tuple[LayerAdapter | None, str]:
+    """The adapter that reads this module, or why there is none."""
+    reason = f"{type(module).__name__} has no layer adapter"
+    for adapter in ADAPTERS:
+        refusal = adapter.refuses(module)
+        if refusal is None:
+            refusal = _obstacle(model, module_name, module, adapter, owners)
+        if refusal is None:
+            return adapter, ""
+        reason = refusal
+    return None, reason
+
+
+def _obstacle(
+    model: nn.Module,
+    module_name: str,
+    module: nn.Module,
+    adapter: LayerAdapter,
+    owners: dict[int, list[tuple[str, nn.Module]]],
+) -> str | None:
+    """What forbids reading a layer although its kind is known: its parent, freezing, or tying."""
+    parent = model.get_submodule(module_name.rpartition(".")[0]) if module_name else None
+    if isinstance(parent, nn.MultiheadAttention):
+        return "MultiheadAttention reads this weight without calling the layer"
+    packed = [getattr(module, name) for name in adapter.parameters(module)]
+    if set(map(id, packed)) != set(map(id, module.parameters(recurse=False))):
+        return "the layer has parameters beside its weight and bias"
+    if not all(p.requires_grad for p in packed):
+        return "part of the layer is frozen"
+    sharers = {n for p in packed for n, _ in owners[id(p)]}
+    for p in packed:
+        if {n for n, _ in owners[id(p)]} != sharers:
+            return "only part of the layer is tied to another"
+        for other_name, other in owners[id(p)]:
+            if adapter.refuses(other) is not None:
+                return f'tied to "{other_name}" ({type(other).__name__}), which has no layer adapter'
+    return None

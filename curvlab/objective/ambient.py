@@ -1,0 +1,185 @@
+"""The pass that a plain ``loss.backward()`` loop leaves behind.
+
+Hooks stay on the model for the optimizer's life.  They keep layer inputs and output gradients only
+on the steps whose needs ask for them, and count the examples of passes that went backward.  Several
+backward passes before a step (gradient accumulation) are one pass over all their examples; the
+caller's losses must add up to the loss of them all.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.vectors import BlockVector
+from curvlab.model.taps import arrival, joined
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.needs import Labels, Needs
+
+Reduction = Literal["mean", "sum", "mean-tokens"]
+
+
+@dataclass
+class _Forward:
+    """One forward pass of the whole model: its size, and the calls whose gradients came back.
+
+    ``used``: a gradient came back at all; a forward without a backward counts for nothing.
+    """
+
+    examples: int
+    used: bool = False
+    calls: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)  # block, inputs, grads
+
+
+class Ambient:
+    """Listens to a model that is trained by its caller's own loop."""
+
+    def __init__(self, blocks: Blocks, reduction: Reduction) -> None:
+        if reduction not in ("mean", "sum", "mean-tokens"):
+            raise ConfigError(
+                Fault(f"reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"')
+            )
+        self.blocks, self.reduction = blocks, reduction
+        self.layers: frozenset[Labels] = frozenset()
+        self.forwards: list[_Forward] = []
+        self.hearing = True
+        # hooks hold us weakly, as plain functions: a deep copy of the model copies neither us nor the blocks
+        me = weakref.ref(self)
+        blocks.model.register_forward_pre_hook(_begin(me), with_kwargs=True)
+        blocks.model.register_forward_hook(_end(me))
+        for block in blocks.members:
+            for layer in block.layers:
+                blocks.modules[layer].register_forward_hook(_tap(me, block))
+
+    def hears(self, module: nn.Module) -> bool:
+        """Whether a call of ``module`` is a training pass of the model; a deep copy carries our hooks, too."""
+        return self.hearing and module is self.blocks.model and torch.is_grad_enabled()
+
+    def listen(self, needs: Needs) -> None:
+        """What to keep of the passes before the next step."""
+        self.layers = needs.layers
+
+    def clear(self) -> None:
+        """Forget everything seen."""
+        self.forwards.clear()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Hears nothing of what is evaluated inside: the passes of an objective are its own."""
+        self.hearing = False
+        try:
+            yield
+        finally:
+            self.hearing = True
+
+    def collect(self, loss: Tensor | None) -> Pass:
+        """The pass of everything seen since the last one, from ``.grad`` and what was kept."""
+        gradient = self.blocks.pack({n: p.grad for n, p in self.blocks.parameters.items()})
+        seen = [f for f in self.forwards if f.used]
+        examples = sum(f.examples for f in seen)
+        if self.reduction == "sum":
+            if not examples:
+                raise ConfigError(
+                    Fault('reduction = "sum" but the model was not called before step()',
+                          hint="call the model itself, so that its examples can be counted")
+                )
+            gradient.scale_(1.0 / examples)
+        value = torch.full((), float("nan")) if loss is None else loss.detach()
+        result = self._pass(gradient, value, seen, examples)
+        self.clear()
+        return result
+
+    def _pass(self, gradient: BlockVector, loss: Tensor, seen: list[_Forward], n: int) -> Pass:
+        if not self.layers:
+            return Pass(max(n, 1), loss, gradient)
+        seen = [f for f in seen if f.calls]
+        if not seen:
+            raise ConfigError(
+                Fault("no layer statistics were captured before step()",
+                      hint="call the model and loss.backward() with this optimizer made before the forward pass")
+            )
+        pieces: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for forward in seen:
+            calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for name, x, g in forward.calls:
+                calls[name].append((x, g))
+            for name, found in calls.items():
+                pieces[name].append((joined([x for x, _ in found]), joined([g for _, g in found])))
+        positions = pieces[seen[-1].calls[0][0]][0][0].shape[1] if self.reduction == "mean-tokens" else 1
+        scale = (1.0 if self.reduction == "sum" else float(n)) * positions**0.5
+        stats = {}
+        for name, parts in pieces.items():
+            x, g = torch.cat([x for x, _ in parts]), torch.cat([g for _, g in parts])
+            stats[name] = (x, g.unsqueeze(0) * scale)
+        layers = {
+            kind: {n_: (LayerStats(x, g if kind is Labels.DATA else None),) for n_, (x, g) in stats.items()}
+            for kind in self.layers
+        }
+        return Pass(n, loss, gradient, layers, positions=positions)
+
+
+def _begin(me: weakref.ref[Ambient]) -> Any:
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ambient = me()
+        if ambient is None or not ambient.hears(module):
+            return
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        ambient.forwards.append(_Forward(int(first.shape[0]) if first is not None and first.dim() else 1))
+
+    return begin
+
+
+def _end(me: weakref.ref[Ambient]) -> Any:
+    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        ambient = me()
+        if ambient is None or not ambient.hears(module) or not ambient.forwards:
+            return
+        forward, outputs = ambient.forwards[-1], [t for t in _tensors(output) if t.requires_grad]
+
+        def mark(g: Tensor) -> None:
+            forward.used = True
+
+        for tensor in outputs:
+            arrival(tensor).register_hook(mark)
+        forward.used = not outputs  # an output that we cannot look into is taken on trust
+
+    return end
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors in a model's output: one, or several in mappings and sequences."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (Mapping, list, tuple)):
+        for inner in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(inner)
+
+
+def _tap(me: weakref.ref[Ambient], block: Block) -> Any:
+    def tap(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        ambient = me()
+        if ambient is None or not ambient.hearing or not ambient.layers or not ambient.forwards:
+            return
+        if not any(module is ambient.blocks.modules[layer] for layer in block.layers):
+            return
+        if not (torch.is_grad_enabled() and output.requires_grad):
+            return
+        forward, x, shape, adapter = ambient.forwards[-1], args[0].detach(), output.shape, block.adapter
+        assert adapter is not None
+
+        def arrive(g: Tensor) -> None:
+            rows = adapter.grads(module, g.detach().reshape(shape))
+            forward.calls.append((block.name, adapter.inputs(module, x), rows))
+
+        arrival(output).register_hook(arrive)  # before any in-place activation, so of this very output
+
+    return tap

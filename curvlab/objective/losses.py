@@ -1,0 +1,370 @@
+"""Losses that know their own curvature.
+
+A model's outputs are read as rows ``[r, c]``: r loss terms (an example, or a token of one), c
+output coordinates.  Everything here is per row and un-weighted; the objective weights rows so that
+the loss is ``mean_n ℓ_n``.  ``over`` says how the terms of *one example* are reduced: ``"mean"`` (torch's
+``reduction="mean"``) or ``"sum"``.
+
+| loss | ℓ_r | ∇²ℓ_r | S with S Sᵀ = ∇²ℓ_r | sampled v, E[v vᵀ] = ∇²ℓ_r |
+|---|---|---|---|---|
+| cross-entropy | −log p_y | diag(p) − p pᵀ | columns √p_k (e_k − p) | p − e_y', y' ~ p |
+| squared error | κ ‖f − y‖², κ = 1/c or 1 | 2κ I | √(2κ) e_k | √(2κ) ε, ε ~ N(0, I) |
+| binary cross-entropy | −κ Σ log p(y_k) | κ diag(p(1 − p)) | √(κ p_k(1 − p_k)) e_k | √κ (p − y'), y'_k ~ p_k |
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+
+Over = Literal["mean", "sum"]
+
+
+class Loss(ABC):
+    """A loss, row by row."""
+
+    over: Over
+
+    @abstractmethod
+    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
+        """Outputs as one row per loss term, coordinates last."""
+
+    @abstractmethod
+    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
+        """Rows back in the shape of ``outputs``."""
+
+    @abstractmethod
+    def target_rows(self, targets: Tensor) -> Tensor:
+        """Targets with one leading entry per loss term."""
+
+    @abstractmethod
+    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
+        """ℓ_r for each row."""
+
+    def relative_weights(self, targets: Tensor, like: Tensor) -> Float[Tensor, " r"] | None:
+        """Relative weights of rows in ``like``'s dtype, or ``None`` if all count the same."""
+        return None
+
+    @abstractmethod
+    def columns(self, rows: Float[Tensor, "r c"]) -> int:
+        """How many columns S has."""
+
+    @abstractmethod
+    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
+        """Column k of every row's S."""
+
+    @abstractmethod
+    def noise(
+        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "r _"]:
+        """What ``sampled`` turns into labels, for all rows of a batch at once."""
+
+    @abstractmethod
+    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
+        """Gradient of ℓ_r for labels sampled from the model."""
+
+    @abstractmethod
+    def curved(
+        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
+    ) -> Float[Tensor, "r c"]:
+        """∇²ℓ_r v, row by row (the PSD part that the GGN is made of)."""
+
+    def mean(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        """The loss of a batch: mean over examples, the leading axis of ``outputs``."""
+        rows, t = self.rows(outputs), self.target_rows(targets)
+        n = outputs.shape[0]
+        return weighted(self.terms(rows, t), self.row_weights(t, n, like=rows)) / n
+
+    def row_weights(
+        self, targets: Tensor, examples: int, *, like: Tensor
+    ) -> float | Float[Tensor, " r"]:
+        """Weight w_r of each target row, such that ``Σ_r w_r ℓ_r / n`` is the loss of n examples."""
+        relative = self.relative_weights(targets, like)
+        if relative is None:
+            return examples / targets.shape[0] if self.over == "mean" else 1.0
+        return relative if self.over == "sum" else relative * (examples / relative.sum())
+
+
+def weighted(terms: Float[Tensor, " r"], weights: float | Float[Tensor, " r"]) -> Float[Tensor, ""]:
+    """``Σ_r w_r ℓ_r``."""
+    return terms.sum() * weights if isinstance(weights, float) else torch.dot(terms, weights)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Softmax cross-entropy on logits ``[n, c]`` or ``[n, c, *]``, for class indices or probabilities."""
+
+    over: Over = "mean"
+    label_smoothing: float = 0.0
+    ignore_index: int | None = None
+    class_weights: Tensor | None = None
+
+    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
+        return outputs if outputs.dim() == 2 else outputs.movedim(1, -1).flatten(0, -2)
+
+    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
+        if outputs.dim() == 2:
+            return rows
+        n, c, *rest = outputs.shape
+        return rows.view(n, *rest, c).movedim(-1, 1)
+
+    def target_rows(self, targets: Tensor) -> Tensor:
+        return self.rows(targets) if targets.is_floating_point() else targets.flatten()
+
+    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
+        ignore = TORCH_IGNORES if self.ignore_index is None else self.ignore_index
+        weight = None if self.class_weights is None else self.class_weights.to(rows)
+        each = F.cross_entropy(
+            rows, targets, weight, reduction="none", ignore_index=ignore, label_smoothing=self.label_smoothing
+        )
+        mass = None if weight is None else self.relative_weights(targets, rows)
+        return each if mass is None else each / mass.masked_fill(mass == 0, 1.0)
+
+    def relative_weights(self, targets: Tensor, like: Tensor) -> Float[Tensor, " r"] | None:
+        if self.class_weights is None and (targets.is_floating_point() or self.ignore_index is None):
+            return None
+        hard = self._label_weights(targets, like)
+        if self.class_weights is None or not self.label_smoothing:
+            return hard
+        # with soft targets t a row's Hessian is (Σ_c w_c t_c)(diag(p) − p pᵀ), and that sum is its weight
+        everywhere = self.class_weights.to(like).mean() * self._kept(targets)
+        return (1.0 - self.label_smoothing) * hard + self.label_smoothing * everywhere
+
+    def row_weights(
+        self, targets: Tensor, examples: int, *, like: Tensor
+    ) -> float | Float[Tensor, " r"]:
+        relative = self.relative_weights(targets, like)
+        if relative is None:
+            return examples / targets.shape[0] if self.over == "mean" else 1.0
+        if self.over == "sum":
+            return relative
+        # torch's mean over probabilities is over rows; over class indices it is weighted by the labels
+        total = targets.shape[0] if targets.is_floating_point() else self._label_weights(targets, like).sum()
+        return relative * (examples / total)
+
+    def _kept(self, targets: Tensor) -> Tensor:
+        if self.ignore_index is None or targets.is_floating_point():
+            return torch.ones(targets.shape[0], dtype=torch.bool, device=targets.device)
+        return targets.ne(self.ignore_index)
+
+    def _label_weights(self, targets: Tensor, like: Tensor) -> Float[Tensor, " r"]:
+        """Class weight of each row's target before smoothing, zero where it is ignored."""
+        kept = self._kept(targets)
+        if self.class_weights is None:
+            return kept.to(like.dtype)
+        w = self.class_weights.to(like)
+        return targets.to(like) @ w if targets.is_floating_point() else w[targets.where(kept, 0)] * kept
+
+    def columns(self, rows: Float[Tensor, "r c"]) -> int:
+        return rows.shape[1]
+
+    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
+        p = rows.softmax(-1)
+        v = -p
+        v[:, k] += 1.0
+        return p[:, k : k + 1].sqrt() * v
+
+    def noise(
+        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "r _"]:
+        return torch.rand((shape[0], 1), generator=generator, dtype=like.dtype, device=like.device)
+
+    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
+        p = rows.softmax(-1)
+        label = (p.cumsum(-1) < noise).sum(-1, keepdim=True).clamp_(max=p.shape[-1] - 1)
+        return p.scatter_add(1, label, -torch.ones_like(noise))
+
+    def curved(
+        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
+    ) -> Float[Tensor, "r c"]:
+        p = rows.softmax(-1)
+        pv = p * v
+        return pv - p * pv.sum(-1, keepdim=True)
+
+
+class _Elementwise(Loss):
+    """Losses that are a sum over output coordinates: rows are flattened coordinates, last axis kept."""
+
+    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
+        if outputs.dim() == 1:
+            return outputs.unsqueeze(-1)
+        return outputs if outputs.dim() == 2 else outputs.flatten(0, -2)
+
+    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
+        return rows.view(outputs.shape)
+
+    def target_rows(self, targets: Tensor) -> Tensor:
+        return self.rows(targets)
+
+    def columns(self, rows: Float[Tensor, "r c"]) -> int:
+        return rows.shape[1]
+
+    def kappa(self, rows: Tensor) -> float:
+        """Weight of one coordinate in its row's loss."""
+        return 1.0 / rows.shape[1] if self.over == "mean" else 1.0
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(_Elementwise):
+    """``κ ‖f − y‖²`` per row, without a factor ½, as ``nn.MSELoss``."""
+
+    over: Over = "mean"
+
+    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
+        return (rows - targets).square().sum(-1) * self.kappa(rows)
+
+    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
+        v = torch.zeros_like(rows)
+        v[:, k] = math.sqrt(2.0 * self.kappa(rows))
+        return v
+
+    def noise(
+        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "r _"]:
+        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
+        return noise * math.sqrt(2.0 * self.kappa(rows))
+
+    def curved(
+        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
+    ) -> Float[Tensor, "r c"]:
+        return v * (2.0 * self.kappa(rows))
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(_Elementwise):
+    """Binary cross-entropy on logits, per coordinate; targets in [0, 1]."""
+
+    over: Over = "mean"
+
+    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
+        each = F.binary_cross_entropy_with_logits(rows, targets, reduction="none")
+        return each.sum(-1) * self.kappa(rows)
+
+    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
+        p = rows[:, k].sigmoid()
+        v = torch.zeros_like(rows)
+        v[:, k] = (self.kappa(rows) * p * (1.0 - p)).sqrt()
+        return v
+
+    def noise(
+        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "r _"]:
+        return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
+        p = rows.sigmoid()
+        return (p - (noise < p).to(p.dtype)) * math.sqrt(self.kappa(rows))
+
+    def curved(
+        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
+    ) -> Float[Tensor, "r c"]:
+        p = rows.sigmoid()
+        return v * p * (1.0 - p) * self.kappa(rows)
+
+
+@dataclass(frozen=True)
+class Opaque(Loss):
+    """A criterion that we know nothing about: any callable of (outputs, targets).
+
+    It gives values, gradients and, by differentiating it twice in the outputs, GGN products (which
+    are PSD only if it is convex in the outputs); it cannot say from what labels are sampled.
+    """
+
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    over: Over = "mean"
+
+    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
+        return outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs.flatten(1)
+
+    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
+        return rows.view(outputs.shape)
+
+    def target_rows(self, targets: Tensor) -> Tensor:
+        return targets
+
+    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
+        raise AssertionError("an opaque loss is evaluated as a whole, by mean()")
+
+    def mean(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        value = self.criterion(outputs, targets)
+        if value.dim() != 0:
+            raise ConfigError(Fault(f"the criterion returned shape {tuple(value.shape)}", hint="return a scalar"))
+        return value if self.over == "mean" else value / outputs.shape[0]
+
+    def columns(self, rows: Float[Tensor, "r c"]) -> int:
+        raise self._unknown("exact")
+
+    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
+        raise self._unknown("exact")
+
+    def noise(
+        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "r _"]:
+        raise self._unknown("model")
+
+    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
+        raise self._unknown("model")
+
+    def curved(
+        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
+    ) -> Float[Tensor, "r c"]:
+        raise AssertionError("an opaque loss is differentiated as a whole")
+
+    def _unknown(self, labels: str) -> UnsupportedEvidence:
+        return UnsupportedEvidence(
+            part=f'labels = "{labels}"',
+            block="",
+            expected="a loss whose output Hessian is known",
+            got=f"the criterion {self.criterion!r}",
+            hint='use labels = "data", or CrossEntropyLoss, MSELoss or BCEWithLogitsLoss',
+        )
+
+
+#: what torch's functions and modules leave out of the mean unless told otherwise
+TORCH_IGNORES = -100
+
+_FUNCTIONS: dict[object, Callable[[Over], Loss]] = {
+    F.cross_entropy: lambda over: CrossEntropy(over, ignore_index=TORCH_IGNORES),
+    F.mse_loss: MeanSquaredError,
+    F.binary_cross_entropy_with_logits: BinaryCrossEntropy,
+}
+
+
+def loss_of(criterion: object, reduction: str = "mean") -> Loss:
+    """The loss that a torch criterion is; ``reduction`` speaks for those that do not say theirs.
+
+    Raises ``ConfigError`` for ``reduction="none"`` and for what is not callable.
+    """
+    if isinstance(criterion, Loss):
+        return criterion
+    reduction = getattr(criterion, "reduction", reduction)
+    if reduction not in ("mean", "sum", "mean-tokens"):
+        raise ConfigError(
+            Fault(f"a criterion with reduction = {reduction!r}", hint='use "mean" or "sum"')
+        )
+    over: Over = "sum" if reduction == "sum" else "mean"
+    if type(criterion) is nn.CrossEntropyLoss:
+        return CrossEntropy(over, criterion.label_smoothing, criterion.ignore_index, criterion.weight)
+    elif type(criterion) is nn.MSELoss:
+        return MeanSquaredError(over)
+    elif type(criterion) is nn.BCEWithLogitsLoss:
+        if criterion.weight is None and criterion.pos_weight is None:
+            return BinaryCrossEntropy(over)
+    if not callable(criterion):
+        raise ConfigError(Fault(f"a criterion of type {type(criterion).__name__}", hint="pass a callable"))
+    for function, known in _FUNCTIONS.items():
+        if criterion is function:  # a callable record may have no hash to look it up by
+            return known(over)
+    return Opaque(criterion, over)

@@ -1,0 +1,1 @@
+"""Generic parts, registered like any plugin's."""

@@ -1,0 +1,88 @@
+"""Damping policies: λ of ``C + λI``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.parts.settings import at_least, not_negative, positive
+from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.schedule import Schedule, at_step
+from curvlab.protocols.step import Damping
+
+
+@dataclass(frozen=True)
+class Constant(Damping[None]):
+    """The same λ always, or a schedule of it."""
+
+    value: float | Schedule = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative("value", self.value)
+
+    def init(self) -> None:
+        return None
+
+    def at(self, state: None, step: int) -> float:
+        return at_step(self.value, step)
+
+
+@dataclass
+class LambdaState:
+    """λ, and the reduction ratio it was last changed for."""
+
+    damping: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt(Damping[LambdaState]):
+    """λ by the reduction ratio ρ = actual / predicted change of the loss (Martens 2010, §4.1).
+
+    Every ``interval`` steps: ρ < ``low`` (or not finite) multiplies λ by ``factor``, ρ > ``high``
+    divides it.  The prediction is of the *undamped* quadratic model.
+    """
+
+    initial: float = 1.0
+    factor: float = 1.5
+    interval: int = 1
+    low: float = 0.25
+    high: float = 0.75
+    minimum: float = 1e-8
+    maximum: float = 1e8
+
+    def __post_init__(self) -> None:
+        positive("initial", self.initial)
+        positive("minimum", self.minimum)
+        at_least("interval", self.interval, 1)
+        if not self.factor > 1:
+            raise ConfigError(Fault(f"factor = {self.factor!r} must be above 1", path="factor"))
+        if not self.low < self.high:
+            raise ConfigError(Fault(f"low = {self.low!r} must be below high = {self.high!r}", path="low"))
+        if not self.minimum <= self.initial <= self.maximum:
+            raise ConfigError(
+                Fault(f"initial = {self.initial!r} is outside [minimum, maximum]", path="initial")
+            )
+
+    def needs(self, step: int) -> Needs:
+        return Needs(products=1, losses=1) if self._learns(step) else GRADIENT_ONLY
+
+    def init(self) -> LambdaState:
+        return LambdaState(self.initial, math.nan)
+
+    def at(self, state: LambdaState, step: int) -> float:
+        return state.damping
+
+    def learn(self, state: LambdaState, what: Aftermath, step: int) -> None:
+        if not self._learns(step) or what.ratio is None:
+            return
+        state.ratio = what.ratio
+        if not what.step.accepted or not what.ratio >= self.low:  # also NaN
+            state.damping = min(state.damping * self.factor, self.maximum)
+        elif what.ratio > self.high:
+            state.damping = max(state.damping / self.factor, self.minimum)
+
+    def _learns(self, step: int) -> bool:
+        return (step + 1) % self.interval == 0

@@ -1,0 +1,140 @@
+"""Preconditioner = second moments in a Kronecker eigenbasis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.errors import UnsupportedEvidence, naming_block
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import KroneckerEigen
+from curvlab.linalg.operator import BlockOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.parts.inverses import eigenbasis_of, identity_basis
+from curvlab.parts.settings import at_least, fraction
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.estimator import CurvatureEstimator
+from curvlab.protocols.evidence import LayerStats, Pass, Solve
+from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.structure import kronecker_blocks
+
+#: entries of per-example gradients held at once when positions are shared: 64 MiB of float32
+CHUNK = 1 << 24
+
+
+@dataclass
+class Basis:
+    """Orthogonal eigenvectors of both sides of one block; ``None`` is the identity."""
+
+    Q_B: Float[Tensor, "o o"] | None
+    Q_A: Float[Tensor, "i i"] | None
+
+
+@dataclass
+class EigenState:
+    """The estimate and the moments change on observing steps, the basis on refreshing ones."""
+
+    estimate: Any
+    basis: dict[str, Basis]
+    moments: BlockVector
+    observed: int
+
+
+@dataclass(frozen=True)
+class Eigenbasis(Preconditioner[EigenState]):
+    """EKFAC (George et al. 2018, arXiv 1806.03884): KFAC's eigenbasis, its eigenvalues re-estimated.
+
+    ``x = Q_B [ (Q_Bᵀ g Q_A) / (S + λ) ] Q_Aᵀ`` with ``S = E_n Σ_v [(Q_Bᵀ (Σ_s g aᵀ) Q_A)²]``, the
+    Frobenius-nearest diagonal in that basis.  S is a moving average normalised by the sum of its weights; when the basis
+    turns, S is re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S: exact damping.
+    """
+
+    estimator: CurvatureEstimator[Any]
+    decay: float = 0.95
+    observe_every: int = 1
+    refresh_every: int = 1
+
+    def __post_init__(self) -> None:
+        fraction("decay", self.decay)
+        at_least("observe_every", self.observe_every, 1)
+        at_least("refresh_every", self.refresh_every, 1)
+
+    def needs(self, step: int) -> Needs:
+        keep = Needs(factored=True)
+        return self.estimator.needs() | keep if step % self.observe_every == 0 else keep
+
+    def joins(self, layer: str) -> bool:
+        return self.estimator.by_layer
+
+    def refuses(self, block: Block) -> str | None:
+        return self.estimator.refuses(block)
+
+    def init(self, like: BlockVector, ctx: Context) -> EigenState:
+        estimate = self.estimator.init(like, ctx)
+        blocks = kronecker_blocks(self.estimator.curvature(estimate), "eigenbasis")
+        basis = {n: Basis(identity_basis(k.B), identity_basis(k.A)) for n, k in blocks.items()}
+        return EigenState(estimate, basis, like.zeros_like(), observed=0)
+
+    def observe(self, state: EigenState, seen: Pass, ctx: Context) -> None:
+        if ctx.step % self.observe_every:
+            return
+        self.estimator.observe(state.estimate, seen, ctx)
+        if ctx.step % self.refresh_every == 0:
+            self._turn(state, ctx)  # before the moments, which are to be taken in the new basis
+        state.observed += 1
+        weight = (1 - self.decay) / (1 - self.decay**state.observed)
+        (labels,) = self.estimator.needs().layers
+        for name, terms in seen.layers[labels].items():
+            if name in state.basis:
+                fresh = _moments(name, terms, state.basis[name], seen.examples, labels)
+                state.moments[name].lerp_(fresh, weight)
+
+    def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
+        inverse: dict[str, BlockOperator] = {}
+        for name, basis in state.basis.items():
+            D = (state.moments[name] + ctx.damping).reciprocal_()
+            inverse[name] = KroneckerEigen(basis.Q_B, basis.Q_A, D)
+        return Solve(BlockDiagonal(inverse) @ v)
+
+    def _turn(self, state: EigenState, ctx: Context) -> None:
+        blocks = kronecker_blocks(self.estimator.curvature(state.estimate), "eigenbasis")
+        for name, block in blocks.items():
+            old = state.basis[name]
+            with naming_block(name):
+                new = Basis(eigenbasis_of(block.B, ctx)[1], eigenbasis_of(block.A, ctx)[1])
+            S = state.moments[name]
+            if new.Q_B is not None and old.Q_B is not None:
+                S = (new.Q_B.mT @ old.Q_B).square_() @ S
+            if new.Q_A is not None and old.Q_A is not None:
+                S = S @ (old.Q_A.mT @ new.Q_A).square_()
+            state.moments[name].copy_(S)
+            state.basis[name] = new
+
+
+def _moments(
+    name: str, terms: tuple[LayerStats, ...], basis: Basis, examples: int, labels: Labels
+) -> Float[Tensor, "o i"]:
+    """Mean over examples of the squared per-example gradient in the basis, summed over vectors."""
+    if len(terms) != 1:
+        raise UnsupportedEvidence("eigenbasis", name, "statistics of 1 loss term", f"{len(terms)}")
+    a, g = terms[0].inputs, terms[0].grads
+    if g is None:
+        raise UnsupportedEvidence("eigenbasis", name, "output gradients", f'labels = "{labels}"')
+    a = a if basis.Q_A is None else a @ basis.Q_A
+    g = g if basis.Q_B is None else g @ basis.Q_B
+    v, n, s, o = g.shape
+    if s == 1:
+        squares = g.square().sum(0)[:, 0]  # [n, o]
+        return (squares.mT @ a[:, 0].square()).div_(examples)
+    total = g.new_zeros(o, a.shape[-1])
+    step = max(1, CHUNK // (v * o * a.shape[-1]))
+    for k in range(0, n, step):
+        each = torch.einsum("vnso,nsi->vnoi", g[:, k : k + step], a[k : k + step])
+        total += each.square_().sum((0, 1))
+    return total.div_(examples)

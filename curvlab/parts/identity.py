@@ -1,0 +1,21 @@
+"""No preconditioner: the update is the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Solve
+from curvlab.protocols.preconditioner import Preconditioner
+
+
+@dataclass(frozen=True)
+class Identity(Preconditioner[None]):
+    """``x = g``."""
+
+    def init(self, like: BlockVector, ctx: Context) -> None:
+        return None
+
+    def apply(self, state: None, v: BlockVector, ctx: Context) -> Solve:
+        return Solve(v.borrow())

@@ -1,0 +1,66 @@
+"""Preconditioner = curvature estimator + inverse, each on a cadence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.parts.settings import at_least
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.estimator import CurvatureEstimator
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.preconditioner import Inverse, Preconditioner
+
+
+@dataclass
+class InvertedState:
+    """The estimate changes on every observing step, the inverse on every refreshing one."""
+
+    estimate: Any
+    inverse: LinearOperator[BlockVector]
+
+
+@dataclass(frozen=True)
+class Inverted(Preconditioner[InvertedState]):
+    """``x = inverse(C + λI) g``: C observed every ``observe_every`` steps, inverted every ``refresh_every``.
+
+    Both begin with step 0.  Between refreshes a layer's gradient may stay factored.
+    """
+
+    estimator: CurvatureEstimator[Any]
+    inverse: Inverse
+    observe_every: int = 1
+    refresh_every: int = 1
+
+    def __post_init__(self) -> None:
+        at_least("observe_every", self.observe_every, 1)
+        at_least("refresh_every", self.refresh_every, 1)
+
+    def needs(self, step: int) -> Needs:
+        keep = Needs(factored=self.estimator.by_layer)
+        return self.estimator.needs() | keep if step % self.observe_every == 0 else keep
+
+    def joins(self, layer: str) -> bool:
+        return self.estimator.by_layer
+
+    def refuses(self, block: Block) -> str | None:
+        return self.estimator.refuses(block)
+
+    def init(self, like: BlockVector, ctx: Context) -> InvertedState:
+        estimate = self.estimator.init(like, ctx)
+        return InvertedState(estimate, self.inverse.init(self.estimator.curvature(estimate)))
+
+    def observe(self, state: InvertedState, seen: Pass, ctx: Context) -> None:
+        if ctx.step % self.observe_every == 0:
+            self.estimator.observe(state.estimate, seen, ctx)
+
+    def refresh(self, state: InvertedState, ctx: Context) -> None:
+        if ctx.step % self.refresh_every == 0:
+            state.inverse = self.inverse(self.estimator.curvature(state.estimate), ctx)
+
+    def apply(self, state: InvertedState, v: BlockVector, ctx: Context) -> Solve:
+        return Solve(state.inverse @ v)

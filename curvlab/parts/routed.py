@@ -1,0 +1,91 @@
+"""Preconditioner = patterns of block names → preconditioners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.vectors import BlockLayout, BlockVector
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.preconditioner import Preconditioner
+
+
+@dataclass
+class RoutedState:
+    """One state per route that has blocks."""
+
+    routes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Routed(Preconditioner[RoutedState]):
+    """Each block goes to the first pattern (shell wildcards) that matches its name.
+
+    Blocks that match no pattern, or that their route refuses, go to the method's fallback.
+    """
+
+    routes: Mapping[str, Preconditioner[Any]]
+
+    def __post_init__(self) -> None:
+        if not self.routes:
+            raise ConfigError(Fault("routes is empty", path="routes", hint='give at least one, such as "*"'))
+
+    def needs(self, step: int) -> Needs:
+        united = GRADIENT_ONLY
+        for part in self.routes.values():
+            united = united | part.needs(step)
+        return united
+
+    def joins(self, layer: str) -> bool:
+        pattern = self._route(layer)
+        return pattern is not None and self.routes[pattern].joins(layer)
+
+    def refuses(self, block: Block) -> str | None:
+        pattern = self._route(block.name)
+        return "matches no route" if pattern is None else self.routes[pattern].refuses(block)
+
+    def init(self, like: BlockVector, ctx: Context) -> RoutedState:
+        return RoutedState(
+            {
+                pattern: self.routes[pattern].init(like.restrict(layout), ctx)
+                for pattern, layout in self._split(like.layout).items()
+            }
+        )
+
+    def observe(self, state: RoutedState, seen: Pass, ctx: Context) -> None:
+        for pattern, own in state.routes.items():
+            self.routes[pattern].observe(own, seen, ctx)
+
+    def refresh(self, state: RoutedState, ctx: Context) -> None:
+        for pattern, own in state.routes.items():
+            self.routes[pattern].refresh(own, ctx)
+
+    def apply(self, state: RoutedState, v: BlockVector, ctx: Context) -> Solve:
+        x, iterations = v.empty_like(), 0
+        for pattern, layout in self._split(v.layout).items():
+            solve = self.routes[pattern].apply(state.routes[pattern], v.restrict(layout), ctx)
+            iterations += solve.iterations
+            for name, part in solve.x.items():
+                x[name].copy_(part)
+        return Solve(x, iterations)
+
+    def learn(self, state: RoutedState, what: Aftermath, ctx: Context) -> None:
+        for pattern, own in state.routes.items():
+            self.routes[pattern].learn(own, what, ctx)
+
+    def _route(self, name: str) -> str | None:
+        return next((p for p in self.routes if fnmatchcase(name, p)), None)
+
+    def _split(self, layout: BlockLayout) -> dict[str, BlockLayout]:
+        chosen = {name: self._route(name) for name in layout.names}
+        return {
+            p: layout.restrict(names)
+            for p in self.routes
+            if (names := tuple(n for n, route in chosen.items() if route == p))
+        }

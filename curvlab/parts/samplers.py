@@ -1,0 +1,113 @@
+"""Samplers: which examples a step works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.parts.settings import at_least, fraction, positive
+from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.sampler import Draw, Sampler
+
+
+@dataclass
+class UniformState:
+    """How many examples were drawn so far; with size and seed, that says everything.
+
+    The permutation of the epoch under way is a cache.
+    """
+
+    size: int
+    batch_size: int
+    seed: int
+    drawn: int
+    cache: tuple[int, Int[Tensor, " size"]] | None = field(default=None, metadata={"transient": True})
+
+
+@dataclass(frozen=True)
+class Uniform(Sampler[UniformState]):
+    """Every example once per epoch, in an order shuffled by (seed, epoch).
+
+    Batches are always full: one that reaches the end of an epoch takes the rest of it and begins the
+    next.  ``batch_size`` defaults to the task's.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 1)
+
+    def init(self, size: int, batch_size: int, seed: int) -> UniformState:
+        return UniformState(size, min(self.batch_size or batch_size, size), seed, 0)
+
+    def draw(self, state: UniformState) -> Draw:
+        epoch, start = divmod(state.drawn, state.size)
+        stop = start + state.batch_size
+        chosen = _permutation(state, epoch)[start:stop]
+        if stop > state.size:
+            chosen = torch.cat([chosen, _permutation(state, epoch + 1)[: stop - state.size]])
+        state.drawn += state.batch_size
+        return Draw(chosen, chosen, chosen)
+
+
+def _permutation(state: UniformState, epoch: int) -> Int[Tensor, " size"]:
+    if state.cache is None or state.cache[0] != epoch:
+        # a seed of its own per (run, epoch): torch spreads consecutive seeds well
+        generator = torch.Generator().manual_seed(state.seed * 1_000_003 + epoch)
+        state.cache = (epoch, torch.randperm(state.size, generator=generator))
+    return state.cache[1]
+
+
+@dataclass
+class FullBatchState:
+    """All the indices there are."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class FullBatch(Sampler[FullBatchState]):
+    """All examples, every step."""
+
+    def init(self, size: int, batch_size: int, seed: int) -> FullBatchState:
+        return FullBatchState(size)
+
+    def draw(self, state: FullBatchState) -> Draw:
+        everything = torch.arange(state.size)
+        return Draw(everything, everything, everything)
+
+
+@dataclass(frozen=True)
+class SubsampledCurvature(Sampler[Any]):
+    """Another sampler's draw, with only a fraction of it for curvature products.
+
+    The first ``fraction`` of the gradient sample, at least ``minimum`` examples.
+    """
+
+    base: Sampler[Any]
+    fraction: float = 0.25
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        positive("fraction", self.fraction)
+        fraction("fraction", self.fraction, closed=True)
+        at_least("minimum", self.minimum, 1)
+        if isinstance(self.base, SubsampledCurvature):
+            raise ConfigError(Fault("base is subsampled-curvature itself", path="base"))
+
+    def init(self, size: int, batch_size: int, seed: int) -> Any:
+        return self.base.init(size, batch_size, seed)
+
+    def draw(self, state: Any) -> Draw:
+        draw = self.base.draw(state)
+        kept = max(self.minimum, round(self.fraction * len(draw.curvature)))
+        return Draw(draw.gradient, draw.curvature[:kept], draw.acceptance)
+
+    def learn(self, state: Any, what: Aftermath) -> None:
+        self.base.learn(state, what)

@@ -1,0 +1,129 @@
+"""Step rules: how far along an update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.parts.settings import at_least, fraction, not_negative, positive
+from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.schedule import Schedule, at_step
+from curvlab.protocols.step import StepRule
+
+
+@dataclass(frozen=True)
+class Rate(StepRule[None]):
+    """α = lr: a number or a schedule."""
+
+    lr: float | Schedule
+
+    def __post_init__(self) -> None:
+        not_negative("lr", self.lr)
+
+    def rate(self, step: int) -> float:
+        return at_step(self.lr, step)
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def search(self, state: None, line: Line, step: int) -> Step:
+        return Step(line.update, self.rate(step) * line.rate)
+
+
+@dataclass(frozen=True)
+class Armijo(StepRule[None]):
+    """Backtracking: the first α of lr, lr·shrink, lr·shrink², … with enough decrease.
+
+    Enough is ``L(θ − αu) ≤ L(θ) + slope · α · L'(0)``.  After ``tries`` failures, or along an update
+    that does not descend, the step is rejected and nothing moves.
+    """
+
+    lr: float | Schedule = 1.0
+    slope: float = 1e-4
+    shrink: float = 0.5
+    tries: int = 20
+
+    def __post_init__(self) -> None:
+        positive("lr", self.lr)
+        fraction("slope", self.slope)
+        positive("shrink", self.shrink)
+        fraction("shrink", self.shrink)
+        at_least("tries", self.tries, 1)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(losses=self.tries)
+
+    def rate(self, step: int) -> float:
+        return at_step(self.lr, step)
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def search(self, state: None, line: Line, step: int) -> Step:
+        if not line.slope < 0:
+            return Step(line.update, 0.0, accepted=False)
+        start, alpha = line.start(), self.rate(step) * line.rate
+        for _ in range(self.tries):
+            if line.loss_of(line.update, alpha) <= start + self.slope * alpha * line.slope:
+                return Step(line.update, alpha)
+            alpha *= self.shrink
+        return Step(line.update, 0.0, accepted=False)
+
+
+@dataclass
+class QuadraticState:
+    """The last step's displacement, subtracted form: θ_k = θ_{k−1} − previous."""
+
+    previous: BlockVector | None
+
+
+@dataclass(frozen=True)
+class QuadraticModel(StepRule[QuadraticState]):
+    """Rate and momentum from the damped quadratic model (Martens & Grosse 2015, §7; specs 6.5).
+
+    Minimises ``−gᵀδ + ½ δᵀ(G + λI)δ`` over δ ∈ span{update, previous δ} (the update alone without
+    ``momentum``) and subtracts ``lr · δ``.  Two GGN products a step, or one.  A model that is not
+    finite or not positive rejects the step.
+    """
+
+    lr: float | Schedule = 1.0
+    momentum: bool = True
+
+    def __post_init__(self) -> None:
+        positive("lr", self.lr)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(products=2 if self.momentum else 1)
+
+    def rate(self, step: int) -> float:
+        return at_step(self.lr, step)
+
+    def init(self, like: BlockVector) -> QuadraticState:
+        return QuadraticState(like.zeros_like() if self.momentum else None)
+
+    def search(self, state: QuadraticState, line: Line, step: int) -> Step:
+        assert line.ggn is not None
+        basis = [line.update]
+        if state.previous is not None and float(state.previous.norm()) > 0:
+            basis.append(state.previous)
+        products = [(line.ggn @ u).add_(u, line.damping) for u in basis]
+        M = torch.tensor([[float(u.dot(p)) for p in products] for u in basis], dtype=torch.float64)
+        b = torch.tensor([float(line.gradient.dot(u)) for u in basis], dtype=torch.float64)
+        if not bool(torch.isfinite(M).all()) or not bool(torch.isfinite(b).all()) or not M[0, 0] > 0:
+            return Step(line.update, 0.0, accepted=False)
+        scale = M.diagonal().sqrt()  # both directions at unit curvature: lstsq then sees the angle alone
+        unit = torch.linalg.lstsq(M / torch.outer(scale, scale), b / scale, driver="gelsd")
+        weights = unit.solution / scale
+        alpha = self.rate(step) * line.rate
+        update = line.update * float(weights[0])
+        if len(basis) == 2:
+            update.add_(basis[1], float(weights[1]))
+        if not math.isfinite(float(update.norm())):
+            return Step(line.update, 0.0, accepted=False)
+        if state.previous is not None:
+            state.previous.copy_(update).scale_(alpha)
+        return Step(update, alpha)

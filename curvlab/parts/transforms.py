@@ -1,0 +1,148 @@
+"""Transforms of gradients and updates: where one stands says what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.parts.settings import at_least, fraction, not_negative, positive
+from curvlab.protocols.schedule import Schedule, at_step
+from curvlab.protocols.step import At, Transform
+
+
+@dataclass
+class AverageState:
+    """A moving average and how many vectors it has seen."""
+
+    average: BlockVector
+    count: int
+
+
+@dataclass(frozen=True)
+class Ema(Transform[AverageState]):
+    """Exponential moving average, normalised by the sum of its weights (Adam's bias correction).
+
+    ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.
+    """
+
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        fraction("beta", self.beta)
+
+    def init(self, like: BlockVector) -> AverageState:
+        return AverageState(like.zeros_like(), 0)
+
+    def __call__(self, state: AverageState, v: BlockVector, at: At) -> BlockVector:
+        state.count += 1
+        state.average.flat.lerp_(v.flat, (1 - self.beta) / (1 - self.beta**state.count))
+        return state.average.borrow()
+
+
+@dataclass(frozen=True)
+class Momentum(Transform[BlockVector]):
+    """Heavy ball: ``m ← β m + v``; the result is m, or ``v + β m`` with ``nesterov``."""
+
+    beta: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        fraction("beta", self.beta)
+
+    def init(self, like: BlockVector) -> BlockVector:
+        return like.zeros_like()
+
+    def __call__(self, state: BlockVector, v: BlockVector, at: At) -> BlockVector:
+        state.combine_(self.beta, v)
+        return v.plus(state, self.beta) if self.nesterov else state.borrow()
+
+
+@dataclass(frozen=True)
+class WeightDecay(Transform[None]):
+    """``v + rate · θ``.
+
+    First on the gradient it is L2 regularisation; on the update before momentum it is SINGD's; last
+    on the update it is AdamW's (the step rule's rate multiplies it).
+    """
+
+    rate: float | Schedule = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative("rate", self.rate)
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
+        rate = at_step(self.rate, at.step)
+        if not rate:
+            return v
+        out = v.owned()
+        at.add_theta(out, rate)
+        return out
+
+
+@dataclass(frozen=True)
+class Clip(Transform[None]):
+    """Scales the whole vector down to Euclidean norm ``norm`` if it is longer."""
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        positive("norm", self.norm)
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
+        return v * (self.norm / v.norm()).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class NormConstraint(Transform[Tensor]):
+    """Bounds the step in the metric of the curvature: ``lr² uᵀ C u ≤ limit``.
+
+    For an update u = (C + λI)⁻¹ g, ``uᵀ(C + λI)u = gᵀu``, so that u is scaled by
+    ``ν = min(1, √(limit / (lr² gᵀu)))``; it belongs first on the update, before momentum (the "KL clip";
+    Ba, Grosse & Martens 2017).  ν is found on every ``every``-th step and held in between: with the
+    refreshes of the curvature, whose changes are what it guards against.  A negative gᵀu is left
+    alone.  No host sync.
+    """
+
+    limit: float = 1e-2
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        positive("limit", self.limit)
+        at_least("every", self.every, 1)
+
+    def init(self, like: BlockVector) -> Tensor:
+        return like.flat.new_ones(())
+
+    def __call__(self, state: Tensor, v: BlockVector, at: At) -> BlockVector:
+        if at.step % self.every == 0:
+            size = (v.dot(at.gradient) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
+            state.copy_((self.limit / size).sqrt().clamp(max=1.0))
+        return v * state
+
+
+@dataclass(frozen=True)
+class Graft(Transform[None]):
+    """Keeps each block's direction and gives it the norm of that block's gradient (grafting on SGD).
+
+    Anil et al. 2020 (arXiv 2002.09018).  A block whose update is zero stays zero.
+    """
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
+        out = v.clone()
+        for name, block in out.items():
+            wanted = torch.linalg.vector_norm(at.gradient[name])
+            length = torch.linalg.vector_norm(block).clamp(min=torch.finfo(v.dtype).tiny)
+            block.mul_(wanted / length)
+        return out

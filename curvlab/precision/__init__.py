@@ -1,0 +1,1 @@
+"""Arithmetic: dtypes, and the one place where matrices are factorised."""

@@ -1,0 +1,47 @@
+"""Precision: in which arithmetic things are computed, stored and factorised.
+
+The boundary is products against factorisations.  Products exist in every dtype and parts make
+them freely; factorisations go through the backend, which lifts, retries and fails in one place.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Backend(ABC):
+    """A precision.  Its settings include the device."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Dtype of parameters, activations and of the layer statistics made from them."""
+
+    @property
+    @abstractmethod
+    def torch_device(self) -> torch.device:
+        """Where the model and every state live."""
+
+    @abstractmethod
+    def gram_(
+        self, M: Float[Tensor, "d d"], keep: float, X: Float[Tensor, "n d"], weight: float
+    ) -> Float[Tensor, "d d"]:
+        """M ← keep · M + weight · XᵀX, accumulated in the dtype of M."""
+
+    @abstractmethod
+    def cholesky(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
+        """Lower Cholesky factor, retried in float64; raises ``NotPositiveDefinite``."""
+
+    @abstractmethod
+    def inverse(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
+        """Inverse of a symmetric positive definite matrix, through its Cholesky factor."""
+
+    @abstractmethod
+    def eigh(
+        self, A: Float[Tensor, "*b d d"]
+    ) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
+        """Eigenvalues ascending, eigenvectors in columns; retried in float64."""

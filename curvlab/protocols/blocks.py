@@ -1,0 +1,134 @@
+"""Blocks: which parameters are treated jointly, and how they are packed into one vector.
+
+A layer block packs a weight ``[o, i]`` and its bias ``[o]`` as one matrix ``[o, i + 1]``, the bias
+as the last column.  Every other block is one parameter in its own shape.  A gradient is packed on
+entry and unpacked at the one write; between the two nobody reshapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from curvlab.linalg.vectors import BlockLayout, BlockVector
+from curvlab.protocols.adapter import LayerAdapter
+
+
+@dataclass(frozen=True)
+class Block:
+    """Parameters treated jointly.
+
+    ``parameters`` are names in the model, in packing order.  ``layers`` are the names of the
+    modules that read them (more than one when a layer is tied); empty if the block is not read
+    through a layer adapter, and then ``reason`` says why.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    shape: torch.Size
+    layers: tuple[str, ...] = ()
+    adapter: LayerAdapter | None = None
+    reason: str = ""
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether layer statistics can be captured for it."""
+        return self.adapter is not None
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A partition of some of a model's parameters, and the traffic between them and vectors."""
+
+    model: nn.Module
+    members: tuple[Block, ...]
+    layout: BlockLayout = field(init=False)
+    parameters: Mapping[str, nn.Parameter] = field(init=False)
+    modules: Mapping[str, nn.Module] = field(init=False)
+    #: layer blocks whose calls turned out not to explain their gradient; found on the first step
+    untapped: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", BlockLayout({b.name: b.shape for b in self.members}))
+        named = dict(self.model.named_parameters())
+        mine = {p: named[p] for b in self.members for p in b.parameters}
+        object.__setattr__(self, "parameters", mine)
+        modules = dict(self.model.named_modules())
+        read = {layer: modules[layer] for b in self.members for layer in b.layers}
+        object.__setattr__(self, "modules", read)
+
+    def __getitem__(self, name: str) -> Block:
+        return next(b for b in self.members if b.name == name)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the parameters' dtype and device."""
+        return next(iter(self.parameters.values()))
+
+    def slots(self, vector: BlockVector) -> dict[str, Tensor]:
+        """Each parameter's part of ``vector``, as views in the parameter's own shape."""
+        slots: dict[str, Tensor] = {}
+        for block in self.members:
+            slots.update(self.split(block, vector[block.name]))
+        return slots
+
+    def split(self, block: Block, packed: Tensor) -> dict[str, Tensor]:
+        """A packed ``[o, i + 1]`` matrix as views of its weight and bias; others as they are."""
+        if len(block.parameters) == 1:
+            name = block.parameters[0]
+            return {name: packed.view(self.parameters[name].shape)}
+        weight, bias = block.parameters
+        return {weight: packed[:, :-1], bias: packed[:, -1]}
+
+    def pack(self, tensors: Mapping[str, Tensor | None]) -> BlockVector:
+        """One vector from a tensor per parameter name; a missing or ``None`` one counts as zero."""
+        vector = self.layout.empty(like=self.like.detach())
+        for name, slot in self.slots(vector).items():
+            tensor = tensors.get(name)
+            if tensor is None:
+                slot.zero_()
+            else:
+                slot.copy_(tensor)
+        return vector
+
+    def read(self) -> BlockVector:
+        """θ, a copy."""
+        return self.pack({n: p.detach() for n, p in self.parameters.items()})
+
+    @torch.no_grad()
+    def add_parameters_(self, vector: BlockVector, factor: float) -> None:
+        """vector ← vector + factor · θ."""
+        for name, slot in self.slots(vector).items():
+            slot.add_(self.parameters[name], alpha=factor)
+
+    @torch.no_grad()
+    def subtract_(self, update: BlockVector, alpha: float) -> None:
+        """The one write: θ ← θ − alpha · update."""
+        for name, slot in self.slots(update).items():
+            self.parameters[name].sub_(slot, alpha=alpha)
+
+    @torch.no_grad()
+    def assign_(self, theta: BlockVector) -> None:
+        """θ ← theta, bit for bit; for a rejected or rolled-back step."""
+        for name, slot in self.slots(theta).items():
+            self.parameters[name].copy_(slot)
+
+    def select(self, names: Sequence[str]) -> Blocks:
+        """The blocks of these names alone."""
+        wanted = set(names)
+        if wanted >= set(self.layout.names):
+            return self
+        return Blocks(
+            self.model, tuple(b for b in self.members if b.name in wanted), untapped=self.untapped
+        )
+
+    @property
+    def tapped(self) -> tuple[Block, ...]:
+        """The blocks whose layers are listened to."""
+        return tuple(b for b in self.members if b.is_layer and b.name not in self.untapped)

@@ -1,0 +1,44 @@
+"""Curvature estimators: what is believed about C, and how evidence changes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass
+from curvlab.protocols.needs import Needs
+
+S = TypeVar("S", bound=Any)
+
+
+class CurvatureEstimator(ABC, Generic[S]):
+    """Holds an estimate of C, the GGN or Fisher matrix of the mean loss, as an operator."""
+
+    @abstractmethod
+    def needs(self) -> Needs:
+        """What ``observe`` wants to be evaluated."""
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether a layer's weight and bias should be one block."""
+        return False
+
+    def refuses(self, block: Block) -> str | None:
+        """Why this block cannot be treated, or ``None``."""
+        return None
+
+    @abstractmethod
+    def init(self, like: BlockVector, ctx: Context) -> S:
+        """A fresh state for blocks of ``like``'s layout; every tensor it will ever hold, eagerly."""
+
+    @abstractmethod
+    def observe(self, state: S, seen: Pass, ctx: Context) -> None:
+        """Take in one evaluation."""
+
+    @abstractmethod
+    def curvature(self, state: S) -> LinearOperator[BlockVector]:
+        """C, self-adjoint and PSD, undamped."""

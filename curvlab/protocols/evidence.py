@@ -1,0 +1,121 @@
+"""What parts learn from: one evaluation, one solve, one step, and what came of it.
+
+One scale, stated once.  The loss is ``L = mean_n ℓ_n`` over n examples.  ``gradient`` is ∇L.
+``LayerStats.grads`` are gradients of the *un-averaged* ℓ_n, so that
+``(1/n) Σ_{v,n} (Σ_s g aᵀ)²`` is the curvature of L; an estimator sums rows and divides by
+``Pass.examples``, once, which makes micro-batches exact for every part.  Where ℓ_n is itself a mean
+over ``positions`` terms (tokens), each row of ``grads`` carries ``1/√positions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.linalg.cg import Stop
+from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.needs import Labels
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """What one layer saw for one loss term: its inputs and, per back-propagated vector, gradients."""
+
+    inputs: Float[Tensor, "n s i"]
+    grads: Float[Tensor, "v n s o"] | None
+
+
+#: layer statistics by label kind and block name; one entry per loss term
+Layers = Mapping[Labels, Mapping[str, tuple[LayerStats, ...]]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One evaluation at θ, micro-batches merged.
+
+    ``ggn`` multiplies with the Gauss–Newton matrix of the curvature sample; it is valid during this
+    step only.  ``positions`` counts loss terms per example: 1, or the sequence length of a loss
+    that is averaged over tokens.
+    """
+
+    examples: int
+    loss: Float[Tensor, ""]
+    gradient: BlockVector
+    layers: Layers = field(default_factory=dict)
+    ggn: LinearOperator[BlockVector] | None = None
+    curvature_examples: int = 0
+    positions: int = 1
+
+
+@dataclass(frozen=True)
+class Solve:
+    """The preconditioned gradient ``x`` and how it was come by."""
+
+    x: BlockVector
+    iterations: int = 0
+    reason: Stop = Stop.DIRECT
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a step rule may ask of the way ahead: θ ← θ − α · update.
+
+    ``rate`` multiplies the rule's own rate (a torch ``lr_scheduler`` writes it).  ``loss_of(u, α)`` is
+    the loss at θ − α·u on the acceptance sample and ``start()`` the loss at θ there; both are
+    functional: nothing is written.
+    """
+
+    update: BlockVector
+    gradient: BlockVector
+    rate: float
+    damping: float
+    ggn: LinearOperator[BlockVector] | None
+    loss_of: Callable[[BlockVector, float], float]
+    start: Callable[[], float]
+
+    @cached_property
+    def slope(self) -> float:
+        """dL/dα at α = 0; negative for a descent direction."""
+        return -float(self.gradient.dot(self.update))
+
+    def predicted(self, update: BlockVector, alpha: float) -> float:
+        """Change of the undamped quadratic model: −α gᵀu + ½ α² uᵀ G u.  Costs one product."""
+        assert self.ggn is not None, "a part that asks for a prediction declares products in its needs"
+        bend = float(update.dot(self.ggn @ update))
+        return -alpha * float(self.gradient.dot(update)) + 0.5 * alpha * alpha * bend
+
+    def ratio(self, step: Step) -> float:
+        """Reduction ratio: actual over predicted change of the loss; NaN if either is not finite.
+
+        Costs one trial loss and one product (two losses if the acceptance sample is another).
+        """
+        predicted = self.predicted(step.update, step.alpha)
+        actual = self.loss_of(step.update, step.alpha) - self.start()
+        return actual / predicted if predicted else float("nan")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step rule chose: subtract ``alpha · update``; a rejected step moves nothing."""
+
+    update: BlockVector
+    alpha: float
+    accepted: bool = True
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """Everything a part may learn from one step.
+
+    ``ratio`` is the reduction ratio, on the steps for which the damping asked for it.
+    """
+
+    before: Pass
+    solve: Solve
+    step: Step
+    ratio: float | None = None

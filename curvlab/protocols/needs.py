@@ -1,0 +1,67 @@
+"""What a part asks to be evaluated.  Needs are declared, united, and *are* the cost of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Labels(str, Enum):
+    """Which vectors are back-propagated from the outputs to make layer statistics."""
+
+    DATA = "data"  #: gradients of the true loss: the empirical Fisher
+    MODEL = "model"  #: gradients for labels sampled from the model: the Fisher, sampled
+    EXACT = "exact"  #: columns of S with S Sᵀ = ∇²ℓ: the GGN's blocks, exact
+    NONE = "none"  #: layer inputs only, no backward pass
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is wanted from one evaluation; ``|`` unites what several parts want.
+
+    ``layers``: label kinds for which layer statistics are captured.  ``samples``: labels sampled
+    per example under ``Labels.MODEL``.  ``factored``: layer gradients may stay as outer products.
+    ``implicit``: an estimator wants the GGN as an operator; who multiplies with it counts the products.
+    ``products`` and ``losses`` bound how many GGN products and trial losses the parts will ask for
+    in this step; they add up.
+    """
+
+    layers: frozenset[Labels] = frozenset()
+    samples: int = 0
+    factored: bool = False
+    implicit: bool = False
+    products: int = 0
+    losses: int = 0
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            layers=self.layers | other.layers,
+            samples=max(self.samples, other.samples),
+            factored=self.factored or other.factored,
+            implicit=self.implicit or other.implicit,
+            products=self.products + other.products,
+            losses=self.losses + other.losses,
+        )
+
+    @property
+    def ggn(self) -> bool:
+        """Whether the pass must carry the GGN operator."""
+        return self.implicit or self.products > 0
+
+    @property
+    def objective(self) -> tuple[str, ...]:
+        """What of this a plain ``loss.backward()`` cannot leave behind, in words."""
+        vectors = (Labels.MODEL, Labels.EXACT)
+        asked = [f"layer statistics for labels = {x.value!r}" for x in vectors if x in self.layers]
+        if self.ggn:
+            asked.append("Gauss-Newton products")
+        if self.losses:
+            asked.append("trial losses")
+        return tuple(asked)
+
+
+#: a step that asks for the loss and its gradient alone
+GRADIENT_ONLY = Needs()

@@ -1,0 +1,42 @@
+"""Objectives: a loss on a batch, ready to be asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass
+from curvlab.protocols.needs import Needs
+
+
+class Objective(ABC):
+    """A model, a loss and the examples of one step."""
+
+    @abstractmethod
+    def __call__(self) -> Float[Tensor, ""]:
+        """A torch closure: zero the gradients, forward, backward; returns the loss."""
+
+    @abstractmethod
+    def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
+        """The mean loss on the acceptance sample, at other values of named parameters if given.
+
+        Functional: neither parameters nor buffers change, and stochastic layers repeat themselves.
+        """
+
+    def start(self, seen: Pass) -> Float[Tensor, ""]:
+        """The loss at the current parameters on the acceptance sample, ``seen`` being known."""
+        return self.loss()
+
+    def cast(self, dtype: torch.dtype) -> Objective | None:
+        """The same objective on data of another dtype, or ``None`` if it cannot be had."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Pass:
+        """Loss and gradient on the gradient sample, and what else ``needs`` asks for."""

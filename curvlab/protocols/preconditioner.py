@@ -1,0 +1,75 @@
+"""Preconditioners: what is done with the gradient; inverses: how a curvature estimate is inverted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+
+S = TypeVar("S", bound=Any)
+
+
+class Inverse(ABC):
+    """A stateless rule: from C to an operator close to ``(C + λI)⁻¹``.
+
+    The first paragraph of an implementation says how it reads λ.
+    """
+
+    @abstractmethod
+    def init(self, C: LinearOperator[BlockVector]) -> LinearOperator[BlockVector]:
+        """What stands for the inverse before the first refresh.
+
+        Of the same records that ``__call__`` returns, with every tensor, so that it can be counted and
+        checkpointed.
+        """
+
+    @abstractmethod
+    def __call__(self, C: LinearOperator[BlockVector], ctx: Context) -> LinearOperator[BlockVector]:
+        """The damped inverse, λ being ``ctx.damping``; raises ``NotPositiveDefinite``."""
+
+
+class Preconditioner(ABC, Generic[S]):
+    """Maps a gradient to an update, and learns on the way.
+
+    Four speeds: ``observe`` is cheap and often, ``refresh`` dear and rare, ``apply`` pure, ``learn``
+    after the fact.  The engine calls each of them once a step; a part that works on a cadence
+    returns at once on the other steps, and ``needs`` asks for nothing then.
+    """
+
+    def needs(self, step: int) -> Needs:
+        """What this step's ``observe`` and ``apply`` want to be evaluated."""
+        return GRADIENT_ONLY
+
+    def joins(self, layer: str) -> bool:
+        """Whether weight and bias of the layer of this name should be one block."""
+        return False
+
+    def refuses(self, block: Block) -> str | None:
+        """Why this block cannot be treated, or ``None``; untreated blocks go to the fallback."""
+        return None
+
+    @abstractmethod
+    def init(self, like: BlockVector, ctx: Context) -> S:
+        """A fresh state for blocks of ``like``'s layout; every tensor it will ever hold, eagerly."""
+
+    def observe(self, state: S, seen: Pass, ctx: Context) -> None:
+        """Take in one evaluation."""
+        return None
+
+    def refresh(self, state: S, ctx: Context) -> None:
+        """Do the dear work that later ``apply`` calls reuse."""
+        return None
+
+    @abstractmethod
+    def apply(self, state: S, v: BlockVector, ctx: Context) -> Solve:
+        """The update for gradient ``v``; changes neither.  The solution is a fresh vector, or borrowed."""
+
+    def learn(self, state: S, what: Aftermath, ctx: Context) -> None:
+        """Take in what came of the step."""
+        return None

@@ -1,0 +1,78 @@
+"""What a run tells the world: records of steps, evaluations and events, and who listens."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One training step.  ``None`` where the method has no such thing; never a tensor.
+
+    ``step`` counts from 1 (steps done), ``examples`` is the total seen so far, ``seconds`` is
+    training time only.
+    """
+
+    step: int
+    epoch: float
+    examples: int
+    seconds: float
+    loss: float
+    lr: float
+    damping: float | None = None
+    cg_iterations: int | None = None
+    products: int | None = None
+    product_examples: int | None = None
+    reduction_ratio: float | None = None
+    accepted: bool | None = None
+    gradient_size: int | None = None
+    curvature_size: int | None = None
+
+
+@dataclass(frozen=True)
+class EvalRecord:
+    """Held-out metrics after ``step`` steps."""
+
+    step: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a user should know happened: a retry, a rejection, a fallback, a signal.
+
+    ``name`` is a short fixed word (``retried-in-float64``, ``more-damping``, ``rejected``, …);
+    ``detail`` holds plain values: the block, the numbers, the message.
+    """
+
+    name: str
+    step: int
+    detail: Mapping[str, Any]
+
+
+class Reporter(ABC):  # noqa: B024  every method has a default: a reporter listens to what it likes
+    """Listens to a run."""
+
+    def started(self, manifest: Mapping[str, Any]) -> None:
+        """The run is about to train."""
+        return None
+
+    def stepped(self, record: StepRecord) -> None:
+        """A step that is to be logged was taken."""
+        return None
+
+    def evaluated(self, record: EvalRecord) -> None:
+        """Metrics were computed."""
+        return None
+
+    def happened(self, event: Event) -> None:
+        """Something noteworthy happened."""
+        return None
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        """The run is over, for whatever reason."""
+        return None

@@ -1,0 +1,88 @@
+"""How far: damping, step rules, and transforms of gradients and updates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.evidence import Aftermath, Line, Step
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+
+S = TypeVar("S", bound=Any)
+
+
+class Damping(ABC, Generic[S]):
+    """λ of ``C + λI``: a policy.  λ is never reinterpreted silently by those who read it."""
+
+    def needs(self, step: int) -> Needs:
+        """What learning from this step costs."""
+        return GRADIENT_ONLY
+
+    @abstractmethod
+    def init(self) -> S:
+        """A fresh state."""
+
+    @abstractmethod
+    def at(self, state: S, step: int) -> float:
+        """λ for this step."""
+
+    def learn(self, state: S, what: Aftermath, step: int) -> None:
+        """Take in what came of the step."""
+        return None
+
+
+class StepRule(ABC, Generic[S]):
+    """Chooses how far to go along an update, and whether to go at all."""
+
+    def needs(self, step: int) -> Needs:
+        """What searching costs: trial losses and products."""
+        return GRADIENT_ONLY
+
+    @abstractmethod
+    def rate(self, step: int) -> float:
+        """The rate that a search starts from; torch's ``lr`` shows and multiplies it."""
+
+    @abstractmethod
+    def init(self, like: BlockVector) -> S:
+        """A fresh state."""
+
+    @abstractmethod
+    def search(self, state: S, line: Line, step: int) -> Step:
+        """The step to take along ``line``."""
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a transform stands: the gradient, the step and its rate, and access to θ.
+
+    ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.
+    """
+
+    gradient: BlockVector
+    step: int
+    lr: float
+    add_theta: Callable[[BlockVector, float], None]
+    read: Callable[[], BlockVector]
+
+
+class Transform(ABC, Generic[S]):
+    """A map of vectors applied before or after preconditioning; its *place* is its meaning.
+
+    Weight decay first on the gradient is L2 regularisation, before momentum it is SINGD's, last on
+    the update it is AdamW's.
+    """
+
+    @abstractmethod
+    def init(self, like: BlockVector) -> S:
+        """A fresh state, every tensor eagerly."""
+
+    @abstractmethod
+    def __call__(self, state: S, v: BlockVector, at: At) -> BlockVector:
+        """The transformed vector.
+
+        ``v`` may be changed if it is not borrowed (``v.owned()``); a buffer of the state is returned
+        borrowed.
+        """

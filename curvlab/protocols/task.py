@@ -1,0 +1,48 @@
+"""Tasks: a model, data and a measure of success; the recipe and the thing made from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from curvlab.protocols.objective import Objective
+from curvlab.protocols.sampler import Draw
+
+
+class Workload(ABC):
+    """A task made ready: a live model beside its data."""
+
+    model: nn.Module
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many training examples a sampler may index."""
+
+    @abstractmethod
+    def objective(self, draw: Draw) -> Objective:
+        """The objective of one step."""
+
+    @abstractmethod
+    def metrics(self) -> Mapping[str, float]:
+        """Held-out metrics by name (``val_loss``, ``val_accuracy``, …) at the current parameters."""
+
+
+class Task(ABC):
+    """A recipe, frozen: what is trained on what.  ``batch_size`` is what ``uniform`` draws."""
+
+    batch_size: int
+    #: the metric that a run is judged by, and whether more of it is better
+    judged_by: ClassVar[tuple[str, bool]] = ("val_loss", False)
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A new model, initialised from torch's global generator, on torch's default device."""
+
+    @abstractmethod
+    def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> Workload:
+        """The data, loaded and converted, beside ``model`` moved there; raises ``DataError``."""

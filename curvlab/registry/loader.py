@@ -1,0 +1,229 @@
+"""Finds plugins and loads each on its own: a broken one is recorded and harms nothing else.
+
+pluggy's own loader stops at the first broken plugin, skips a duplicate name without a word and lets
+one raising hook abort the call for all; so entry points are read, imported and registered here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+from curvlab.errors import PluginError, UsageError
+from curvlab.registry import hookspecs
+from curvlab.registry.hookspecs import API_VERSION, PROJECT
+from curvlab.registry.records import PluginRecord, Status
+from curvlab.registry.registry import Registry
+from curvlab.registry.suggest import advice, nearest
+
+#: the core's own plugin: its record's name, and its module, imported by name because it stands above
+CORE = "core"
+CORE_MODULE = "curvlab.default_plugin"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plugin before it is loaded."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], Any]
+
+    def matches(self, word: str) -> bool:
+        """Whether ``word`` names this plugin: by name, distribution, or ``distribution:name``."""
+        return word in (self.name, self.distribution, f"{self.distribution}:{self.name}")
+
+
+def installed() -> Registry:
+    """The registry of this environment, loaded once.
+
+    ``CURVLAB_DISABLE_PLUGINS=a,b`` blocks plugins by name; ``CURVLAB_PLUGINS=a,b`` is an allow-list
+    (set but empty: core alone); ``CURVLAB_STRICT=1`` makes any unusable plugin a ``PluginError``.
+    """
+    allow = os.environ.get("CURVLAB_PLUGINS")
+    return _installed(
+        _words(os.environ.get("CURVLAB_DISABLE_PLUGINS", "")),
+        None if allow is None else _words(allow),
+        os.environ.get("CURVLAB_STRICT", "0") not in ("", "0"),
+    )
+
+
+@lru_cache(maxsize=4)
+def _installed(disable: tuple[str, ...], allow: tuple[str, ...] | None, strict: bool) -> Registry:
+    return discover(disable=disable, allow=allow, strict=strict)
+
+
+def block(words: Collection[str]) -> None:
+    """Block plugins for the rest of this process and its children: what ``-p no:NAME`` does."""
+    known = [CORE, *(c.name for c in candidates())]
+    for word in words:
+        if word == CORE:
+            raise UsageError("-p no:core: the core cannot be blocked")
+        if not any(c.matches(word) for c in candidates()):
+            raise UsageError(f"-p no:{word}: no such plugin. {advice(word, known, 'Installed')}")
+    before = _words(os.environ.get("CURVLAB_DISABLE_PLUGINS", ""))
+    os.environ["CURVLAB_DISABLE_PLUGINS"] = ",".join(dict.fromkeys([*before, *words]))
+
+
+def candidates() -> list[Candidate]:
+    """Every installed entry point of the group ``curvlab``; nothing is imported."""
+    found = []
+    for point in metadata.entry_points(group=PROJECT):
+        origin = point.dist
+        name = str(origin.metadata["Name"]) if origin is not None and origin.metadata["Name"] else "unknown"
+        version = (
+            str(origin.metadata["Version"]) if origin is not None and origin.metadata["Version"] else "?"
+        )
+        found.append(Candidate(point.name, name, version, point.load))
+    return sorted(found, key=lambda c: (c.name, c.distribution))
+
+
+def discover(
+    *,
+    disable: Collection[str] = (),
+    allow: Collection[str] | None = None,
+    strict: bool = False,
+    plugins: Iterable[Candidate] | None = None,
+) -> Registry:
+    """Core first, then every plugin (those installed, if not given), each on its own.
+
+    Raises only under ``strict``, and then one ``PluginError`` that lists every unusable plugin.
+    """
+    registry = Registry()
+    registry.manager.add_hookspecs(hookspecs)
+    from curvlab import __version__
+
+    _load(registry, Candidate(CORE, PROJECT, __version__, lambda: importlib.import_module(CORE_MODULE)), CORE)
+    found = candidates() if plugins is None else list(plugins)
+    twice = {name for name, n in Counter([CORE, *(c.name for c in found)]).items() if n > 1}
+    for candidate in found:
+        why = _blocked(candidate, disable, allow)
+        if why:
+            registry.plugins.append(_record(candidate, "blocked", why))
+        else:
+            key = f"{candidate.distribution}:{candidate.name}" if candidate.name in twice else candidate.name
+            _load(registry, candidate, key)
+    _mark_clashes(registry, twice)
+    if strict:
+        _refuse_unusable(registry)
+    return registry
+
+
+def _blocked(candidate: Candidate, disable: Collection[str], allow: Collection[str] | None) -> str:
+    if any(candidate.matches(word) for word in disable):
+        return "blocked by -p no:NAME or CURVLAB_DISABLE_PLUGINS"
+    if allow is not None and not any(candidate.matches(word) for word in allow):
+        return "not in the allow-list CURVLAB_PLUGINS"
+    return ""
+
+
+def _load(registry: Registry, candidate: Candidate, key: str) -> None:
+    """Import one plugin, register its hooks and let it add its parts; records how that went."""
+    own = Registry(candidate.distribution, candidate.version)
+    api, hooks = "", tuple[str, ...]()
+    try:
+        # a plugin that prints while it is imported must not spoil the JSON on stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            module = candidate.load()
+            api = str(getattr(module, "api_version", ""))
+            wrong = _incompatible(api)
+            if wrong:
+                registry.plugins.append(_record(candidate, "incompatible", wrong, api_version=api))
+                return
+            hooks = _register(registry.manager, module, key)
+            for _, call in implementations(registry.manager, "curvlab_register", key):
+                call(registry=own)
+            registry.absorb(own)
+    except (Exception, SystemExit):  # a plugin may raise anything, sys.exit included
+        if registry.manager.has_plugin(key):
+            registry.manager.unregister(name=key)
+        record = _record(candidate, "broken", traceback.format_exc(), api_version=api, parts=own.keys())
+    else:
+        record = _record(candidate, "ok", api_version=api, hooks=hooks, parts=own.keys())
+    registry.plugins.append(record)
+
+
+def _register(manager: pluggy.PluginManager, module: Any, key: str) -> tuple[str, ...]:
+    """Register a plugin's hooks; raises for a wrong signature, an unknown hook and a wrapper."""
+    manager.register(module, name=key)
+    callers = manager.get_hookcallers(module) or []
+    known = [name for name in vars(hookspecs) if name.startswith(PROJECT + "_")]
+    for caller in callers:
+        if not caller.has_spec():
+            near = nearest(caller.name, known)
+            raise PluginError(f'unknown hook "{caller.name}"' + (f', did you mean "{near}"?' if near else ""))
+        if any(i.plugin_name == key and (i.wrapper or i.hookwrapper) for i in caller.get_hookimpls()):
+            raise PluginError(f'hook "{caller.name}" is a wrapper; curvlab calls each plugin on its own')
+    return tuple(sorted(caller.name for caller in callers))
+
+
+def implementations(
+    manager: pluggy.PluginManager, hook: str, key: str | None = None
+) -> list[tuple[str, Callable[..., Any]]]:
+    """Plugin and implementation of a hook, of one plugin or of all; each is called with keywords."""
+
+    def bind(implementation: pluggy.HookImpl) -> Callable[..., Any]:
+        return lambda **given: implementation.function(*(given[name] for name in implementation.argnames))
+
+    found = reversed(getattr(manager.hook, hook).get_hookimpls())
+    return [(i.plugin_name, bind(i)) for i in found if key in (None, i.plugin_name)]
+
+
+def _incompatible(api: str) -> str:
+    """Why a plugin of this API version cannot be used, or nothing."""
+    core = f"this curvlab has API {API_VERSION}"
+    if not api:
+        return f'the plugin does not say api_version = "{API_VERSION}"; {core}'
+    try:
+        major, minor = (int(word) for word in api.split("."))
+    except ValueError:
+        return f'api_version = "{api}" is not of the form "major.minor"; {core}'
+    ours = [int(word) for word in API_VERSION.split(".")]
+    if major != ours[0]:
+        return f"written for API {api}, {core}: another major version"
+    return f"written for API {api}, {core}: update curvlab" if minor > ours[1] else ""
+
+
+def _mark_clashes(registry: Registry, twice: Collection[str]) -> None:
+    """Say on each record which of its names others use too; core is never the one to blame."""
+    clashes = registry.clashes()
+    for i, record in enumerate(registry.plugins):
+        if record.status != "ok" or record.name == CORE:
+            continue
+        lines = []
+        if record.name in twice:
+            others = [r.distribution for r in registry.plugins if r.name == record.name and r is not record]
+            lines.append(f'plugin name "{record.name}" is also used by {", ".join(others)}')
+        for (kind, name), owners in clashes.items():
+            if record.distribution in owners and f"{kind}/{name}" in record.parts:
+                others = [owner for owner in owners if owner != record.distribution]
+                lines.append(f'{kind} "{name}" is also registered by {", ".join(others)}')
+        if lines:
+            registry.plugins[i] = replace(record, status="clash", error="; ".join(lines))
+
+
+def _refuse_unusable(registry: Registry) -> None:
+    bad = [r for r in registry.plugins if r.status not in ("ok", "blocked")]
+    if bad:
+        lines = [f'  plugin "{r.name}" ({r.distribution} {r.version}) is {r.status}: {r.reason}' for r in bad]
+        raise PluginError("\n".join(["CURVLAB_STRICT is set and not every plugin is usable:", *lines]))
+
+
+def _record(candidate: Candidate, status: Status, error: str = "", **more: Any) -> PluginRecord:
+    return PluginRecord(candidate.name, candidate.distribution, candidate.version, status, error, **more)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())

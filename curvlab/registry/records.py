@@ -1,0 +1,116 @@
+"""What the registry holds: parts, methods and plugins, each with the distribution it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from curvlab.errors import PluginError
+
+Status = Literal["ok", "broken", "blocked", "incompatible", "clash"]
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """A registered part: a name for a class, and the settings that the name fixes.
+
+    ``factory`` is an import string ``package.module:Class``, resolved at first use.  ``source``
+    says, for a task, where its data come from.
+    """
+
+    kind: str
+    name: str
+    factory: str
+    summary: str
+    source: str = ""
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    distribution: str = ""
+    version: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, for messages and manifests."""
+        return f"{self.distribution} {self.version}".strip() or "imported by path"
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method: a TOML file inside a distribution.  It is parsed when something of it is asked for."""
+
+    name: str
+    path: str
+    text: str = field(repr=False)
+    distribution: str = ""
+    version: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, for messages and manifests."""
+        return f"{self.distribution} {self.version}".strip()
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The parsed file; raises ``PluginError`` naming file and line."""
+        import tomli
+
+        try:
+            return tomli.loads(self.text)
+        except tomli.TOMLDecodeError as err:
+            raise PluginError(
+                f'{self.path}:{err.lineno}:{err.colno}: method "{self.name}" is not TOML: {err.msg}'
+            ) from err
+
+    @property
+    def summary(self) -> str:
+        """One line: what the method is."""
+        return self._about("summary")
+
+    @property
+    def reference(self) -> str:
+        """The paper or text that defines it."""
+        return self._about("reference")
+
+    @property
+    def needs(self) -> str:
+        """In words: what it asks to be evaluated."""
+        return self._about("needs")
+
+    def _about(self, key: str) -> str:
+        about = self.document.get("about", {})
+        value = about.get(key, "") if isinstance(about, dict) else ""
+        if not isinstance(value, str):
+            raise PluginError(
+                f'{self.path}: about.{key}: method "{self.name}" says {value!r}, which is not a string'
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """A plugin that was found, whether or not it could be used.
+
+    ``error`` is empty for ``ok``; a broken plugin's holds the traceback.  ``parts`` are written
+    ``kind/name``; those of a broken plugin are what it had added before it raised.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: Status
+    error: str = ""
+    hooks: tuple[str, ...] = ()
+    api_version: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """The last line of ``error``: of a traceback, the exception itself."""
+        lines = [line for line in self.error.splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether its parts can be used; a clash is settled where the name is asked for."""
+        return self.status in ("ok", "clash")

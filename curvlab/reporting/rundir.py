@@ -1,0 +1,83 @@
+"""Reading a run's folder, with the standard library alone; ``runlog.py`` writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curvlab.errors import CurvlabError, UsageError
+
+CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
+METRICS, EVENTS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "events.jsonl", "summary.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run's folder.  A file that is not there yet reads as empty; a torn last line is passed over."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """The folder at ``path``; raises ``UsageError`` if that is not a run's."""
+        if not (path / RESOLVED).is_file():
+            what = "has no resolved.toml: it is not a run's folder" if path.is_dir() else "is not a folder"
+            raise UsageError(f"{path} {what}; give one that `curvlab train` made: runs/NAME-TIME-HASH")
+        return cls(path)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made from and where it ran."""
+        return self._document(MANIFEST)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What came of it; empty while it runs and after a SIGKILL."""
+        return self._document(SUMMARY)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to the end of its budget."""
+        return self.summary.get("exit_reason") == "finished"
+
+    @property
+    def resolved(self) -> str:
+        """The text of the configuration with everything spelled out."""
+        return (self.path / RESOLVED).read_text(encoding="utf-8")
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The step lines of ``metrics.jsonl``."""
+        return [line for line in self.lines(METRICS) if line["kind"] == "step"]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluation lines of ``metrics.jsonl``."""
+        return [line for line in self.lines(METRICS) if line["kind"] == "eval"]
+
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of ``events.jsonl``."""
+        return list(self.lines(EVENTS))
+
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The objects of a ``.jsonl`` file, but for a last line that was torn by a kill."""
+        path = self.path / name
+        if not path.exists():
+            return
+        whole = path.read_bytes().rpartition(b"\n")[0]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise CurvlabError(f"{path}:{number}: not a JSON object: {error}") from error
+
+    def _document(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        if not path.exists():
+            return {}
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CurvlabError(f"{path}: not JSON: {error}") from error
+        return dict(document)

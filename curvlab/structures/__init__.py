@@ -1,0 +1,1 @@
+"""The reference pair of structure families; the others live in plugins."""

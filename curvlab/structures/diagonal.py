@@ -1,0 +1,87 @@
+"""Diagonal matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.errors import NotPositiveDefinite
+from curvlab.protocols.backend import Backend
+from curvlab.protocols.structure import Family, Gram, Group, Structure
+
+
+@dataclass(frozen=True)
+class DiagonalMatrix(Structure):
+    """``Diag(entries)``, entries ``[d]``."""
+
+    entries: Float[Tensor, " d"]
+    family: Family
+
+    @property
+    def d(self) -> int:
+        return self.entries.shape[-1]
+
+    def dense(self) -> Float[Tensor, "d d"]:
+        return torch.diag_embed(self.entries)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"entries": self.entries}
+
+    def __matmul__(self, x: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+        return self.entries.unsqueeze(-1) * x
+
+    def rmatmul(self, x: Float[Tensor, "k d"], out: Tensor | None = None) -> Float[Tensor, "k d"]:
+        return torch.mul(x, self.entries.unsqueeze(-2), out=out)
+
+    def flops(self, columns: int) -> float:
+        return float(self.d * columns)
+
+    def mean_diagonal(self) -> Float[Tensor, ""]:
+        return self.entries.mean(-1)
+
+
+@dataclass(frozen=True)
+class Diagonal(Family, Gram, Group):
+    """Π(S) = diag(S).  d scalars; every operation costs O(n d) or O(d)."""
+
+    rotates = False
+
+    def project(self, S: Float[Tensor, "d d"]) -> DiagonalMatrix:
+        return DiagonalMatrix(S.diagonal(dim1=-2, dim2=-1).clone(), self)
+
+    def zeros(self, d: int, *, like: Tensor) -> DiagonalMatrix:
+        return DiagonalMatrix(like.new_zeros(d), self)
+
+    def eye(self, d: int, *, like: Tensor) -> DiagonalMatrix:
+        return DiagonalMatrix(like.new_ones(d), self)
+
+    def scalars(self, d: int) -> int:
+        return d
+
+    def average_(
+        self, M: Structure, keep: float, X: Float[Tensor, "n d"], weight: float, backend: Backend
+    ) -> None:
+        assert isinstance(M, DiagonalMatrix)
+        M.entries.mul_(keep).add_(X.square().sum(-2), alpha=weight)
+
+    def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> DiagonalMatrix:
+        assert isinstance(M, DiagonalMatrix)
+        damped = M.entries + shift
+        if not bool((damped > 0).all()):
+            raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has an entry ≤ 0")
+        return DiagonalMatrix(damped.reciprocal(), self)
+
+    def eigh(
+        self, M: Structure, backend: Backend
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
+        assert isinstance(M, DiagonalMatrix)
+        if not bool(torch.isfinite(M.entries).all()):
+            raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has a non-finite entry")
+        return M.entries.clamp(min=0.0), None
+
+    def congruence(self, K: Structure, X: Float[Tensor, "n d"]) -> DiagonalMatrix:
+        assert isinstance(K, DiagonalMatrix)
+        return DiagonalMatrix((X * K.entries).square().sum(-2), self)

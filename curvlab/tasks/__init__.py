@@ -1,0 +1,1 @@
+"""Tasks: small, offline, deterministic.  A task is a recipe; its workload is the live thing."""

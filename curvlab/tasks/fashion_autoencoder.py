@@ -1,0 +1,63 @@
+"""The deep autoencoder of the Hessian-free literature, on Fashion-MNIST."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from curvlab.objective.losses import BinaryCrossEntropy
+from curvlab.protocols.task import Task
+from curvlab.tasks.fashion_mnist import PIXELS, find_files, images
+from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
+from curvlab.tasks.settings import at_least, widths
+from curvlab.tasks.supervised import Examples, SupervisedWorkload
+
+
+@dataclass(frozen=True)
+class FashionAutoencoder(Task):
+    """Squeeze Fashion-MNIST through 784-1000-500-250-30 and back: sigmoid units, a linear code.
+
+    The loss is binary cross-entropy of pixel values on logits, *summed over pixels* and averaged over
+    examples; its least value is the pixels' own entropy, not 0.  ``val_error`` is the squared error,
+    summed likewise.  Weights start sparse, as in Martens 2010 ("Deep learning via Hessian-free
+    optimization"), after Hinton and Salakhutdinov 2006.  Data as for ``fashion-mnist``.
+    """
+
+    hidden: tuple[int, ...] = (1000, 500, 250)  #: widths of the encoder's layers; the decoder mirrors them
+    code: int = 30  #: width of the code, ≥ 1
+    activation: Activation = "sigmoid"
+    connections: int = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
+    batch_size: int = 1024  #: examples of a mini-batch, ≥ 1
+    root: str | None = None  #: folder with the IDX files
+    train_metrics: bool = False  #: evaluate on all training examples too
+
+    def __post_init__(self) -> None:
+        at_least(1, code=self.code, batch_size=self.batch_size)
+        at_least(0, connections=self.connections)
+        widths(hidden=self.hidden)
+
+    def model(self) -> nn.Module:
+        encoder = (PIXELS, *self.hidden, self.code)
+        model = mlp((*encoder, *encoder[-2::-1]), self.activation, linear=(len(encoder) - 1,))
+        if self.connections:
+            initialise_sparsely(model, self.connections)
+        return model
+
+    def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
+        folder = find_files(self.root)
+        training, validation = (images(folder, part) for part in ("train", "t10k"))
+        return SupervisedWorkload(
+            model.to(dtype=dtype, device=device),
+            BinaryCrossEntropy(over="sum"),
+            Examples(training, training).to(dtype=dtype, device=device),
+            Examples(validation, validation).to(dtype=dtype, device=device),
+            measures={"error": squared_error},
+            on_training=self.train_metrics,
+        )
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Per example, ‖σ(outputs) − targets‖²."""
+    return (outputs.sigmoid() - targets).square().sum(dim=1)

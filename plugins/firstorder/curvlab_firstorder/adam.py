@@ -1,0 +1,60 @@
+"""Adam's preconditioner: the diagonal second moment of the gradient, to the power −1/2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.preconditioner import Preconditioner
+
+
+@dataclass
+class AdamState:
+    """Changed by every ``observe``."""
+
+    second: BlockVector  #: v̂, the weighted mean of all squared gradients so far
+    count: int = 0  #: gradients seen
+
+
+@dataclass(frozen=True)
+class Adam(Preconditioner[AdamState]):
+    """``v ↦ v / (√v̂ + eps)``, v̂ being the mean of squared gradients; the damping λ is not used.
+
+    The t-th gradient g moves v̂ by ``(1 − β)/(1 − βᵗ) · (g² − v̂)``.  That is Adam's moving average with
+    its bias correction folded in: the weights of all gradients seen always add up to one.  Changes
+    on every ``observe``.  Costs two passes over the parameters to observe, three to apply; holds one
+    scalar per parameter.  Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1.
+    """
+
+    beta: float = 0.999  #: β₂, decay of the mean of squared gradients, in [0, 1)
+    eps: float = 1e-8  #: added to the root, in units of the gradient; ≥ 0
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not 0 <= self.beta < 1:
+            faults.append(Fault(f"adam: beta = {self.beta!r}, expected a number in [0, 1)", path="beta"))
+        if not 0 <= self.eps < float("inf"):
+            faults.append(Fault(f"adam: eps = {self.eps!r}, expected a number ≥ 0", path="eps"))
+        if faults:
+            raise ConfigError(*faults)
+
+    def init(self, like: BlockVector, ctx: Context) -> AdamState:
+        return AdamState(like.zeros_like())
+
+    def observe(self, state: AdamState, seen: Pass, ctx: Context) -> None:
+        state.count += 1
+        share = (1 - self.beta) / (1 - self.beta**state.count)  # exactly 1 for the first gradient
+        g = seen.gradient.flat
+        # not lerp_: that would need g² in a buffer of its own
+        state.second.flat.mul_(1 - share).addcmul_(g, g, value=share)
+
+    def apply(self, state: AdamState, v: BlockVector, ctx: Context) -> Solve:
+        x = v.empty_like()
+        torch.sqrt(state.second.flat, out=x.flat).add_(self.eps)
+        torch.div(v.flat, x.flat, out=x.flat)
+        return Solve(x)

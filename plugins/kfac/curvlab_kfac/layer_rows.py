@@ -1,0 +1,73 @@
+"""KFAC's curvature on the present batch, never formed: the estimator of CG-FAC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import GramKronecker
+from curvlab.linalg.operator import BlockOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.estimator import CurvatureEstimator
+from curvlab.protocols.evidence import Pass
+from curvlab.protocols.needs import Labels, Needs
+from curvlab_kfac.rows import Sharing, rows_of
+
+
+@dataclass
+class RowsState:
+    """Operators of this step's batch, gone with the step, and the blocks they are for."""
+
+    operators: dict[str, BlockOperator] = field(default_factory=dict, metadata={"transient": True})
+    shapes: dict[str, torch.Size] = field(default_factory=dict, metadata={"transient": True})
+
+
+@dataclass(frozen=True)
+class LayerRows(CurvatureEstimator[RowsState]):
+    """``V ↦ GᵀG V AᵀA`` from scaled rows A and G (CG-FAC, arXiv 2101.00218; specs A8).
+
+    The same matrix as ``layer-covariance`` with dense factors and no memory of earlier batches.
+    Holds the rows only, ``r i + q o`` scalars a layer during a step.
+    """
+
+    labels: Labels = Labels.MODEL
+    sharing: Sharing = "auto"
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(Fault(f"samples = {self.samples!r} must be at least 1", path="samples"))
+
+    @property
+    def by_layer(self) -> bool:
+        return True
+
+    def needs(self) -> Needs:
+        samples = self.samples if self.labels is Labels.MODEL else 0
+        return Needs(layers=frozenset({self.labels}), samples=samples)
+
+    def refuses(self, block: Block) -> str | None:
+        return None if block.is_layer else block.reason
+
+    def init(self, like: BlockVector, ctx: Context) -> RowsState:
+        return RowsState(shapes=dict(like.layout.shapes))
+
+    def observe(self, state: RowsState, seen: Pass, ctx: Context) -> None:
+        state.operators = {}
+        layers = seen.layers[self.labels]
+        for name, shape in state.shapes.items():
+            if name not in layers:  # not called in this pass: no curvature, and its gradient is zero
+                empty = seen.gradient.flat.new_zeros
+                state.operators[name] = GramKronecker(empty(1, shape[0]), empty(1, shape[1]))
+                continue
+            rows = rows_of("layer-rows", name, layers[name], seen, self.sharing)
+            g = None if rows.g is None else rows.g * rows.g_weight**0.5
+            state.operators[name] = GramKronecker(g, rows.a * rows.a_weight**0.5)
+
+    def curvature(self, state: RowsState) -> BlockDiagonal:
+        return BlockDiagonal(state.operators)

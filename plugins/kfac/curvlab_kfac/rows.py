@@ -1,0 +1,54 @@
+"""Layer statistics as rows whose Gram matrices are the Kronecker factors.
+
+``A = Σ a aᵀ · weight_A`` over rows ``[r, i]`` and ``B = Σ g gᵀ · weight_B`` over rows ``[q, o]``, with the
+scales of the mean loss (KFAC-expand and KFAC-reduce, arXiv 2311.00636):
+
+| sharing | rows of A | weight | rows of B | weight |
+|---|---|---|---|---|
+| expand | every position of every example | 1/(n s) | every vector, example and position | 1/n |
+| reduce | mean over positions | 1/n | sum over positions | 1/n |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.errors import UnsupportedEvidence
+from curvlab.protocols.evidence import LayerStats, Pass
+
+Sharing = Literal["expand", "reduce", "auto"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of both factors of one block and what one of them weighs; no ``g`` means B = I."""
+
+    a: Float[Tensor, "r i"]
+    a_weight: float
+    g: Float[Tensor, "q o"] | None
+    g_weight: float
+
+
+def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sharing: Sharing) -> Rows:
+    """The rows of one block's statistics.
+
+    ``auto`` expands where the loss has a term per position (or nothing is shared) and reduces where
+    it has one per example.  Raises ``UnsupportedEvidence`` for more than one loss term.
+    """
+    if len(terms) != 1:
+        raise UnsupportedEvidence(
+            part, block, "statistics of 1 loss term", f"{len(terms)}", hint="route this block elsewhere"
+        )
+    a, g = terms[0].inputs, terms[0].grads
+    n, s = seen.examples, a.shape[1]
+    if sharing == "auto":
+        sharing = "expand" if seen.positions > 1 or s == 1 else "reduce"
+    if sharing == "expand":
+        rows = None if g is None else g.flatten(0, 2)
+        return Rows(a.flatten(0, 1), 1.0 / (n * s), rows, 1.0 / n)
+    rows = None if g is None else g.sum(2).flatten(0, 1)
+    return Rows(a.mean(1), 1.0 / n, rows, 1.0 / n)

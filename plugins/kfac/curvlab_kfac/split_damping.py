@@ -1,0 +1,67 @@
+"""KFAC's own inverse: damping split between the two factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlab.errors import naming_block
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import Factor, Kronecker
+from curvlab.linalg.operator import BlockOperator, LinearOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.context import Context
+from curvlab.protocols.preconditioner import Inverse
+from curvlab.protocols.structure import Structure, as_gram, kronecker_blocks
+
+#: a mean diagonal below this is an unused side: π is then 1
+TRACE_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class SplitCholesky(Inverse):
+    """Adds ``√λ π`` to A and ``√λ / π`` to B, ``π² = (tr A / i) / (tr B / o)`` (Martens & Grosse 2015, §6.3).
+
+    The block is thereby damped by ``√λ (π I ⊗ B + π⁻¹ A ⊗ I) + λ I``: λ at least, and the same
+    whatever the scale that A and B exchange.  A side of dimension 1 is a number and takes no damping:
+    the other side takes all of it, exactly.  Where B is the identity, A takes λ, exactly.
+    """
+
+    def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
+        blocks = kronecker_blocks(C, "split-cholesky").items()
+        return BlockDiagonal({name: Kronecker(_eye(k.B), _eye(k.A)) for name, k in blocks})
+
+    def __call__(self, C: LinearOperator[BlockVector], ctx: Context) -> BlockDiagonal:
+        found: dict[str, BlockOperator] = {}
+        for name, block in kronecker_blocks(C, "split-cholesky").items():
+            with naming_block(name):
+                found[name] = _inverse(block, ctx)
+        return BlockDiagonal(found)
+
+
+def _inverse(block: Kronecker, ctx: Context) -> Kronecker:
+    A, B = block.A, block.B
+    assert isinstance(A, Structure), "A is always estimated"
+    if not isinstance(B, Structure):
+        return Kronecker(B, _shifted(A, ctx.damping, ctx))
+    a, b = A.mean_diagonal(), B.mean_diagonal()
+    if B.d == 1:
+        return Kronecker(_shifted(B, 0.0, ctx), _shifted(A, ctx.damping / b, ctx))
+    if A.d == 1:
+        return Kronecker(_shifted(B, ctx.damping / a, ctx), _shifted(A, 0.0, ctx))
+    both = torch.minimum(a, b) > TRACE_FLOOR
+    pi = torch.where(both, (a / b.clamp(min=TRACE_FLOOR)).sqrt(), torch.ones_like(a))
+    root = ctx.damping**0.5
+    return Kronecker(_shifted(B, root / pi, ctx), _shifted(A, root * pi, ctx))
+
+
+def _shifted(M: Structure, shift: Tensor | float, ctx: Context) -> Factor:
+    return as_gram(M.family, "split-cholesky").inverse(M, shift, ctx.backend)
+
+
+def _eye(side: Factor | None) -> Factor | None:
+    if not isinstance(side, Structure):
+        return side
+    return side.family.eye(side.d, like=next(iter(side.tensors().values())))

@@ -1,0 +1,200 @@
+"""Checkpoints: whole or absent, bit for bit, and damage is said in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from curvlab.engine import checkpoint
+from curvlab.errors import CheckpointError
+
+DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+)
+
+
+def saved(root: Path, *steps: int, keep: int = 10) -> list[Path]:
+    def save(step: int) -> Path:
+        return checkpoint.save(root, step, {"w": torch.full((3,), float(step))}, {"step": step}, keep=keep)
+
+    return [save(step) for step in steps]
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_loaded_has_the_bits_the_dtype_and_the_shape_that_were_saved(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    numbers = torch.randint(0, 256, (2, 5, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    raw = numbers % 2 == 0 if dtype is torch.bool else numbers.view(dtype)  # NaNs with payloads among them
+    tensors = {"many": raw, "one": raw.flatten()[0], "none": raw[:0], "a/b.c@d": raw.mT}
+    found = checkpoint.load(checkpoint.save(tmp_path, 7, tensors, {}, keep=1)).tensors
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == dtype
+        assert found[name].shape == tensor.shape
+        assert bits(found[name]) == bits(tensor), name
+
+
+def test_plain_values_come_back_as_they_were(tmp_path: Path) -> None:
+    plain = {"a": 0.1 + 0.2, "b": None, "c": [1, True, "x"], "d": {"e": -0.0}, "inf": float("inf")}
+    assert checkpoint.load(checkpoint.save(tmp_path, 1, {}, plain, keep=1)).plain == plain
+
+
+def test_tensors_that_share_memory_are_saved_each_on_its_own(tmp_path: Path) -> None:
+    flat = torch.arange(6.0)
+    tensors = {"whole": flat, "again": flat, "front": flat[:2], "back": flat[2:].view(2, 2), "odd": flat[::2]}
+    found = checkpoint.load(checkpoint.save(tmp_path, 1, tensors, {}, keep=1)).tensors
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_the_newest_are_kept_and_latest_names_the_last(tmp_path: Path) -> None:
+    saved(tmp_path, 2, 10, 100, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010", "step-00000100"]
+    assert (tmp_path / "latest").read_text() == "step-00000100\n"
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    path = checkpoint.save(tmp_path, 3, {"w": torch.ones(2)}, {}, keep=1)
+    assert torch.equal(checkpoint.load(path).tensors["w"], torch.ones(2))
+
+
+def test_nothing_is_deleted_before_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 1, 2, keep=2)
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        saved(tmp_path, 3, keep=1)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert checkpoint.load(found[0]).step == 2
+    assert (tmp_path / "step-00000001").is_dir()
+
+
+@pytest.mark.parametrize("text", [None, "", "step-000", "step-00000001\n", "step-00009999\n"])
+def test_the_newest_is_found_whatever_latest_says(tmp_path: Path, text: str | None) -> None:
+    saved(tmp_path, 1, 2)
+    (tmp_path / "latest").unlink()
+    if text is not None:
+        (tmp_path / "latest").write_text(text)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0].name == "step-00000002"
+
+
+def test_leftovers_of_a_killed_process_are_not_taken_for_checkpoints_and_are_swept_up(tmp_path: Path) -> None:
+    saved(tmp_path, 5)
+    for name in (".step-00000006.partial", ".step-00000004.doomed"):
+        shutil.copytree(tmp_path / "step-00000005", tmp_path / name)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0].name == "step-00000005"
+    saved(tmp_path, 6)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "nothing") is None
+    assert checkpoint.newest(tmp_path) is None
+
+
+def tear_tensors(folder: Path) -> None:
+    data = (folder / "tensors.safetensors").read_bytes()
+    (folder / "tensors.safetensors").write_bytes(data[:-1])
+
+
+def tear_state(folder: Path) -> None:
+    text = (folder / "state.json").read_text()
+    (folder / "state.json").write_text(text[: len(text) // 2])
+
+
+def lose_tensors(folder: Path) -> None:
+    (folder / "tensors.safetensors").unlink()
+
+
+def lose_state(folder: Path) -> None:
+    (folder / "state.json").unlink()
+
+
+def foreign_state(folder: Path) -> None:
+    (folder / "state.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (tear_tensors, "bytes"),
+        (tear_state, "state.json is torn"),
+        (lose_tensors, "tensors.safetensors is missing"),
+        (lose_state, "state.json is missing"),
+        (foreign_state, "not a checkpoint's"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_passed_over_and_not_loaded(
+    tmp_path: Path, damage: object, words: str
+) -> None:
+    _, bad = saved(tmp_path, 1, 2)
+    damage(bad)  # type: ignore[operator]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0].name == "step-00000001"
+    (fault,) = found[1]
+    assert "step-00000002" in fault
+    assert words in fault
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(bad)
+
+
+def test_one_changed_bit_is_noticed(tmp_path: Path) -> None:
+    (path,) = saved(tmp_path, 1)
+    data = bytearray((path / "tensors.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "tensors.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="does not hold what was written"):
+        checkpoint.load(path)
+
+
+def test_when_all_are_damaged_each_is_named(tmp_path: Path) -> None:
+    for path in saved(tmp_path, 1, 2):
+        tear_tensors(path)
+    with pytest.raises(CheckpointError, match=r"step-00000002.*step-00000001"):
+        checkpoint.newest(tmp_path)
+
+
+def test_another_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, 1, 2)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, "format": 99}))
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == path
+    with pytest.raises(CheckpointError, match=r"format 99.*reads format 1"):
+        checkpoint.load(path)
+
+
+def test_damaged_newer_checkpoints_make_way_and_are_not_lost(tmp_path: Path) -> None:
+    _, bad = saved(tmp_path, 1, 2)
+    tear_tensors(bad)
+    checkpoint.set_aside_newer(tmp_path, 1)
+    assert (tmp_path / "damaged-step-00000002").is_dir()
+    assert checkpoint.newest(tmp_path) == (tmp_path / "step-00000001", ())

@@ -1,0 +1,47 @@
+"""The adapter of linear layers: rows whose products are the layer's gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from curvlab.model.linear import LinearAdapter
+
+ADAPTER = LinearAdapter()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading", [(), (5,), (5, 3), (5, 3, 2)], ids=str)
+def test_rows_of_gradients_times_rows_of_inputs_are_the_gradient(leading: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(1)
+    layer = nn.Linear(4, 3, bias=bias).double()
+    x = torch.randn(*leading, 4, dtype=torch.float64)
+    out = layer(x)
+    out.retain_grad()
+    out.square().sum().backward()
+    rows, grads = ADAPTER.inputs(layer, x), ADAPTER.grads(layer, out.grad)
+    n = leading[0] if leading else 1
+    assert rows.shape[0] == grads.shape[0] == n
+    assert rows.shape[1] == grads.shape[1]
+    gradient = torch.einsum("nso,nsi->oi", grads, rows)
+    torch.testing.assert_close(gradient[:, :4], layer.weight.grad)
+    if bias:
+        torch.testing.assert_close(gradient[:, 4], layer.bias.grad)
+    assert gradient.shape == ADAPTER.shape(layer)
+
+
+def test_the_bias_sees_a_one_at_every_position() -> None:
+    rows = ADAPTER.inputs(nn.Linear(4, 3), torch.randn(5, 2, 4))
+    assert torch.equal(rows[..., -1], torch.ones(5, 2))
+
+
+def test_packing_order_is_weight_then_bias() -> None:
+    assert ADAPTER.parameters(nn.Linear(2, 2)) == ("weight", "bias")
+    assert ADAPTER.parameters(nn.Linear(2, 2, bias=False)) == ("weight",)
+
+
+def test_refusals_name_the_kind_of_layer() -> None:
+    assert ADAPTER.refuses(nn.Linear(2, 2)) is None
+    assert "Conv2d" in (ADAPTER.refuses(nn.Conv2d(1, 1, 1)) or "")
+    assert "Bilinear" in (ADAPTER.refuses(nn.Bilinear(2, 2, 2)) or "")

@@ -1,0 +1,158 @@
+"""Models to be asked about, and how a test asks an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from curvlab.model.partition import partition
+from curvlab.precision.full import Full
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass
+from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.objective import Objective
+
+DTYPE = torch.float64
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=DTYPE, generator=torch.Generator().manual_seed(seed))
+
+
+def layers_of(model: nn.Module) -> Blocks:
+    return partition(model, lambda layer: True)
+
+
+def wanting(*kinds: Labels, samples: int = 1, factored: bool = False) -> Needs:
+    return Needs(frozenset(kinds), samples if Labels.MODEL in kinds else 0, factored)
+
+
+def ask(objective: Objective, needs: Needs, blocks: Blocks, *, step: int = 1, seed: int = 0) -> Pass:
+    """One evaluation, by default after the first step, whose check costs another backward."""
+    generator = torch.Generator().manual_seed(seed)
+    return objective.evaluate(needs, blocks, Context(step, 0.0, Full("float64"), generator))
+
+
+class Twice(nn.Module):
+    """One layer called twice, on inputs of different kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(torch.tanh(self.layer(x))))
+
+
+class Spare(nn.Module):
+    """A layer that nobody calls, and one whose output nobody uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle, self.vain = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.vain(x)
+        return self.used(x)
+
+
+class Functional(nn.Module):
+    """A weight that is used beside its layer, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x) + F.linear(x, self.layer.weight))
+
+
+class Summed(nn.Module):
+    """Reads a sequence, answers once per example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.layer(x)).mean(1))
+
+
+class Attentive(nn.Module):
+    """Attention, an embedding and a norm around a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Rescaled(nn.Module):
+    """Changes a layer's output in place, by a parameter and by an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gain, self.out = nn.Linear(4, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x).mul_(self.gain).relu_())
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 3))
+    model[2].weight, model[2].bias = model[0].weight, model[0].bias
+    return model
+
+
+def half_frozen() -> nn.Module:
+    model = mlp()
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+#: model, inputs; all answer with 3 numbers per example, the sequential one with 3 per position
+MODELS: Mapping[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "in-place activation": (mlp, normal(7, 4)),
+    "output changed in place": (Rescaled, normal(7, 4)),
+    "layer called twice": (Twice, normal(7, 4)),
+    "tied layers": (tied, normal(7, 4)),
+    "unused layers": (Spare, normal(7, 4)),
+    "weight used functionally too": (Functional, normal(7, 4)),
+    "shared positions": (Summed, normal(7, 2, 4)),
+    "output per position": (mlp, normal(7, 2, 4)),
+    "extra axes": (mlp, normal(7, 2, 3, 4)),
+    "layers without adapter": (Attentive, normal(7, 2, 4)),
+    "half-frozen layer": (half_frozen, normal(7, 4)),
+    "no bias": (lambda: nn.Sequential(nn.Linear(4, 3, bias=False)), normal(7, 4)),
+}
+
+
+def made(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model of this name, its inputs and targets for a squared error."""
+    torch.manual_seed(5)
+    make, x = MODELS[name]
+    model = make().to(DTYPE)
+    with torch.no_grad():
+        return model, x, normal(*model(x).shape, seed=1)
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Any]:
+    """What autograd says, by name; zeros for what the loss does not depend on."""
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {
+        n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), found, strict=True)
+    }

@@ -1,0 +1,400 @@
+"""A plain ``loss.backward()`` loop: the pass it leaves behind is the one an objective would give."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.errors import ConfigError
+from curvlab.objective.ambient import Ambient
+from curvlab.objective.supervised import objective
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.evidence import Pass
+from curvlab.protocols.needs import Labels, Needs
+from tests.engine.composed import optimizer
+from tests.objective.asking import MODELS, Functional, ask, layers_of, made, mlp, normal, wanting
+
+BOTH = Needs(frozenset({Labels.DATA, Labels.NONE}))
+
+
+def listening(model: nn.Module, reduction: str = "mean", needs: Needs = BOTH) -> tuple[Ambient, Blocks]:
+    blocks = layers_of(model)
+    ambient = Ambient(blocks, reduction)
+    ambient.listen(needs)
+    return ambient, blocks
+
+
+def collected(ambient: Ambient, loss: Tensor) -> Pass:
+    loss.backward()
+    return ambient.collect(loss)
+
+
+def summary(seen: Pass, blocks: Blocks) -> dict[str, Tensor]:
+    """A pass with the order of examples and positions summed out."""
+    found = dict(blocks.slots(seen.gradient))
+    for kind, layers in seen.layers.items():
+        for name, (stats,) in layers.items():
+            found[f"{kind} {name} A"] = torch.einsum("nsi,nsj->ij", stats.inputs, stats.inputs)
+            if stats.grads is not None:
+                per_example = torch.einsum("vnso,nsi->vnoi", stats.grads, stats.inputs)
+                found[f"{kind} {name} F"] = per_example.square().sum((0, 1))
+                found[f"{kind} {name} B"] = torch.einsum("vnso,vnsp->op", stats.grads, stats.grads)
+    return found
+
+
+def same(mine: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
+    assert mine.keys() == truth.keys()
+    for key, value in truth.items():
+        torch.testing.assert_close(mine[key], value, msg=lambda m, k=key: f"{k}: {m}")
+
+
+# a weight used functionally is found out by an objective's first step only
+@pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n][0] is not Functional])
+def test_a_plain_backward_leaves_the_pass_that_an_objective_gives(name: str) -> None:
+    model, x, y = made(name)
+    ambient, blocks = listening(model)
+    criterion = nn.MSELoss(reduction="sum")  # over positions and coordinates: one term per example
+    mine = collected(ambient, criterion(model(x), y) / len(x))
+    truth = ask(objective(model, criterion, x, y), BOTH, blocks)
+    assert (mine.examples, mine.positions) == (truth.examples, truth.positions) == (7, 1)
+    if name == "unused layers":  # an output that nobody uses never hears of a gradient
+        truth = Pass(
+            7,
+            truth.loss,
+            truth.gradient,
+            {kind: {n: s for n, s in found.items() if n != "vain"} for kind, found in truth.layers.items()},
+        )
+    same(summary(mine, blocks), summary(truth, blocks))
+
+
+@pytest.mark.parametrize("name", ["layer called twice", "in-place activation"])
+def test_statistics_of_one_forward_keep_the_order_of_examples(name: str) -> None:
+    model, x, y = made(name)
+    ambient, blocks = listening(model)
+    mine = collected(ambient, F.mse_loss(model(x), y))
+    truth = ask(objective(model, nn.MSELoss(), x, y), BOTH, blocks)
+    last = "out" if name == "layer called twice" else "2"
+    for field in ("inputs", "grads"):
+        torch.testing.assert_close(
+            getattr(mine.layers[Labels.DATA][last][0], field), getattr(truth.layers[Labels.DATA][last][0], field)
+        )
+
+
+def test_a_summed_loss_becomes_the_mean() -> None:
+    model, x, y = made("in-place activation")
+    ambient, blocks = listening(model, "sum")
+    mine = collected(ambient, F.mse_loss(model(x), y, reduction="sum"))
+    truth = ask(objective(model, nn.MSELoss(reduction="sum"), x, y), BOTH, blocks)
+    same(summary(mine, blocks), summary(truth, blocks))
+
+
+@pytest.mark.parametrize("name", ["output per position", "extra axes"])
+def test_a_mean_over_tokens_carries_the_root_of_their_number(name: str) -> None:
+    model, x, y = made(name)
+    ambient, blocks = listening(model, "mean-tokens")
+    mine = collected(ambient, F.mse_loss(model(x), y))
+    truth = ask(objective(model, nn.MSELoss(), x, y), BOTH, blocks)
+    assert mine.positions == truth.positions > 1
+    same(summary(mine, blocks), summary(truth, blocks))
+
+
+@pytest.mark.parametrize(("reduction", "over"), [("mean", "mean"), ("sum", "sum"), ("mean-tokens", "mean")])
+def test_several_backwards_are_one_pass_over_all_their_examples(reduction: str, over: str) -> None:
+    model, x, y = made("output per position")
+    ambient, blocks = listening(model, reduction)
+    whole = collected(ambient, F.mse_loss(model(x), y, reduction=over))
+    model.zero_grad()
+    for part in (slice(0, 3), slice(3, 7)):
+        loss = F.mse_loss(model(x[part]), y[part], reduction=over)
+        (loss * (len(x[part]) / len(x) if over == "mean" else 1.0)).backward()
+    parts = ambient.collect(None)
+    assert parts.examples == 7
+    same(summary(parts, blocks), summary(whole, blocks))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("needs", [BOTH, Needs()], ids=["statistics", "gradient only"])
+def test_forwards_without_a_gradient_or_without_a_backward_leave_nothing(needs: Needs, reduction: str) -> None:
+    model, x, y = made("in-place activation")
+    ambient, blocks = listening(model, reduction, needs)
+    truth = collected(ambient, F.mse_loss(model(x), y, reduction=reduction))
+    model.zero_grad()
+    with torch.no_grad():
+        model(x)
+    model(x[:2])
+    loss = F.mse_loss(model(x), y, reduction=reduction)
+    model(x[:3])
+    mine = collected(ambient, loss)
+    assert mine.examples == truth.examples == 7
+    same(summary(mine, blocks), summary(truth, blocks))
+
+
+def test_a_pass_is_over_once_it_is_collected() -> None:
+    model, x, y = made("in-place activation")
+    ambient, _ = listening(model)
+    collected(ambient, F.mse_loss(model(x), y))
+    assert collected(ambient, F.mse_loss(model(x[:2]), y[:2])).examples == 2
+
+
+def test_steps_that_ask_for_no_statistics_keep_none() -> None:
+    model, x, y = made("in-place activation")
+    ambient, _ = listening(model, needs=Needs())
+    kept = []
+    handle = model[0].register_forward_hook(lambda m, args, out: kept.append(weakref.ref(args[0])))
+    loss = F.mse_loss(model(x.clone()), y)
+    loss.backward()
+    del loss
+    gc.collect()
+    assert kept[0]() is None
+    handle.remove()
+    assert not ambient.collect(None).layers
+
+
+def test_asked_for_statistics_of_passes_it_did_not_see_it_says_so() -> None:
+    model, x, y = made("in-place activation")
+    F.mse_loss(model(x), y).backward()
+    ambient, _ = listening(model)
+    with pytest.raises(ConfigError, match="no layer statistics were captured before"):
+        ambient.collect(None)
+
+
+def test_a_sum_over_nothing_is_refused_in_words() -> None:
+    model, x, y = made("in-place activation")
+    F.mse_loss(model(x), y, reduction="sum").backward()
+    ambient, _ = listening(model, "sum", Needs())
+    with pytest.raises(ConfigError, match='reduction = "sum" but the model was not called'):
+        ambient.collect(None)
+
+
+def test_an_unknown_reduction_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="reduction = 'average'\n.*mean-tokens"):
+        Ambient(layers_of(mlp()), "average")
+
+
+@pytest.mark.parametrize("wrap", [lambda f: (f, 1), lambda f: {"logits": f, "hidden": [f]}], ids=["tuple", "dict"])
+def test_outputs_in_containers_are_looked_into(wrap: Callable[[Tensor], Any]) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return wrap(self.layer(x))
+
+    model = Wrapped().double()
+    ambient, _ = listening(model, "sum", Needs())
+    model(normal(3, 4))
+    found = model(normal(5, 4))
+    loss = (found[0] if isinstance(found, tuple) else found["logits"]).square().sum()
+    assert collected(ambient, loss).examples == 5
+
+
+@pytest.mark.parametrize("labels", ["data", "model"])
+def test_what_an_objective_evaluates_is_not_captured_a_second_time(labels: str) -> None:
+    model, x, y = made("in-place activation")
+    opt = optimizer("kfac", model, labels=labels, refresh=1)
+    for _ in range(2):
+        opt.step(objective(model, nn.MSELoss(), x, y))
+        assert opt.ambient.forwards == []
+    F.mse_loss(model(x), y).backward()
+    assert [len(f.calls) for f in opt.ambient.forwards] == [2]
+
+
+def test_inputs_given_by_keyword_are_counted_too() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, *, scale: float, x: Tensor) -> Tensor:
+            return self.layer(x) * scale
+
+    model = Keyword().double()
+    ambient, _ = listening(model, "sum")
+    assert collected(ambient, model(scale=2.0, x=normal(5, 4)).square().sum()).examples == 5
+
+
+# the model and its copies
+
+
+def test_a_deep_copy_of_the_model_is_free_and_disturbs_nobody() -> None:
+    model, x, y = made("in-place activation")
+    opt = optimizer("kfac", model, labels="data", refresh=1)
+    twin_model, _, _ = made("in-place activation")
+    twin = optimizer("kfac", twin_model, labels="data", refresh=1)
+    for _ in range(3):
+        duplicate = copy.deepcopy(model)
+        F.mse_loss(duplicate(x), y).backward()
+        for m, o in ((model, opt), (twin_model, twin)):
+            o.zero_grad()
+            loss = F.mse_loss(m(x), y)
+            F.mse_loss(duplicate(x[:2]), y[:2]).backward()
+            loss.backward()
+            o.step()
+        assert all(a is not b for a, b in zip(model.parameters(), duplicate.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin_model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "kfac"])
+def test_hooks_do_not_keep_the_optimizer_alive_and_outlive_it_quietly(name: str) -> None:
+    model, x, y = made("in-place activation")
+    opt = optimizer(name, model)
+    opt.step(objective(model, nn.MSELoss(), x, y))
+    gone = weakref.ref(opt)
+    del opt
+    gc.collect()
+    assert gone() is None
+    F.mse_loss(model(x), y).backward()
+
+
+def test_hooks_do_not_keep_the_model_alive() -> None:
+    model, x, y = made("in-place activation")
+    opt = optimizer("kfac", model, labels="data")
+    F.mse_loss(model(x), y).backward()
+    opt.step()
+    gone = weakref.ref(model)
+    del model, opt
+    gc.collect()
+    assert gone() is None
+
+
+# with torch's tools
+
+
+def pair(**knobs: Any) -> tuple[nn.Module, CurvatureOptimizer, nn.Module, torch.optim.SGD, Tensor, Tensor]:
+    """Our sgd without momentum beside torch's, on equal models."""
+    (model, x, y), (twin, _, _) = made("in-place activation"), made("in-place activation")
+    mine = optimizer("sgd", model, lr=0.1, momentum=0.0, **knobs)
+    return model, mine, twin, torch.optim.SGD(twin.parameters(), lr=0.1), x, y
+
+
+def equal(model: nn.Module, twin: nn.Module) -> None:
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_clipping_the_gradients_shortens_the_step() -> None:
+    model, mine, twin, theirs, x, y = pair()
+    for m, o in ((model, mine), (twin, theirs)):
+        o.zero_grad()
+        F.mse_loss(m(x), y).backward()
+        assert nn.utils.clip_grad_norm_(m.parameters(), 1e-2) > 1e-2
+        o.step()
+    equal(model, twin)
+
+
+def test_a_grad_scaler_scales_back_and_skips_what_overflowed() -> None:
+    model, mine, twin, theirs, x, y = pair()
+    for m, o in ((model, mine), (twin, theirs)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        for k in range(4):
+            o.zero_grad()
+            loss = F.mse_loss(m(x), y) * (torch.inf if k == 1 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(o)
+            scaler.update()
+        assert scaler.get_scale() == 2.0**9
+    assert mine.steps == 3
+    equal(model, twin)
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "StepLR": lambda o: torch.optim.lr_scheduler.StepLR(o, 2, gamma=0.5),
+    "CosineAnnealingLR": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 6),
+    "LambdaLR": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda k: 1.0 / (1 + k)),
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.5, total_steps=8, cycle_momentum=False),
+    "CyclicLR": lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.01, 0.3, 2, cycle_momentum=False),
+    "SequentialLR": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o,
+        [torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=3), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
+        [3],
+    ),
+    "by hand": lambda o: Halving(o),
+}
+
+
+class Halving:
+    """No scheduler of torch's: writes ``lr`` into the group."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.group = optimizer.param_groups[0]
+
+    def step(self) -> None:
+        self.group["lr"] *= 0.5
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # SequentialLR uses what torch itself deprecates
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_torchs_schedulers_change_the_step_as_they_change_sgds(name: str) -> None:
+    model, mine, twin, theirs, x, y = pair()
+    for m, o in ((model, mine), (twin, theirs)):
+        scheduler = SCHEDULERS[name](o)
+        for _ in range(6):
+            o.zero_grad()
+            F.mse_loss(m(x), y).backward()
+            o.step()
+            scheduler.step()
+    assert mine.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)
+    equal(model, twin)
+
+
+def test_a_rate_written_before_a_scheduler_is_made_is_its_base() -> None:
+    model, mine, twin, theirs, x, y = pair()
+    for m, o in ((model, mine), (twin, theirs)):
+        o.param_groups[0]["lr"] = 0.03
+        scheduler = torch.optim.lr_scheduler.StepLR(o, 1, gamma=0.5)
+        for _ in range(3):
+            o.zero_grad()
+            F.mse_loss(m(x), y).backward()
+            o.step()
+            scheduler.step()
+    equal(model, twin)
+
+
+def test_a_closure_is_called_once_and_its_loss_returned() -> None:
+    model, mine, twin, theirs, x, y = pair()
+
+    def closure(m: nn.Module, o: torch.optim.Optimizer) -> Tensor:
+        o.zero_grad()
+        loss = F.mse_loss(m(x), y)
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        found = [o.step(lambda m=m, o=o: closure(m, o)) for m, o in ((model, mine), (twin, theirs))]
+    assert torch.equal(*found)
+    equal(model, twin)
+    assert mine.last is not None
+    assert torch.equal(mine.last.loss, found[1].detach())
+
+
+def test_gradients_accumulate_until_they_are_zeroed() -> None:
+    model, mine, twin, theirs, x, y = pair()
+    for m, o in ((model, mine), (twin, theirs)):
+        o.zero_grad()
+        for part in (slice(0, 3), slice(3, 7)):
+            F.mse_loss(m(x[part]), y[part]).backward()
+        o.step()
+    equal(model, twin)
+
+
+@pytest.mark.parametrize("labels", ["data", "none"])
+def test_curvature_methods_train_alike_in_a_plain_loop_and_with_an_objective(labels: str) -> None:
+    (model, x, y), (twin, _, _) = made("in-place activation"), made("in-place activation")
+    mine, theirs = (optimizer("kfac", m, labels=labels, refresh=2) for m in (model, twin))
+    for _ in range(5):
+        mine.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        mine.step()
+        theirs.step(objective(twin, nn.MSELoss(), x, y))
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
