@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-#: wider than any table: into a pipe or file, lines are never cut
-_UNBOUNDED = 100_000
 
 
 def print_json(document: Any) -> None:
@@ -16,19 +13,24 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns: wrapped to a terminal's width, whole lines elsewhere; ``NO_COLOR`` is honoured."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns: wrapped to a terminal's width, ``NO_COLOR`` honoured; elsewhere whole lines."""
+    if not sys.stdout.isatty():
+        lines = [columns, *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        for line in lines:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
     for column in columns:
-        table.add_column(column, no_wrap=not terminal, overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if terminal else _UNBOUNDED).print(table)
+    Console().print(table)
 
 
 def print_text(text: str) -> None:

@@ -19,7 +19,7 @@ from curvlab.config.schema import (
     has_parts,
     is_mapping,
     is_record,
-    kind_of_or_none,
+    kind_of,
     members,
     settings_of,
     union,
@@ -77,15 +77,13 @@ class Builder:
         options = members(annotation)
         if type(None) in options and node.value == NONE:
             return Built(None, node)
-        parts = [o for o in options if kind_of_or_none(o)]
+        parts = [o for o in options if kind_of(o)]
         simple = [o for o in options if not has_parts(o) and o is not type(None)]
         if isinstance(node.value, list):
             sequence = next((o for o in options if element(o) is not None and not is_mapping(o)), None)
-            return (
-                self._wrong(node, annotation, place)
-                if sequence is None
-                else self._array(node, sequence, place)
-            )
+            if sequence is None:
+                return self._wrong(node, annotation, place)
+            return self._array(node, sequence, place)
         if node.is_table and "use" not in node.table:
             for option in options:
                 if is_mapping(option):
@@ -111,7 +109,7 @@ class Builder:
     def _wrong(self, node: Node, annotation: Any, place: str) -> Built | None:
         hints = []
         for option in members(annotation):
-            kind = kind_of_or_none(element(option) or option)
+            kind = kind_of(element(option) or option)
             if kind:
                 names = sorted({e.name for e in self._named(kind)})
                 hints.append(f'{kind.capitalize()}s, as "NAME" or {{ use = "NAME", … }}: {", ".join(names)}.')
@@ -126,7 +124,7 @@ class Builder:
         use = node.use
         if use is None:
             return False
-        return ":" in use or any(use == e.name for o in parts for e in self._named(str(kind_of_or_none(o))))
+        return ":" in use or any(use == e.name for o in parts for e in self._named(str(kind_of(o))))
 
     def _pick(self, node: Node, parts: Sequence[Any]) -> Any:
         """Of several kinds that fit, the one that knows the name."""
@@ -157,7 +155,7 @@ class Builder:
 
     def part(self, node: Node, annotation: Any, place: str) -> Built | None:
         """A part, from a name or from a table with ``use``."""
-        kind = str(kind_of_or_none(annotation))
+        kind = str(kind_of(annotation))
         if kind == METHOD:
             return self.method(node, place)
         table = node.as_table()
@@ -173,17 +171,12 @@ class Builder:
         entry, cls = found
         settings = settings_of(cls)
         free = {name: s for name, s in settings.items() if name not in entry.preset}
-        for key in entry.preset:
-            if key in table.table:
-                value = entry.preset[key]
-                self.blame(
-                    table.table[key],
-                    f'{key} is fixed by the name "{entry.name}": {value!r}',
-                    "take it out",
-                    place,
-                )
-        made = self._fields(table.without("use", *entry.preset), free, place, f'{kind} "{entry.name}"')
-        if made is None or any(key in table.table for key in entry.preset):
+        fixed = {key: node for key, node in table.table.items() if key in entry.preset}
+        for key, given in fixed.items():
+            message = f'{key} is fixed by the name "{entry.name}": {entry.preset[key]!r}'
+            self.blame(given, message, "take it out", place)
+        made = self._fields(table.without("use", *fixed), free, place, f'{kind} "{entry.name}"')
+        if made is None or fixed:
             return None
         built = self._construct(cls, made, entry.preset, table, place)
         if built is None or not self._can(built.value, annotation, table, place):
@@ -266,7 +259,7 @@ class Builder:
 
     def _how(self, setting: Setting) -> str:
         """How a missing setting is written."""
-        kind = kind_of_or_none(members(setting.annotation)[0])
+        kind = kind_of(members(setting.annotation)[0])
         known = ", ".join(sorted({entry.name for entry in self._named(kind)})) if kind else ""
         return f"Write {setting.name} = …, {words(setting.annotation)}" + (f": {known}." if known else ".")
 
@@ -278,11 +271,11 @@ class Builder:
             value = cls(**{name: b.value for name, b in made.items()}, **fixed)
         except ConfigError as err:
             for fault in err.faults:
-                at = self._culprit(cls, table, fault.path, fault.message)
+                at = self._culprit(table, fault.path, fault.message)
                 self.faults.append(at.fault(fault.message, fault.hint, place))
             return None
         except ValueError as err:
-            self.faults.append(self._culprit(cls, table, "", str(err)).fault(str(err), "", place))
+            self.faults.append(self._culprit(table, "", str(err)).fault(str(err), "", place))
             return None
         nodes: dict[str, Node] = {}
         for name, setting in settings_of(cls).items():
@@ -298,28 +291,22 @@ class Builder:
         for entry in entries_in(value, self.registry):
             self.provenance[f"{entry.kind}/{entry.name}"] = entry.origin
 
-    def _culprit(self, cls: type, table: Node, path: str, message: str) -> Node:
-        """The node to blame: the setting that the error names, else what the user wrote under the part."""
-        named = path.split(".")[0]
-        if named in table.table:
-            return table.table[named]
-        spoken = [
-            n
-            for name, n in table.table.items()
-            if name in message.replace("=", " ").split() and name != "use"
-        ]
-        if len(spoken) == 1:
-            return spoken[0]
-        if table.origin.given:
-            return table
-        return next((node for node in table.walk() if node.origin.given), table)
+    def _culprit(self, table: Node, path: str, message: str) -> Node:
+        """The node to blame for what a part refuses: a setting that the error names, the user's if possible."""
+        named = [table.table[key] for key in (path.split(".")[0],) if key in table.table]
+        words_said = message.replace("=", " ").split()
+        spoken = [node for key, node in table.table.items() if key in words_said and key != "use"]
+        written = [n for suspect in (*named, *spoken, table) for n in suspect.walk() if n.origin.given]
+        if written and not table.origin.given:
+            return written[0]
+        return named[0] if named else spoken[0] if len(spoken) == 1 else table
 
     def _can(self, part: Any, annotation: Any, table: Node, place: str) -> bool:
         """Whether a part has the capability that its place asks for (a structure that must be a ``Gram``)."""
         wanted = _class(annotation)
         if isinstance(part, wanted):
             return True
-        kind = str(kind_of_or_none(annotation))
+        kind = str(kind_of(annotation))
         able = []
         for entry in self.registry.parts(kind):
             try:

@@ -9,6 +9,7 @@ from curvlab.config.knobs import PLACES, Knob, MethodFile, read_method
 from curvlab.config.merge import NONE, at, merge, put
 from curvlab.config.tree import Node, plain
 from curvlab.errors import ConfigError, Fault
+from curvlab.protocols.schedule import Schedule
 from curvlab.registry.records import MethodEntry
 from curvlab.registry.registry import Registry
 from curvlab.registry.suggest import advice
@@ -41,7 +42,7 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
             table.table["use"].fault(f"expected a name, got {table.table['use'].value!r}", 'use = "kfac"')
         )
         return None
-    entry = registry_method(table, registry, faults)
+    entry = _named(table, registry, faults)
     if entry is None:
         return None
     file = read_method(entry)
@@ -56,7 +57,7 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
     return Composition(entry, _turn_again(composed, file, knobs, faults))
 
 
-def registry_method(table: Node, registry: Registry, faults: list[Fault]) -> MethodEntry | None:
+def _named(table: Node, registry: Registry, faults: list[Fault]) -> MethodEntry | None:
     """The method that a table's ``use`` names."""
     named = table.table["use"]
     try:
@@ -69,8 +70,7 @@ def registry_method(table: Node, registry: Registry, faults: list[Fault]) -> Met
 def _split(table: Node, file: MethodFile, registry: Registry) -> tuple[dict[str, Node], dict[str, Node]]:
     """What turns knobs, and what stands at places.
 
-    ``damping`` is often both: a table or string is meant for the place, unless its ``use`` names no
-    part of the place's kind (a schedule, say); a number turns the knob.
+    ``damping`` is often both: a number or a schedule turns the knob, a part is put in the place.
     """
     knobs: dict[str, Node] = {}
     places: dict[str, Node] = {}
@@ -83,9 +83,7 @@ def _split(table: Node, file: MethodFile, registry: Registry) -> tuple[dict[str,
 
 
 def _turns_knob(node: Node, kind: str, registry: Registry) -> bool:
-    if isinstance(node.value, list):
-        return False
-    if not node.is_table and node.use is None:
+    if isinstance(node.value, (int, float, Schedule)):
         return True
     names = {entry.name for entry in registry.parts(kind)}
     schedules = {entry.name for entry in registry.parts("schedule")}

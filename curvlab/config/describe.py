@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from curvlab.config.schema import kind_of, settings_of
@@ -24,7 +24,7 @@ def described(value: Any, registry: Registry, origin: Origin = DEFAULT) -> Node:
         return node_of(as_plain(value), lambda path: origin)
     entry = _entry_of(value, registry)
     table = {} if entry is None else {"use": Node(registry.use(entry), origin)}
-    for name in settings_of(type(value)):
+    for name in _settings(value):
         content = getattr(value, name)
         if content is not None and (entry is None or name not in entry.preset):
             table[name] = described(content, registry, origin)
@@ -33,25 +33,27 @@ def described(value: Any, registry: Registry, origin: Origin = DEFAULT) -> Node:
 
 def entries_in(value: Any, registry: Registry) -> Iterator[PartEntry]:
     """The entries of every part that a value is or holds."""
+    inner: Iterable[Any] = ()
     if _is_record(value):
         entry = _entry_of(value, registry)
         if entry is not None:
             yield entry
-        inner: Any = [getattr(value, name) for name in settings_of(type(value))]
-    else:
-        inner = (
-            value.values()
-            if isinstance(value, Mapping)
-            else value
-            if isinstance(value, (tuple, list))
-            else ()
-        )
+        inner = (getattr(value, name) for name in _settings(value))
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, (tuple, list)):
+        inner = value
     for content in inner:
         yield from entries_in(content, registry)
 
 
 def _is_record(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _settings(value: Any) -> Iterable[str]:
+    cls: type = type(value)
+    return settings_of(cls)
 
 
 def _entry_of(part: Any, registry: Registry) -> PartEntry | None:

@@ -1,13 +1,18 @@
-"""JSON Schema (draft 2020-12) of a configuration, from the parts that are installed."""
+"""JSON Schema (draft 2020-12) of a configuration, from the parts that are installed.
+
+Each kind of part has two definitions: ``$defs/step`` is a whole part, told apart by ``use``;
+``$defs/step-settings`` is a table without ``use``, which changes settings of a part chosen elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from curvlab.config.knobpaths import knob_types
-from curvlab.config.knobs import PLACES, read_method
+from curvlab.config.knobs import MethodFile, read_method
 from curvlab.config.layers import EXTENDS
+from curvlab.config.merge import NONE
 from curvlab.config.run_table import BUDGETS
 from curvlab.config.schema import (
     Setting,
@@ -15,20 +20,29 @@ from curvlab.config.schema import (
     has_parts,
     is_mapping,
     is_record,
-    kind_of_or_none,
+    kind_of,
     members,
     settings_of,
     union,
 )
 from curvlab.config.values import adapter
+from curvlab.engine.method import Method
 from curvlab.engine.plan import RunSettings
 from curvlab.errors import PluginError
 from curvlab.registry.imports import part_class
 from curvlab.registry.kinds import METHOD, PROTOCOLS
-from curvlab.registry.records import PartEntry
 from curvlab.registry.registry import Registry
 
 Schema = dict[str, Any]
+
+#: table -> kind, of those tables that are parts
+_TABLES = {
+    "task": "task",
+    "method": METHOD,
+    "sampler": "sampler",
+    "precision": "precision",
+    "report": "reporter",
+}
 
 #: ``use = "package.module:Class"``: a part that is imported, whose settings are not known here
 _IMPORTED: Schema = {
@@ -41,26 +55,22 @@ _IMPORTED: Schema = {
 def json_schema(registry: Registry) -> Schema:
     """The schema; parts that cannot be imported are left out and named in ``$comment``."""
     work = _Work(registry)
-    kinds = {kind: work.kind(kind) for kind in PROTOCOLS}
-    kinds[METHOD] = work.methods()
+    for kind in PROTOCOLS:
+        work.define_kind(kind)
+    work.define_methods()
     run = work.table(settings_of(RunSettings), "the budget, the seed, and what is logged and kept")
     run["oneOf"] = [{"required": [name]} for name in BUDGETS]
+    # a task and a method have no default, so their tables must say which
     tables = {
-        "run": run,
-        **{name: _ref(kind) for name, kind in (("task", "task"), ("method", METHOD))},
-        **{
-            name: {"anyOf": [_ref(kind), _without_use()]}
-            for name, kind in (("sampler", "sampler"), ("precision", "precision"), ("report", "reporter"))
-        },
-        EXTENDS: {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        name: _ref(kind) if kind in ("task", METHOD) else _any([_ref(kind), _ref(f"{kind}-settings")])
+        for name, kind in _TABLES.items()
     }
+    files = _any([{"type": "string"}, {"type": "array", "items": {"type": "string"}}])
     schema: Schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "curvlab configuration",
-        "type": "object",
-        "properties": tables,
-        "additionalProperties": False,
-        "$defs": {**kinds, **work.defs},
+        **_object({"run": run, **tables, EXTENDS: files}),
+        "$defs": work.defs,
     }
     if work.left_out:
         schema["$comment"] = "left out: " + "; ".join(work.left_out)
@@ -75,101 +85,124 @@ class _Work:
         self.defs: Schema = {}
         self.left_out: list[str] = []
 
-    def kind(self, kind: str) -> Schema:
+    def define_kind(self, kind: str) -> None:
         """Any part of a kind: by name alone where no setting is required, or as a table."""
-        alone, tables = [], []
+        alone, tables, over = [], [], _Options()
         for entry in self.registry.parts(kind):
             try:
                 settings = settings_of(part_class(entry))
-                free = {name: s for name, s in settings.items() if name not in entry.preset}
-                tables.append(self.table(free, entry.summary, use=entry))
             except PluginError as err:
                 self.left_out.append(str(err))
                 continue
+            free = {name: s for name, s in settings.items() if name not in entry.preset}
+            tables.append(self.table(free, entry.summary, use=entry.name))
+            over.add({name: self.value(s.annotation, over=True) for name, s in free.items()})
             if not any(s.required for s in free.values()):
                 alone.append(entry.name)
-        names = [{"enum": sorted(set(alone))}] if alone else []
-        return {"anyOf": [*names, {"type": "string", "pattern": ":"}, *tables, _IMPORTED]}
+        self.defs[kind] = _any([_names(alone), {"type": "string", "pattern": ":"}, *tables, _IMPORTED])
+        self.defs[f"{kind}-settings"] = over.table()
 
-    def methods(self) -> Schema:
+    def define_methods(self) -> None:
         """Any method: by name, by name with knobs and changed places, or composed in place."""
+        places = settings_of(Method)
+        over = _Options()
+        over.add({place: self.value(s.annotation, over=True) for place, s in places.items()})
         named, names = [], []
         for entry in self.registry.method_entries():
             try:
                 file = read_method(entry)
-                types = knob_types(file, self.registry)
+                knobs = self._knobs(file, knob_types(file, self.registry))
             except PluginError as err:
                 self.left_out.append(str(err))
                 continue
-            places = {place: {"anyOf": [self._place(place), _without_use()]} for place in PLACES}
-            properties: Schema = {"use": {"const": entry.name}, **places}
-            for name, knob in file.knobs.items():
-                options = [self.value(types[name]), *([places[name]] if name in PLACES else [])]
-                properties[name] = {
-                    "description": knob.help or f"sets {', '.join(knob.written())}",
-                    "anyOf": options,
-                }
-            named.append(_object(properties, ["use"], entry.summary))
+            mine = _Options()
+            mine.add({place: self.value(s.annotation, over=True) for place, s in places.items()})
+            mine.add(knobs)
+            over.add(knobs)
+            named.append(_object({"use": {"const": entry.name}, **mine.properties()}, ["use"], entry.summary))
             names.append(entry.name)
-        inline = _object(
-            {place: self._place(place) for place in PLACES}, ["preconditioner", "damping", "step"], ""
-        )
-        return {"anyOf": [{"enum": sorted(set(names))}, *named, inline]}
+        inline = self.table(places, "a method composed in place")
+        self.defs[METHOD] = _any([_names(names), {"type": "string", "pattern": ":"}, *named, inline])
+        self.defs[f"{METHOD}-settings"] = over.table()
 
-    def table(self, settings: Mapping[str, Setting], summary: str, use: PartEntry | None = None) -> Schema:
+    def _knobs(self, file: MethodFile, types: Mapping[str, Any]) -> dict[str, Schema]:
+        return {
+            name: {
+                **self.value(types[name], over=True),
+                "description": knob.help or f"sets {', '.join(knob.written())}",
+            }
+            for name, knob in file.knobs.items()
+        }
+
+    def table(self, settings: Mapping[str, Setting], summary: str, use: str = "") -> Schema:
         """An object with these settings, and ``use`` if it is a part."""
-        properties: Schema = {"use": {"const": use.name}} if use else {}
+        properties: Schema = {"use": {"const": use}} if use else {}
         properties.update({name: self.value(s.annotation) for name, s in settings.items()})
         required = [*(["use"] if use else []), *(s.name for s in settings.values() if s.required)]
         return _object(properties, required, summary)
 
-    def value(self, annotation: Any) -> Schema:
-        """A value of an annotated type; ``None`` is what is not written."""
+    def value(self, annotation: Any, *, over: bool = False) -> Schema:
+        """A value of an annotated type; laid ``over`` another, a part may be settings without ``use``."""
         simple = [m for m in members(annotation) if not has_parts(m) and m is not type(None)]
-        options = [self._composed(m) for m in members(annotation) if has_parts(m)]
+        options = [o for m in members(annotation) if has_parts(m) for o in self._composed(m, over)]
         if simple:
             options.append(self._plain(union(simple)))
         elif type(None) in members(annotation):
-            options.append({"const": "none"})
-        return options[0] if len(options) == 1 else {"anyOf": options}
+            options.append({"const": NONE})
+        return _any(options)
 
-    def _composed(self, annotation: Any) -> Schema:
-        kind = kind_of_or_none(annotation)
+    def _composed(self, annotation: Any, over: bool) -> list[Schema]:
+        kind = kind_of(annotation)
         if kind is not None:
-            return _ref(kind)
+            return [_ref(kind), _ref(f"{kind}-settings")] if over else [_ref(kind)]
         if is_record(annotation):
-            return self.table(settings_of(annotation), "")
-        if is_mapping(annotation):
-            return {"type": "object", "additionalProperties": self.value(element(annotation))}
+            return [self.table(settings_of(annotation), "")]
         inner = element(annotation)
-        return {"type": "array", "items": self.value(inner if inner is not None else get_args(annotation)[0])}
+        if is_mapping(annotation):
+            return [{"type": "object", "additionalProperties": self.value(inner, over=over)}]
+        array = {"type": "array", "items": self.value(get_args(annotation)[0] if inner is None else inner)}
+        addressed = {"type": "object", "additionalProperties": self.value(inner, over=True)}
+        return [array, addressed] if over and inner is not None else [array]
 
     def _plain(self, annotation: Any) -> Schema:
         found = adapter(annotation).json_schema(ref_template="#/$defs/{model}")
         self.defs.update(found.pop("$defs", {}))
         return found
 
-    def _place(self, place: str) -> Schema:
-        if place.startswith("on_"):
-            return {"type": "array", "items": _ref(PLACES[place])}
-        optional = [{"const": "none"}] if place in ("sampler", "fallback") else []
-        return {"anyOf": [_ref(PLACES[place]), *optional]}
+
+class _Options:
+    """Settings of several parts, by name, with what any of them takes."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Schema]] = {}
+
+    def add(self, properties: Mapping[str, Schema]) -> None:
+        for name, schema in properties.items():
+            options = self._found.setdefault(name, [])
+            if schema not in options:
+                options.append(schema)
+
+    def properties(self) -> Schema:
+        return {name: _any(options) for name, options in self._found.items()}
+
+    def table(self) -> Schema:
+        """Any of the settings, and no ``use``."""
+        return _object(self.properties())
 
 
-def _object(properties: Schema, required: list[str], summary: str) -> Schema:
-    words = {"description": summary} if summary else {}
-    return {
-        "type": "object",
-        **words,
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
+def _object(properties: Schema, required: Iterable[str] = (), summary: str = "") -> Schema:
+    found: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    if list(required):
+        found["required"] = list(required)
+    return {**found, "description": summary} if summary else found
 
 
-def _without_use() -> Schema:
-    """Settings laid over a part that is chosen elsewhere."""
-    return {"type": "object", "not": {"required": ["use"]}}
+def _any(options: list[Schema]) -> Schema:
+    return options[0] if len(options) == 1 else {"anyOf": options}
+
+
+def _names(names: Iterable[str]) -> Schema:
+    return {"enum": sorted(set(names))}
 
 
 def _ref(kind: str) -> Schema:

@@ -14,7 +14,7 @@ from curvlab.config.schema import (
     element,
     is_mapping,
     is_record,
-    kind_of_or_none,
+    kind_of,
     members,
     settings_of,
 )
@@ -108,7 +108,7 @@ def _into(table: Node, cls: type, path: tuple[str, ...], trail: _Trail) -> Any:
 
 def _settings_owner(node: Node, option: Any, trail: _Trail) -> type | None:
     """The class whose settings a table fills."""
-    kind = kind_of_or_none(option)
+    kind = kind_of(option)
     if kind == METHOD:
         return Method
     if kind is None:

@@ -61,12 +61,14 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-@cache
 def kind_of(annotation: Any) -> str | None:
     """The kind of part that an annotation's class stands for, ``"method"`` for a method, else ``None``."""
     cls = get_origin(annotation) or annotation
-    if not isinstance(cls, type):
-        return None
+    return _kind_of_class(cls) if isinstance(cls, type) else None
+
+
+@cache
+def _kind_of_class(cls: type) -> str | None:
     if issubclass(cls, Method):
         return METHOD
     if issubclass(cls, (Gram, Group)):
@@ -90,25 +92,15 @@ def union(options: Sequence[Any]) -> Any:
 
 def has_parts(annotation: Any) -> bool:
     """Whether a value of this type holds parts, or records of settings, at any depth."""
-    if is_record(annotation) or kind_of_or_none(annotation) is not None:
+    if is_record(annotation) or kind_of(annotation) is not None:
         return True
     return any(has_parts(a) for a in get_args(annotation) if a is not Ellipsis)
-
-
-def kind_of_or_none(annotation: Any) -> str | None:
-    """``kind_of`` for annotations that may not be hashable, such as ``Literal[[]]``."""
-    try:
-        return kind_of(annotation)
-    except TypeError:
-        return None
 
 
 def is_record(annotation: Any) -> bool:
     """Whether it is a dataclass that is no part: a table of settings without ``use``."""
     return (
-        isinstance(annotation, type)
-        and dataclasses.is_dataclass(annotation)
-        and kind_of_or_none(annotation) is None
+        isinstance(annotation, type) and dataclasses.is_dataclass(annotation) and kind_of(annotation) is None
     )
 
 
@@ -145,7 +137,7 @@ def words(annotation: Any) -> str:
         return "one of " + ", ".join(_quoted(v) for v in get_args(only))
     if isinstance(only, type) and issubclass(only, Enum):
         return "one of " + ", ".join(_quoted(m.value) for m in only)
-    kind = kind_of_or_none(only)
+    kind = kind_of(only)
     if kind is not None:
         return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if element(only) is not None:

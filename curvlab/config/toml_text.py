@@ -18,11 +18,6 @@ def annotated(tree: Node) -> str:
     return "\n".join(_table(tree, ())).strip("\n") + "\n"
 
 
-def as_toml(data: dict[str, Any]) -> str:
-    """Plain data as TOML, without comments."""
-    return tomli_w.dumps(data)
-
-
 def _table(node: Node, path: tuple[str, ...]) -> Iterator[str]:
     """Values first: what follows a sub-table's header would belong to it."""
     below = []

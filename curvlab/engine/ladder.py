@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from curvlab.engine.method import Arm
-from curvlab.engine.step import direct
+from curvlab.engine.step import direct, observe
 from curvlab.errors import Diverged, NotPositiveDefinite
+from curvlab.linalg.cg import Stop
+from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
@@ -47,10 +49,18 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
             again = wide.evaluate(needs, blocks, ctx)
         if bool(torch.isfinite(again.loss)):
             emit(Event("retried-in-float64", ctx.step, {"loss": float(again.loss)}))
-            return _narrowed(again, seen.gradient.dtype)
+            return _narrowed(again, seen.gradient.dtype, blocks.model)
     raise Diverged(
         f"step {ctx.step}: the loss is {float(seen.loss)}, in float64 too; {culprit(blocks, seen.gradient)}"
     )
+
+
+def observed(arm: Arm, seen: Pass, ctx: Context) -> None:
+    """The method takes the evidence in; a factorisation that fails there is beyond more damping."""
+    try:
+        observe(arm, seen, ctx)
+    except NotPositiveDefinite as error:
+        raise Diverged(f"step {ctx.step}: {error}") from error
 
 
 def directed(arm: Arm, v: BlockVector, ctx: Context, emit: Emit) -> tuple[Solve, Context]:
@@ -58,7 +68,7 @@ def directed(arm: Arm, v: BlockVector, ctx: Context, emit: Emit) -> tuple[Solve,
     for rung in range(RUNGS + 1):
         try:
             solve = direct(arm, v, ctx)
-            if solve.x.is_finite():
+            if solve.reason is not Stop.NONFINITE and solve.x.is_finite():
                 return solve, ctx
             if not v.is_finite():
                 raise Diverged(f"step {ctx.step}: the gradient is not finite; {culprit(arm.blocks, v)}")
@@ -80,7 +90,27 @@ def culprit(blocks: Blocks, vector: BlockVector) -> str:
     return f"non-finite entries in block {', '.join(bad)}" if bad else "every parameter is finite"
 
 
-def _narrowed(seen: Pass, dtype: torch.dtype) -> Pass:
+@dataclass(frozen=True)
+class _Widened(LinearOperator[BlockVector]):
+    """Products made in float64, of vectors that are not."""
+
+    base: LinearOperator[BlockVector]
+    model: nn.Module
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        with _in_double(self.model):
+            return (self.base @ v.to(torch.float64)).to(v.dtype)
+
+    @property
+    def count(self) -> int | None:
+        """Products made, if ``base`` counts them."""
+        return getattr(self.base, "count", None)
+
+
+def _narrowed(seen: Pass, dtype: torch.dtype, model: nn.Module) -> Pass:
     layers = {
         kind: {
             name: tuple(
@@ -91,7 +121,8 @@ def _narrowed(seen: Pass, dtype: torch.dtype) -> Pass:
         }
         for kind, blocks in seen.layers.items()
     }
-    return replace(seen, loss=seen.loss.to(dtype), gradient=seen.gradient.to(dtype), layers=layers, ggn=None)
+    ggn = None if seen.ggn is None else _Widened(seen.ggn, model)
+    return replace(seen, loss=seen.loss.to(dtype), gradient=seen.gradient.to(dtype), layers=layers, ggn=ggn)
 
 
 @contextmanager
@@ -100,9 +131,8 @@ def _in_double(model: nn.Module) -> Iterator[None]:
     tensors = [*model.parameters(), *model.buffers()]
     kept = [t.data for t in tensors]
     try:
-        for t in tensors:
-            if t.is_floating_point():
-                t.data = t.data.double()
+        for t in tensors:  # the others are copied: a counter may be moved on in place
+            t.data = t.data.double() if t.is_floating_point() else t.data.clone()
         yield
     finally:
         for t, data in zip(tensors, kept, strict=True):

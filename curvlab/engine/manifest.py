@@ -27,7 +27,7 @@ def describe(training: Training, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "argv": list(sys.argv),
-        **{k: v for k, v in environment().items() if k not in ("devices", "dependencies")},
+        **_here(),
         "parts": dict(plan.provenance),
         "device": str(plan.backend.torch_device),
         "dtype": str(plan.backend.dtype).removeprefix("torch."),
@@ -47,17 +47,20 @@ def describe(training: Training, folder: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions of Python, curvlab, torch, dependencies and plugins; devices, threads, operating system."""
+    return {**_here(), "devices": devices(), "dependencies": dependencies()}
+
+
+def _here() -> dict[str, Any]:
+    """What is cheap to find out and may change the numbers of a run."""
     return {
         "curvlab": __version__,
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "dependencies": dependencies(),
+        "python": platform.python_version(),
         "plugins": plugins(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "devices": devices(),
         "threads": torch.get_num_threads(),
         "executable": sys.executable,
         "git": commit(Path.cwd()),

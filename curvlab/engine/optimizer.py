@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from curvlab.engine import step as one_step
-from curvlab.engine.ladder import directed, evaluated
+from curvlab.engine.ladder import directed, evaluated, observed
 from curvlab.engine.method import Arm, Coverage, Method
 from curvlab.engine.state import export, nbytes, restore
-from curvlab.errors import CheckpointError, CoverageError, Fault, NeedsObjective
-from curvlab.linalg.compose import Restricted
+from curvlab.errors import CheckpointError, ConfigError, CoverageError, Fault, NeedsObjective
 from curvlab.model.partition import partition
 from curvlab.objective.ambient import Ambient, Reduction
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass
+from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
+from curvlab.protocols.step import At
 
 #: version of the layout of ``state_dict`` and ``snapshot``
 STATE_VERSION = 1
@@ -43,6 +43,17 @@ class StepFacts:
     accepted: bool | None = None
     gradient_size: int | None = None
     curvature_size: int | None = None
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What one arm has found out before anybody moves."""
+
+    arm: Arm
+    seen: Pass
+    solve: Solve
+    at: At
+    ctx: Context
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -74,13 +85,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.steps = 0
         self.last: StepFacts | None = None
         self.blocks = partition(model, method.preconditioner.joins)
+        if not self.blocks.members:
+            raise ConfigError(Fault("no parameter of the model requires a gradient: there is nothing to train"))
         lr = method.step.rate(0)
         # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
         super().__init__(list(self.blocks.parameters.values()), {"lr": lr, "rule_lr": lr})
         self.arms = self._arms()
         self.ambient = Ambient(self.blocks, cast(Reduction, reduction))
         self.ambient.listen(self.needs(0))
-        self._publish()
 
     # what it is
 
@@ -129,13 +141,15 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             loss: Tensor | None = seen.loss
         else:
             if needs.objective:
-                raise NeedsObjective(f'method "{self.name}"', needs.objective)
+                raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)
             objective, loss = None, None
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
             seen = self.ambient.collect(loss)
-        outcomes = [self._advance(k, objective, seen) for k in range(len(self.arms))]
+        # nobody moves before everybody knows where to: a failure leaves all parameters as they were
+        ways = [self._way(arm, seen) for arm in self.arms]
+        outcomes = [self._go(way, objective) for way in ways]
         self.last = self._facts(seen, outcomes[0])
         self.on_learn(outcomes[0][0])
         for what, _ in outcomes:
@@ -144,23 +158,49 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.ambient.listen(self.needs(self.steps))
         return loss
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Called by torch's constructor for the one group there is; raises ``ConfigError`` for another."""
+        if self.param_groups:
+            raise ConfigError(
+                Fault(
+                    "a curvlab optimizer has one group of parameters, those of its model",
+                    hint='treat blocks differently with [method.preconditioner] use = "routed"',
+                )
+            )
+        super().add_param_group(param_group)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, and what was captured beside them."""
         super().zero_grad(set_to_none)
         self.ambient.clear()
 
-    def _advance(self, k: int, objective: Objective | None, seen: Pass) -> tuple[Aftermath, Context]:
-        arm = self.arms[k]
-        mine = _restricted(seen, arm.blocks, self.blocks)
-        rate = self._rate()
+    def _way(self, arm: Arm, seen: Pass) -> _Way:
+        mine = seen.restrict(arm.blocks.layout)
         ctx = self._context(arm, self.steps)
-        one_step.observe(arm, mine, ctx)
-        v, at = one_step.before(arm, mine, ctx, rate)
+        observed(arm, mine, ctx)
+        v, at = one_step.before(arm, mine, ctx, self._rate())
         solve, ctx = directed(arm, v, ctx, self.on_event)
-        what = one_step.commit(arm, objective, mine, solve, at, ctx, rate)
+        return _Way(arm, mine, solve, at, ctx)
+
+    def _go(self, way: _Way, objective: Objective | None) -> tuple[Aftermath, Context]:
+        arm, ctx = way.arm, way.ctx
+        what = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, self._rate())
         if not what.step.accepted:
             self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))
         return what, ctx
+
+    def _asking(self) -> str:
+        """The parts that ask for an objective in this step, by place."""
+        parts = {
+            f"{place} {type(part).__name__}": part.needs(self.steps)
+            for arm in self.arms
+            for place, part in (
+                ("preconditioner", arm.method.preconditioner),
+                ("damping", arm.method.damping),
+                ("step", arm.method.step),
+            )
+        }
+        return ", ".join(words for words, needs in parts.items() if needs.objective)
 
     def _rate(self) -> float:
         group = self.param_groups[0]
@@ -199,7 +239,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                 *(
                     Fault(
                         f'method "{self.name}" does not treat {", ".join(b.parameters)}: {self._refusal(b)}',
-                        hint='give it a fallback: [method.fallback] use = "adamw"',
+                        hint="give it a [method.fallback] that treats any parameter (`curvlab methods`)",
                     )
                     for b in refused
                 )
@@ -258,14 +298,12 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.blocks.untapped.update(plain["untapped"])
         self.param_groups[0].update(lr=plain["lr"], rule_lr=plain["rule_lr"])
         self.ambient.listen(self.needs(self.steps))
-        self._publish()
 
     def state_dict(self) -> dict[str, Any]:
         """torch's two keys: each block's tensors under its first parameter, plain values in the group."""
-        self._publish()
-        _, plain = self.snapshot()
-        self.param_groups[0]["curvlab"] = plain
-        return super().state_dict()
+        found: dict[str, Any] = super().state_dict()
+        _, found["param_groups"][0]["curvlab"] = self.snapshot()
+        return found
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take on a ``state_dict``; tensors keep this optimizer's dtypes, and are copied, not shared."""
@@ -276,18 +314,26 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         for entry in state_dict["state"].values():
             tensors.update(entry)
         settings = {k: v for k, v in group.items() if k not in ("params", "curvlab")}
-        self.param_groups[0].update(settings)
         self.restore(tensors, {**group["curvlab"], "lr": settings["lr"], "rule_lr": settings["rule_lr"]})
+        self.param_groups[0].update(settings)
 
-    def _publish(self) -> None:
-        """Show the live state to torch's tools: tensors under the first parameter of their block."""
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:  # type: ignore[override]  # an attribute of torch's
+        """The live state as torch's tools look at it: tensors under the first parameter of their block.
+
+        Made when it is looked at, so that it is never of yesterday and keeps nothing alive.
+        """
         tensors, _ = self.snapshot()
         first = {b.name: self.blocks.parameters[b.parameters[0]] for b in self.blocks.members}
         anywhere = next(iter(first.values()))
-        self.state.clear()
+        shown: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.blocks.parameters.values()}
         for path, tensor in tensors.items():
-            owner = first.get(_block_of(path, first), anywhere)
-            self.state[owner][path] = tensor
+            shown[first.get(_block_of(path, first), anywhere)][path] = tensor
+        return shown
+
+    @state.setter
+    def state(self, empty: Mapping[Tensor, Any]) -> None:
+        """torch's constructor sets one; ours lives in the arms."""
 
 
 def _block_of(path: str, names: Mapping[str, Any]) -> str:
@@ -296,16 +342,3 @@ def _block_of(path: str, names: Mapping[str, Any]) -> str:
         return path.rpartition("@")[2]
     found = [n for n in names if f".{n}." in path or path.endswith(f".{n}")]
     return max(found, key=len, default="")
-
-
-def _restricted(seen: Pass, blocks: Blocks, all_blocks: Blocks) -> Pass:
-    """The pass as one arm sees it: its own blocks only."""
-    if blocks.layout == all_blocks.layout:
-        return seen
-    mine = set(blocks.layout.names)
-    layers = {
-        kind: {name: terms for name, terms in found.items() if name in mine}
-        for kind, found in seen.layers.items()
-    }
-    ggn = None if seen.ggn is None else Restricted(seen.ggn, all_blocks.layout, blocks.layout)
-    return replace(seen, gradient=seen.gradient.restrict(blocks.layout), layers=layers, ggn=ggn)

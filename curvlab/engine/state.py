@@ -93,7 +93,8 @@ def restore(state: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Plain
             raise CheckpointError(
                 f"state {path!r}: expected shape {tuple(tensor.shape)}, got {tuple(other.shape)}"
             )
-        tensor.copy_(other)
+    for path, tensor in mine.items():  # only now: a state that does not fit must leave this one as it is
+        tensor.copy_(tensors[path])
     for leaf in leaves(state):
         if leaf.replace is not None and leaf.value != plain.get(leaf.path, leaf.value):
             leaf.replace(plain[leaf.path])

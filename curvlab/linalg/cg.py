@@ -7,11 +7,10 @@ non-positive curvature ends the solve and keeps the iterate before it, instead o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-
-import torch
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
@@ -81,5 +80,6 @@ def conjugate_gradients(
         z = r if M is None else M(r)
         rz_old, rz = rz, r.dot(z)
         p.scale_(rz / rz_old).add_(z)
-    reason = Stop.CONVERGED if torch.isfinite(x.flat).all() else Stop.NONFINITE
-    return CGResult(x, iterations, residual, reason)
+    # a residual that is not finite ends the loop too; for such a b, x is still the finite zero
+    good = math.isfinite(residual) and x.is_finite()
+    return CGResult(x, iterations, residual, Stop.CONVERGED if good else Stop.NONFINITE)

@@ -33,7 +33,7 @@ class Outer:
 
 
 class BlockLayout:
-    """Names, shapes and offsets of the blocks of a flat buffer; compared by content.
+    """Names, shapes and offsets of the blocks of a flat buffer; compared by content and order.
 
     A layout keeps a few buffers that were handed back by ``recycle`` and gives them out again: memory
     fresh from the system is paid for by page faults, which cost more than the arithmetic on it.
@@ -57,7 +57,9 @@ class BlockLayout:
         self._free: list[Tensor] = []
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, BlockLayout) and self.shapes == other.shapes)
+        if self is other:
+            return True
+        return isinstance(other, BlockLayout) and self.names == other.names and self.shapes == other.shapes
 
     def __hash__(self) -> int:
         return hash(tuple(self.shapes.items()))
@@ -312,7 +314,8 @@ class BlockVector:
     def _check(self, other: BlockVector) -> None:
         if other.layout != self.layout:
             mine, theirs = set(self.layout.shapes.items()), set(other.layout.shapes.items())
-            raise ValueError(f"vectors over different blocks: {sorted(mine ^ theirs)} do not match")
+            what = f"{sorted(mine ^ theirs)} do not match" if mine ^ theirs else "the order is another"
+            raise ValueError(f"vectors over different blocks: {what}")
 
     def _view(self, name: str) -> Tensor:
         start, stop = self.layout.offsets[name]

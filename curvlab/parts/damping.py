@@ -41,8 +41,8 @@ class LambdaState:
 class LevenbergMarquardt(Damping[LambdaState]):
     """λ by the reduction ratio ρ = actual / predicted change of the loss (Martens 2010, §4.1).
 
-    Every ``interval`` steps: ρ < ``low`` (or not finite) multiplies λ by ``factor``, ρ > ``high``
-    divides it.  The prediction is of the *undamped* quadratic model.
+    Every ``interval`` steps: ρ < ``low`` (or not finite, or the step rejected) multiplies λ by ``factor``,
+    ρ > ``high`` divides it.  The prediction is of the *undamped* quadratic model.
     """
 
     initial: float = 1.0
@@ -76,12 +76,12 @@ class LevenbergMarquardt(Damping[LambdaState]):
         return state.damping
 
     def learn(self, state: LambdaState, what: Aftermath, step: int) -> None:
-        if not self._learns(step) or what.ratio is None:
+        if not self._learns(step) or (what.step.accepted and what.ratio is None):
             return
-        state.ratio = what.ratio
-        if not what.step.accepted or not what.ratio >= self.low:  # also NaN
+        state.ratio = math.nan if what.ratio is None else what.ratio  # a rejected step has none
+        if not what.step.accepted or not state.ratio >= self.low:  # also NaN
             state.damping = min(state.damping * self.factor, self.maximum)
-        elif what.ratio > self.high:
+        elif state.ratio > self.high:
             state.damping = max(state.damping / self.factor, self.minimum)
 
     def _learns(self, step: int) -> bool:

@@ -59,8 +59,8 @@ class Routed(Preconditioner[RoutedState]):
         )
 
     def observe(self, state: RoutedState, seen: Pass, ctx: Context) -> None:
-        for pattern, own in state.routes.items():
-            self.routes[pattern].observe(own, seen, ctx)
+        for pattern, layout in self._split(seen.gradient.layout).items():
+            self.routes[pattern].observe(state.routes[pattern], seen.restrict(layout), ctx)
 
     def refresh(self, state: RoutedState, ctx: Context) -> None:
         for pattern, own in state.routes.items():
@@ -76,8 +76,8 @@ class Routed(Preconditioner[RoutedState]):
         return Solve(x, iterations)
 
     def learn(self, state: RoutedState, what: Aftermath, ctx: Context) -> None:
-        for pattern, own in state.routes.items():
-            self.routes[pattern].learn(own, what, ctx)
+        for pattern, layout in self._split(what.before.gradient.layout).items():
+            self.routes[pattern].learn(state.routes[pattern], what.restrict(layout), ctx)
 
     def _route(self, name: str) -> str | None:
         return next((p for p in self.routes if fnmatchcase(name, p)), None)

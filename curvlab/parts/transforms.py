@@ -142,7 +142,6 @@ class Graft(Transform[None]):
     def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
         out = v.clone()
         for name, block in out.items():
-            wanted = torch.linalg.vector_norm(at.gradient[name])
-            length = torch.linalg.vector_norm(block).clamp(min=torch.finfo(v.dtype).tiny)
-            block.mul_(wanted / length)
+            wanted, length = torch.linalg.vector_norm(at.gradient[name]), torch.linalg.vector_norm(block)
+            block.mul_(torch.where(length > 0, wanted / length, 0.0))
         return out

@@ -56,19 +56,30 @@ class Full(Backend):
         self, A: Float[Tensor, "*b d d"]
     ) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         try:
-            return _eigh(A)
+            values, vectors = _eigh(A)
         except NotPositiveDefinite:
             values, vectors = _eigh(A.double())
-            return values.to(A.dtype), vectors.to(A.dtype)
+        return values.to(A.dtype), _row_major(vectors.to(A.dtype))
 
     def _lifted(self, A: Tensor, factorise: Callable[[Tensor], Tensor]) -> Tensor:
-        """``factorise(A)``, and once more in float64 if that fails."""
-        try:
-            return factorise(A)
-        except NotPositiveDefinite:
-            if A.dtype == torch.float64:
-                raise
-            return factorise(A.double()).to(A.dtype)
+        """``factorise(A)``, and once more in float64 if that fails.
+
+        The error describes A, not the part of it that gave way.
+        """
+        for dtype in dict.fromkeys((A.dtype, torch.float64)):
+            try:
+                return _row_major(factorise(A.to(dtype)).to(A.dtype))
+            except NotPositiveDefinite:
+                continue
+        raise NotPositiveDefinite(_description(A.double()))
+
+
+def _row_major(A: Tensor) -> Tensor:
+    """LAPACK leaves columns contiguous; a matrix that was restored from a file has its rows so.
+
+    Products round differently on the two, and a resumed run must be the same to the bit.
+    """
+    return A.contiguous()
 
 
 def _cholesky(A: Tensor) -> Tensor:

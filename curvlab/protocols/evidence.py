@@ -10,15 +10,16 @@ over ``positions`` terms (tokens), each row of ``grads`` carries ``1/√position
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.cg import Stop
+from curvlab.linalg.compose import Restricted
 from curvlab.linalg.operator import LinearOperator
-from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.needs import Labels
 
 
@@ -50,6 +51,18 @@ class Pass:
     ggn: LinearOperator[BlockVector] | None = None
     curvature_examples: int = 0
     positions: int = 1
+
+    def restrict(self, layout: BlockLayout) -> Pass:
+        """What this pass says of some of its blocks; itself if that is all of them."""
+        whole = self.gradient.layout
+        if layout == whole:
+            return self
+        layers = {
+            kind: {name: terms for name, terms in found.items() if name in layout.shapes}
+            for kind, found in self.layers.items()
+        }
+        ggn = None if self.ggn is None else Restricted(self.ggn, whole, layout)
+        return replace(self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn)
 
 
 @dataclass(frozen=True)
@@ -119,3 +132,12 @@ class Aftermath:
     solve: Solve
     step: Step
     ratio: float | None = None
+
+    def restrict(self, layout: BlockLayout) -> Aftermath:
+        """What came of the step for some of its blocks; ``ratio`` is of them all."""
+        return replace(
+            self,
+            before=self.before.restrict(layout),
+            solve=replace(self.solve, x=self.solve.x.restrict(layout)),
+            step=replace(self.step, update=self.step.update.restrict(layout)),
+        )

@@ -14,7 +14,7 @@ from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, mlp
-from curvlab.tasks.settings import at_least, widths
+from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
 
 PIXELS, CLASSES = 64, 10
@@ -40,9 +40,11 @@ class Digits(Task):
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        at_least(1, batch_size=self.batch_size)
-        at_least(0, data_seed=self.data_seed)
-        widths(hidden=self.hidden)
+        check(
+            at_least(1, batch_size=self.batch_size),
+            at_least(0, data_seed=self.data_seed),
+            widths(hidden=self.hidden),
+        )
 
     def model(self) -> nn.Module:
         return mlp((PIXELS, *self.hidden, CLASSES), self.activation)

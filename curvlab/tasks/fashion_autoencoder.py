@@ -11,7 +11,7 @@ from curvlab.objective.losses import BinaryCrossEntropy
 from curvlab.protocols.task import Task
 from curvlab.tasks.fashion_mnist import PIXELS, find_files, images
 from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
-from curvlab.tasks.settings import at_least, widths
+from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
 
 
@@ -34,9 +34,11 @@ class FashionAutoencoder(Task):
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        at_least(1, code=self.code, batch_size=self.batch_size)
-        at_least(0, connections=self.connections)
-        widths(hidden=self.hidden)
+        check(
+            at_least(1, code=self.code, batch_size=self.batch_size),
+            at_least(0, connections=self.connections),
+            widths(hidden=self.hidden),
+        )
 
     def model(self) -> nn.Module:
         encoder = (PIXELS, *self.hidden, self.code)

@@ -17,7 +17,7 @@ from curvlab.objective.losses import CrossEntropy
 from curvlab.protocols.task import Task
 from curvlab.tasks.idx import read_idx
 from curvlab.tasks.mlp import Activation, mlp
-from curvlab.tasks.settings import at_least, widths
+from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
 
 SIDE, CLASSES = 28, 10
@@ -52,8 +52,7 @@ class FashionMnist(Task):
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        at_least(1, batch_size=self.batch_size)
-        widths(hidden=self.hidden)
+        check(at_least(1, batch_size=self.batch_size), widths(hidden=self.hidden))
 
     def model(self) -> nn.Module:
         return mlp((PIXELS, *self.hidden, CLASSES), self.activation)
@@ -80,7 +79,7 @@ def find_files(root: str | None) -> Path:
         folder = Path(root).expanduser()
         missing = [name for name in FILES if _file(folder, name) is None]
         if missing:
-            raise DataError(f"{folder} has no {' and no '.join(f'{m}[.gz]' for m in missing)}. {HOW_TO_GET}")
+            raise DataError(f"{folder} lacks {', '.join(f'{m}[.gz]' for m in missing)}. {HOW_TO_GET}")
         return folder
     places = [DEBIAN]
     if os.environ.get("CURVLAB_DATA"):

@@ -20,7 +20,7 @@ from curvlab.protocols.objective import Objective
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task, Workload
 from curvlab.tasks.draws import Normal
-from curvlab.tasks.settings import at_least
+from curvlab.tasks.settings import at_least, check
 
 PARAMETER = "theta"  #: name of the model's one parameter
 
@@ -56,10 +56,11 @@ class Quadratic(Task):
     data_seed: int = 0  #: of eigenvectors, optimum and noise
 
     def __post_init__(self) -> None:
-        at_least(
-            1, dimension=self.dimension, condition=self.condition, size=self.size, batch_size=self.batch_size
+        check(
+            at_least(1, dimension=self.dimension, condition=self.condition),
+            at_least(1, size=self.size, batch_size=self.batch_size),
+            at_least(0, noise=self.noise, data_seed=self.data_seed),
         )
-        at_least(0, noise=self.noise, data_seed=self.data_seed)
 
     def model(self) -> nn.Module:
         return Point(self.dimension)

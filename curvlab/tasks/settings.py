@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from curvlab.errors import ConfigError, Fault
 
 
-def at_least(least: float, **values: float) -> None:
-    """Every value ≥ ``least`` (and finite); one ``ConfigError`` lists those that are not."""
-    _refuse({n: v for n, v in values.items() if not least <= v < float("inf")}, f"must be at least {least}")
+def check(*faults: Sequence[Fault]) -> None:
+    """Raise one ``ConfigError`` with every fault that the checks found, if there is any."""
+    found = [fault for group in faults for fault in group]
+    if found:
+        raise ConfigError(*found)
 
 
-def widths(**values: Sequence[int]) -> None:
-    """Every entry of every value ≥ 1; one ``ConfigError`` lists those with a smaller one."""
-    wrong = {n: v for n, v in values.items() if any(width < 1 for width in v)}
-    _refuse({n: list(v) for n, v in wrong.items()}, "must hold widths of at least 1")
+def at_least(least: float, **values: float) -> list[Fault]:
+    """A fault for each value that is less than ``least`` or not finite."""
+    wrong = {n: v for n, v in values.items() if not least <= v < float("inf")}
+    return _faults(wrong, f"must be at least {least}")
 
 
-def _refuse(wrong: dict[str, object], expected: str) -> None:
-    if wrong:
-        raise ConfigError(*(Fault(f"{n} = {v!r} {expected}", path=n) for n, v in wrong.items()))
+def widths(**values: Sequence[int]) -> list[Fault]:
+    """A fault for each list of layer widths with an entry less than 1."""
+    wrong = {n: list(v) for n, v in values.items() if any(width < 1 for width in v)}
+    return _faults(wrong, "must hold widths of at least 1")
+
+
+def _faults(wrong: Mapping[str, object], expected: str) -> list[Fault]:
+    return [Fault(f"{n} = {v!r} {expected}", path=n) for n, v in wrong.items()]

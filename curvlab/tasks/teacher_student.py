@@ -11,7 +11,7 @@ from curvlab.objective.losses import MeanSquaredError
 from curvlab.protocols.task import Task
 from curvlab.tasks.draws import Normal
 from curvlab.tasks.mlp import Activation, mlp
-from curvlab.tasks.settings import at_least, widths
+from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
 
 
@@ -37,10 +37,12 @@ class TeacherStudent(Task):
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        at_least(1, inputs=self.inputs, outputs=self.outputs, size=self.size)
-        at_least(1, validation_size=self.validation_size, batch_size=self.batch_size)
-        at_least(0, noise=self.noise, data_seed=self.data_seed)
-        widths(hidden=self.hidden, teacher_hidden=self.teacher_hidden or ())
+        check(
+            at_least(1, inputs=self.inputs, outputs=self.outputs, size=self.size),
+            at_least(1, validation_size=self.validation_size, batch_size=self.batch_size),
+            at_least(0, noise=self.noise, data_seed=self.data_seed),
+            widths(hidden=self.hidden, teacher_hidden=self.teacher_hidden or ()),
+        )
 
     def model(self) -> nn.Module:
         return mlp((self.inputs, *self.hidden, self.outputs), self.activation)

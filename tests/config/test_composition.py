@@ -10,7 +10,7 @@ from curvlab.config import build_method, load
 from curvlab.config.composition import compose
 from curvlab.config.tree import plain
 from curvlab.errors import ConfigError, Fault
-from curvlab.parts.damping import Constant
+from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.schedules import Cosine
 from curvlab.parts.steps import Armijo, Rate
 from curvlab.registry import Registry
@@ -118,6 +118,13 @@ def test_a_schedule_turns_a_knob_that_is_called_like_a_place(registry: Registry)
     method = build_method(registry, "fake", {"damping": schedule, "lr": schedule})
     assert method.damping == Constant(Cosine(peak=1.0, steps=3))
     assert method.step == Rate(Cosine(peak=1.0, steps=3))
+
+
+def test_a_part_given_built_stands_at_its_place_even_if_a_knob_has_that_name(registry: Registry) -> None:
+    part = LevenbergMarquardt(initial=2.0)
+    assert build_method(registry, "fake", {"damping": part}).damping == part
+    schedule = Cosine(peak=1.0, steps=3)
+    assert build_method(registry, "fake", {"damping": schedule}).damping == Constant(schedule)
 
 
 def test_a_knob_passes_over_a_place_that_is_emptied_if_it_means_others_too(registry: Registry) -> None:

@@ -198,7 +198,13 @@ def test_a_text_may_end_anywhere(text: str) -> None:
 
 
 def test_a_value_may_look_like_anything() -> None:
-    text = 'a = 1979-05-27 07:32:00Z # [b]\nc = "x] = \\" #"\nd = """\n[e]\nf = 1 \\"""\n""""\ng = \'\'\'h = \\\'\'\'\ni = 2\n'
+    text = (
+        "a = 1979-05-27 07:32:00Z # [b]\n"
+        'c = "x] = \\" #"\n'
+        'd = """\n[e]\nf = 1 \\"""\n""""\n'
+        "g = '''h = \\'''\n"
+        "i = 2\n"
+    )
     assert (
         locate(text).keys() == {("a",), ("c",), ("d",), ("g",), ("i",)} == {(k,) for k in tomli.loads(text)}
     )

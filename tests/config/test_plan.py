@@ -243,6 +243,19 @@ def test_a_faulty_method_file_is_the_plugins_fault(
     del sys.modules["curvlab_odd"]
 
 
+def test_what_a_part_refuses_is_blamed_on_what_the_user_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """low < high must hold; the method file chose low, and the user a high below it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    body = BODY.replace('"constant"', '{ use = "levenberg-marquardt", low = 0.3, high = 0.6 }')
+    registry = discover(plugins=[plugin("lm", {"lm": ABOUT + body}, tmp_path)], strict=True)
+    with pytest.raises(ConfigError) as caught:
+        build(load(data=SMALL | {"method": {"use": "lm", "damping": {"high": 0.1}}}), registry)
+    assert [fault.path for fault in caught.value.faults] == ["method.damping.high"]
+    del sys.modules["curvlab_lm"]
+
+
 def test_a_method_file_means_the_parts_of_its_own_distribution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,18 +6,22 @@ momentum: state of every kind that a checkpoint must hold.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from curvlab.engine import checkpoint
 from curvlab.engine.method import Method
 from curvlab.engine.plan import Plan, RunSettings
 from curvlab.engine.run import Run, train
+from curvlab.errors import Stopped
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.gauss_newton import GaussNewton
 from curvlab.parts.identity import Identity
@@ -27,7 +31,7 @@ from curvlab.parts.samplers import Uniform
 from curvlab.parts.steps import Armijo, Rate
 from curvlab.parts.transforms import Momentum
 from curvlab.precision.full import Full
-from curvlab.protocols.report import Reporter
+from curvlab.protocols.report import Reporter, StepRecord
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task, Workload
 from curvlab.reporting.runlog import RunLog
@@ -129,3 +133,37 @@ def run_small(out: Path, plan: Plan | None = None, *, resume: Path | None = None
 def parameters(run: Run) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name."""
     return {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
+
+
+def same(a: Run, b: Run) -> None:
+    assert parameters(a).keys() == parameters(b).keys()
+    for name, tensor in parameters(a).items():
+        assert torch.equal(tensor, parameters(b)[name]), name
+
+
+def last_tensors(folder: Path) -> bytes:
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found is not None
+    return (found[0] / "tensors.safetensors").read_bytes()
+
+
+class StopAt(Reporter):
+    """Sends this process a signal when a step is logged."""
+
+    def __init__(self, step: int, *signals: signal.Signals) -> None:
+        self.step, self.signals = step, signals
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step == self.step:
+            for number in self.signals:
+                signal.raise_signal(number)
+
+
+def stopped_at(
+    out: Path, step: int, *signals: signal.Signals, plan: Plan | None = None
+) -> tuple[Path, Stopped]:
+    """A run that is sent signals after ``step``; its folder and what it ended with."""
+    plan = plan or small_plan(log_every=1)
+    with pytest.raises(Stopped) as stopped:
+        train(plan, out=out, log=RunLog, listeners=(StopAt(step, *signals),))
+    return max(out.iterdir()), stopped.value

@@ -201,7 +201,7 @@ def test_a_task_without_metrics_ends() -> None:
 
 def test_the_loop_costs_less_than_five_per_cent_of_a_step_of_13_ms() -> None:
     """Timed on steps that cost next to nothing, so that what is measured is the loop's own time."""
-    steps = 300
+    steps = 200
 
     def by_loop() -> float:
         seldom = {"eval_every": 10**9, "checkpoint_every": 10**9}
@@ -222,5 +222,5 @@ def test_the_loop_costs_less_than_five_per_cent_of_a_step_of_13_ms() -> None:
         work()
         return time.process_time() - begun
 
-    overheads = sorted((timed(by_loop) - timed(by_hand)) / steps for _ in range(5))
-    assert overheads[2] < 0.05 * 13e-3, f"{overheads[2] * 1e6:.0f} µs a step"
+    overheads = sorted((timed(by_loop) - timed(by_hand)) / steps for _ in range(3))
+    assert overheads[1] < 0.05 * 13e-3, f"{overheads[1] * 1e6:.0f} µs a step"

@@ -1,4 +1,4 @@
-"""Whole runs: folders, resuming bit for bit, and every way a run may end."""
+"""Whole runs: folders, the same bits again, and resuming bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,22 @@ from typing import Any
 import pytest
 import torch
 
-from curvlab.engine import checkpoint
-from curvlab.engine.plan import Plan
-from curvlab.engine.run import Run, evaluate, train
-from curvlab.errors import CheckpointError, CurvlabError, DataError, Diverged, Stopped, UsageError
-from curvlab.protocols.report import EvalRecord, Reporter, StepRecord
+from curvlab.engine.run import evaluate, train
+from curvlab.errors import CheckpointError, CurvlabError, DataError, UsageError
+from curvlab.protocols.report import Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir
 from curvlab.reporting.runlog import RunLog
-from tests.engine.small_run import CURVED, PLAIN, Restless, parameters, run_small, small_plan
+from tests.engine.small_run import (
+    CURVED,
+    PLAIN,
+    Restless,
+    last_tensors,
+    parameters,
+    run_small,
+    same,
+    small_plan,
+    stopped_at,
+)
 
 HERE = Path(__file__).parent
 
@@ -39,45 +46,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
 
 
-def same(a: Run, b: Run) -> None:
-    assert parameters(a).keys() == parameters(b).keys()
-    for name, tensor in parameters(a).items():
-        assert torch.equal(tensor, parameters(b)[name]), name
-
-
-def last_tensors(folder: Path) -> bytes:
-    found = checkpoint.newest(folder / "checkpoints")
-    assert found is not None
-    return (found[0] / "tensors.safetensors").read_bytes()
-
-
 def numbers(folder: Path) -> list[dict[str, Any]]:
     """The metrics lines without the clock."""
     return [
         {k: v for k, v in line.items() if k != "seconds"} for line in RunDir(folder).lines("metrics.jsonl")
     ]
-
-
-class StopAt(Reporter):
-    """Sends this process a signal when a step is logged."""
-
-    def __init__(self, step: int, *signals: signal.Signals) -> None:
-        self.step, self.signals = step, signals
-
-    def stepped(self, record: StepRecord) -> None:
-        if record.step == self.step:
-            for number in self.signals:
-                signal.raise_signal(number)
-
-
-def stopped_at(
-    out: Path, step: int, *signals: signal.Signals, plan: Plan | None = None
-) -> tuple[Path, Stopped]:
-    """A run that is sent signals after ``step``; its folder and what it ended with."""
-    plan = plan or small_plan(log_every=1)
-    with pytest.raises(Stopped) as stopped:
-        train(plan, out=out, log=RunLog, listeners=(StopAt(step, *signals),))
-    return max(out.iterdir()), stopped.value
 
 
 # the folder
@@ -318,88 +291,3 @@ def test_evaluating_again_gives_the_runs_own_last_line_bit_for_bit(tmp_path: Pat
 def test_there_is_nothing_to_evaluate_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         evaluate(small_plan(), tmp_path)
-
-
-# every other end
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
-)
-def test_a_signal_ends_the_run_with_a_whole_checkpoint_of_its_last_step(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    folder, error = stopped_at(tmp_path, 5, number)
-    assert error.exit_code == code
-    assert f"curvlab resume {folder}" in str(error)
-    found = checkpoint.newest(folder / "checkpoints")
-    assert found is not None
-    assert checkpoint.load(found[0]).step == 5
-    summary = RunDir(folder).summary
-    assert (summary["exit_reason"], summary["exit_code"]) == (number.name.lower(), code)
-    (event,) = RunDir(folder).events()
-    assert (event["name"], event["step"], event["detail"]["signal"]) == ("signal", 5, number.name)
-
-
-def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_is_whole(tmp_path: Path) -> None:
-    folder, error = stopped_at(tmp_path, 5, signal.SIGINT, signal.SIGINT)
-    assert error.exit_code == 130
-    found = checkpoint.newest(folder / "checkpoints")
-    assert found is not None
-    assert checkpoint.load(found[0]).step == 3, "no time was taken for another"
-    assert RunDir(folder).summary["exit_code"] == 130
-    same(run_small(tmp_path / "whole"), run_small(tmp_path, small_plan(), resume=folder))
-
-
-def test_a_run_that_turns_non_finite_ends_with_the_last_good_checkpoint_intact(tmp_path: Path) -> None:
-    peaceful = run_small(tmp_path / "peaceful", small_plan(steps=9))
-    with pytest.raises(Diverged) as diverged:
-        run_small(tmp_path / "poisoned", small_plan(task=Restless(poison=10)))
-    (folder,) = (tmp_path / "poisoned").iterdir()
-    last = folder / "checkpoints" / "step-00000009"
-    message = str(diverged.value)
-    assert diverged.value.exit_code == 5
-    assert "step 10" in message, "the step, counted from 0"
-    assert str(last) in message
-    assert (folder / "checkpoints" / "latest").read_text() == "step-00000009\n"
-    assert checkpoint.newest(folder / "checkpoints") == (last, ())
-    assert last_tensors(folder) == last_tensors(peaceful.folder)
-    summary = RunDir(folder).summary
-    assert (summary["exit_reason"], summary["exit_code"], summary["steps"]) == ("diverged", 5, 10)
-    assert summary["message"] == message
-
-
-def test_an_unforeseen_error_is_raised_as_it_is_and_summed_up(tmp_path: Path) -> None:
-    class Broken(Restless):
-        def workload(self, model: Any, **where: Any) -> Any:
-            base = super().workload(model, **where)
-
-            def metrics() -> Mapping[str, float]:
-                raise ZeroDivisionError("a bug of the task")
-
-            base.metrics = metrics  # type: ignore[method-assign]
-            return base
-
-    with pytest.raises(ZeroDivisionError):
-        run_small(tmp_path, small_plan(task=Broken()))
-    (folder,) = tmp_path.iterdir()
-    summary = RunDir(folder).summary
-    assert (summary["exit_reason"], summary["exit_code"]) == ("failed", 1)
-    assert summary["message"] == "a bug of the task"
-
-
-def test_reporters_of_the_plan_are_told_from_start_to_finish(tmp_path: Path) -> None:
-    heard: list[str] = []
-
-    class Listener(Reporter):
-        def started(self, manifest: Mapping[str, Any]) -> None:
-            heard.append(f"started {manifest['budget']['steps']}")
-
-        def evaluated(self, record: EvalRecord) -> None:
-            heard.append(f"evaluated {record.step}")
-
-        def finished(self, summary: Mapping[str, Any]) -> None:
-            heard.append(f"finished {summary['steps']}")
-
-    run_small(tmp_path, small_plan(PLAIN, steps=8, eval_every=7, reporters=(Listener(),)))
-    assert heard == ["started 8", "evaluated 7", "evaluated 8", "finished 8"]

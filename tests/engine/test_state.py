@@ -157,6 +157,13 @@ def test_what_does_not_fit_is_refused_in_words_and_changes_nothing(
     assert fresh["k"] == 7
 
 
+def test_a_misfit_after_others_that_fit_changes_nothing_either() -> None:
+    fresh = {"a": torch.ones(2), "b": torch.ones(2)}
+    with pytest.raises(CheckpointError, match="state 'b'"):
+        restore(fresh, {"a": torch.zeros(2), "b": torch.zeros(3)}, {})
+    assert fresh["a"].tolist() == [1.0, 1.0]
+
+
 def test_a_state_of_anything_else_is_our_own_mistake() -> None:
     with pytest.raises(TypeError, match="state 'x' holds a object"):
         export({"x": object()})

@@ -17,7 +17,7 @@ from curvlab.testing.reference import output_hessian, per_example_gradients, ref
 
 #: of the statistical claims of this file, each; with fixed seeds they hold or they do not
 FALSE_ALARM = 1e-6
-SAMPLES = 2_000
+SAMPLES = 1_000
 
 KNOWN = [p for p in supervised_losses(4) if "opaque" not in p.name]
 #: targets do not matter where all examples weigh the same: one case of each loss, and those with weights
@@ -57,7 +57,7 @@ def test_exact_vectors_are_a_root_of_the_hessian(problem: Problem) -> None:
 
 @pytest.mark.parametrize("problem", SAMPLED, ids=str)
 def test_sampled_vectors_have_mean_zero_and_the_hessian_as_covariance(problem: Problem) -> None:
-    """Two thousand samples an example; false alarm 1e-6 for each claim and loss."""
+    """A thousand samples an example; false alarm 1e-6 for each claim and loss."""
     v = vectors(problem, Labels.MODEL, SAMPLES) * SAMPLES**0.5  # they carry 1/√samples
     assert_mean(v, torch.zeros_like(v[0]), false_alarm=FALSE_ALARM, what="sampled vectors")
     covariance = torch.einsum("vnsc,vnsd->vnscd", v, v)

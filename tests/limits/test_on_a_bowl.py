@@ -52,7 +52,7 @@ def packed(problem: Problem, model: nn.Module) -> Tensor:
 
 
 def loss(problem: Problem, model: nn.Module) -> float:
-    return float(mean_loss(problem.criterion, model(problem.inputs), problem.targets))
+    return float(mean_loss(problem.criterion, model(problem.inputs), problem.targets).detach())
 
 
 def test_one_newton_step_lands_on_the_minimum() -> None:

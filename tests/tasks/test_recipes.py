@@ -190,7 +190,7 @@ def test_bad_settings_are_refused_by_name_value_and_range(
     assert caught.value.faults[0].path == next(iter(setting))
 
 
-def test_every_bad_setting_of_one_check_is_listed() -> None:
+def test_every_bad_setting_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Quadratic(dimension=0, size=0)
-    assert {fault.path for fault in caught.value.faults} == {"dimension", "size"}
+        TeacherStudent(inputs=0, batch_size=0, noise=-1.0, hidden=(0,))
+    assert {fault.path for fault in caught.value.faults} == {"inputs", "batch_size", "noise", "hidden"}

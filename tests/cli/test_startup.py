@@ -1,0 +1,80 @@
+"""Listings answer at once: no torch, and little time."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+#: what answers before anything is computed
+LISTINGS = [
+    ["--help"],
+    ["--version"],
+    ["methods"],
+    ["methods", "fake"],
+    ["methods", "--json"],
+    ["parts"],
+    ["parts", "step", "--json"],
+    ["tasks"],
+    ["plugins", "list"],
+    ["train", "--help"],
+    ["config", "--help"],
+]
+
+#: too slow to import for a listing
+HEAVY = ("torch", "numpy", "sklearn", "scipy", "safetensors", "jaxtyping")
+
+#: what listings import of ours; Typer itself may import pydantic while it reads arguments
+OURS = ("cli.app", "cli.listing", "cli.run", "config", "config.knobs", "registry", "default_plugin")
+
+#: runs the command line, then says on stderr which modules were imported and how much CPU time that took
+PROBE = """
+import json, sys, time
+import curvlab.cli.app
+try:
+    curvlab.cli.app.main()
+finally:
+    report = {"modules": sorted(sys.modules), "seconds": time.process_time()}
+    print("PROBE", json.dumps(report), file=sys.stderr)
+"""
+
+#: the promise is half a second; a loaded machine may take five times as long
+SECONDS = 0.5
+MARGIN = 5
+
+
+@pytest.mark.parametrize("arguments", LISTINGS, ids=" ".join)
+def test_listings_import_nothing_heavy_and_answer_in_half_a_second(
+    arguments: list[str], shell: Shell
+) -> None:
+    result = shell(*arguments, python=PROBE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+    report = json.loads(result.stderr.partition("PROBE ")[2])
+    assert [name for name in HEAVY if name in report["modules"]] == []
+    assert report["seconds"] < SECONDS * MARGIN
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_what_listings_need_of_ours_imports_no_validation_either(module: str, shell: Shell) -> None:
+    code = f"import sys, curvlab.{module}; print(sorted(set(sys.modules) & {{'pydantic', *{HEAVY!r}}}))"
+    assert shell(python=code).stdout == "[]\n"
+
+
+def test_the_probe_would_see_torch(shell: Shell) -> None:
+    result = shell(
+        python=PROBE.replace("import curvlab.cli.app", "import torch, curvlab.cli.app", 1), NO_COLOR="1"
+    )
+    assert "torch" in json.loads(result.stderr.partition("PROBE ")[2])["modules"]
+
+
+def test_importing_curvlab_costs_next_to_nothing(shell: Shell) -> None:
+    started = time.perf_counter()
+    result = shell(
+        python="import sys, curvlab; print(sorted(set(sys.modules) & {'torch', 'pluggy', 'typer', 'tomli'}))"
+    )
+    assert result.stdout == "[]\n"
+    assert time.perf_counter() - started < SECONDS * MARGIN

@@ -1,0 +1,142 @@
+"""The JSON Schema accepts what can be built and refuses what cannot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+
+from curvlab.config.json_schema import json_schema
+from curvlab.registry import Registry, discover
+from curvlab.registry.loader import Candidate
+
+FAULTS = Path(__file__).parent / "faults"
+
+#: faults that are about more than the shape of one table: ranges, cross-checks, files, TOML, plugins
+BEYOND = re.compile(
+    r"toml-|extends-missing|extends-itself|extends-a-folder|-range|-negative|-zero|-large|-infinite|-nan|name-with"
+    r"|use-missing|use-wrong|use-not|twice|replaced|emptied|group-|value-error|cross-check|precision-device"
+    r"|fixed-array|array-entry|two-ranges|knob-of|missing$|of-unknown-distribution|-date$"
+)
+
+
+def accepts(schema: Any, value: Any, root: dict[str, Any]) -> bool:
+    """A validator for as much of draft 2020-12 as the schema uses; any other keyword is an error."""
+    known = {"$schema", "$defs", "$comment", "title", "description", "default", *_CHECKS}
+    assert schema.keys() <= known, schema.keys() - known
+    return all(_CHECKS[key](schema, value, root) for key in schema if key in _CHECKS)
+
+
+def _type(schema: Any, value: Any, root: Any) -> bool:
+    if isinstance(value, bool):
+        return schema["type"] == "boolean"
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+    }
+    return schema["type"] != "null" and isinstance(value, types[schema["type"]])
+
+
+def _properties(schema: Any, value: Any, root: Any) -> bool:
+    return not isinstance(value, dict) or all(
+        accepts(schema["properties"][k], v, root) for k, v in value.items() if k in schema["properties"]
+    )
+
+
+def _additional(schema: Any, value: Any, root: Any) -> bool:
+    extra = schema["additionalProperties"]
+    rest = (
+        {k: v for k, v in value.items() if k not in schema.get("properties", {})}
+        if isinstance(value, dict)
+        else {}
+    )
+    return (
+        not rest if extra is False else extra is True or all(accepts(extra, v, root) for v in rest.values())
+    )
+
+
+_CHECKS: dict[str, Any] = {
+    "type": _type,
+    "properties": _properties,
+    "additionalProperties": _additional,
+    "required": lambda s, v, r: not isinstance(v, dict) or set(s["required"]) <= v.keys(),
+    "const": lambda s, v, r: v == s["const"],
+    "enum": lambda s, v, r: v in s["enum"],
+    "pattern": lambda s, v, r: not isinstance(v, str) or re.search(s["pattern"], v) is not None,
+    "items": lambda s, v, r: not isinstance(v, list) or all(accepts(s["items"], x, r) for x in v),
+    "prefixItems": lambda s, v, r: (
+        not isinstance(v, list) or all(accepts(p, x, r) for p, x in zip(s["prefixItems"], v, strict=False))
+    ),
+    "minItems": lambda s, v, r: not isinstance(v, list) or len(v) >= s["minItems"],
+    "maxItems": lambda s, v, r: not isinstance(v, list) or len(v) <= s["maxItems"],
+    "minimum": lambda s, v, r: isinstance(v, str) or v >= s["minimum"],
+    "maximum": lambda s, v, r: isinstance(v, str) or v <= s["maximum"],
+    "anyOf": lambda s, v, r: any(accepts(o, v, r) for o in s["anyOf"]),
+    "oneOf": lambda s, v, r: sum(accepts(o, v, r) for o in s["oneOf"]) == 1,
+    "$ref": lambda s, v, r: accepts(r["$defs"][s["$ref"].removeprefix("#/$defs/")], v, r),
+}
+
+
+@pytest.fixture(scope="module")
+def schema(registry: Registry) -> dict[str, Any]:
+    return json_schema(registry)
+
+
+GOOD: list[dict[str, Any]] = [
+    {"run": {"steps": 3}, "task": "quadratic", "method": "plain"},
+    {"run": {"epochs": 0.5}, "task": {"use": "digits", "hidden": [8]}, "method": {"use": "plain", "lr": 1}},
+    {
+        "method": {
+            "use": "fake",
+            "lr": {"use": "cosine", "peak": 1, "steps": 3},
+            "structure": {"use": "shear", "size": 2},
+        }
+    },
+    {"method": {"use": "fake", "damping": "levenberg-marquardt", "preconditioner": {"refresh_every": 3}}},
+    {"method": {"use": "fake", "fallback": "none", "sampler": {"use": "full-batch"}}},
+    {
+        "method": {
+            "preconditioner": "identity",
+            "damping": "constant",
+            "step": {"use": "picky", "count": 1, "pair": [1, "a"]},
+        }
+    },
+    {"sampler": {"batch_size": 3}, "precision": {"device": "cuda"}, "report": "quiet", "extends": ["a.toml"]},
+    {"task": {"use": "my.module:Task", "anything": 1}},
+]
+
+
+@pytest.mark.parametrize("data", GOOD, ids=str)
+def test_what_can_be_built_is_accepted(schema: dict[str, Any], data: dict[str, Any]) -> None:
+    assert accepts(schema, data, schema)
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in sorted(FAULTS.glob("*.toml")) if not BEYOND.search(f.stem)], ids=lambda f: f.stem
+)
+def test_what_has_a_wrong_shape_is_refused(schema: dict[str, Any], file: Path) -> None:
+    assert not accepts(schema, tomli.loads(file.read_text(encoding="utf-8")), schema)
+
+
+def test_a_part_that_cannot_be_imported_is_left_out_and_named() -> None:
+    class Module:
+        api_version = "1.0"
+
+    def register(registry: Any) -> None:
+        registry.add("step", "ghost", "no.such.module:Step", summary="x")
+
+    from curvlab.registry import hookimpl
+
+    Module.curvlab_register = staticmethod(hookimpl(register, specname="curvlab_register"))  # type: ignore[attr-defined]
+    found = json_schema(discover(plugins=[Candidate("g", "curvlab-g", "1", lambda: Module)], strict=True))
+    assert "ghost" in found["$comment"]
+    assert not accepts(
+        found, {"method": {"preconditioner": "identity", "damping": "constant", "step": "ghost"}}, found
+    )

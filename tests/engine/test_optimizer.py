@@ -1,0 +1,534 @@
+"""A method as a torch optimizer: coverage, bytes, states that come back, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.nn import functional as F
+
+from curvlab.engine.method import Method
+from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.errors import CheckpointError, ConfigError, CoverageError, NeedsObjective
+from curvlab.linalg.vectors import BlockVector
+from curvlab.objective.supervised import objective
+from curvlab.parts.damping import Constant, LevenbergMarquardt
+from curvlab.parts.gauss_newton import GaussNewton
+from curvlab.parts.identity import Identity
+from curvlab.parts.iterative import Iterative
+from curvlab.parts.krylov import ConjugateGradients
+from curvlab.parts.steps import Armijo, Rate
+from curvlab.precision.full import Full
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.preconditioner import Preconditioner
+from tests.engine.composed import composed, optimizer
+from tests.model.zoo import ZOO, Specimen
+
+METHODS = ("sgd", "adamw", "muon", "kfac", "ekfac", "foof", "cg-fac")
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
+
+
+def batch(k: int, n: int = 8) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(100 + k)
+    return torch.randn(n, 4, generator=g, dtype=torch.float64), torch.randint(0, 3, (n,), generator=g)
+
+
+def train(model: nn.Module, opt: CurvatureOptimizer, steps: range) -> list[float]:
+    losses = []
+    for k in steps:
+        loss = opt.step(objective(model, nn.CrossEntropyLoss(), *batch(k)))
+        losses.append(float(loss))
+    return losses
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def knobs(name: str) -> dict[str, Any]:
+    """Refreshing every third step, so that step 4 is in the middle of a cadence."""
+    return {"refresh": 3} if name in ("kfac", "ekfac", "foof") else KNOBS.get(name, {})
+
+
+KNOBS: dict[str, dict[str, Any]] = {"cg-fac": {"max_iterations": 5}}
+
+# what it is
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_a_torch_optimizer_over_the_models_own_parameters(name: str) -> None:
+    model = network()
+    held = list(model.parameters())
+    opt = optimizer(name, model, **knobs(name))
+    assert isinstance(opt, torch.optim.Optimizer)
+    assert {id(p) for p in opt.param_groups[0]["params"]} == {id(p) for p in held}
+    before = copy.deepcopy(model)
+    train(model, opt, range(3))
+    assert all(p is q for p, q in zip(model.parameters(), held, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_brings_the_loss_of_a_batch_down(name: str) -> None:
+    model, (x, y) = network(), batch(0)
+    opt = optimizer(name, model, lr=1e-2)
+    losses = [float(opt.step(objective(model, nn.CrossEntropyLoss(), x, y))) for _ in range(15)]
+    assert losses[-1] < 0.98 * losses[0]
+
+
+def test_torchs_step_hooks_are_called() -> None:
+    model = network()
+    opt, seen = optimizer("sgd", model), []
+    opt.register_step_pre_hook(lambda o, args, kwargs: seen.append("before"))
+    opt.register_step_post_hook(lambda o, args, kwargs: seen.append("after"))
+    train(model, opt, range(1))
+    assert seen == ["before", "after"]
+
+
+def test_the_facts_of_a_step_are_those_of_the_method_itself() -> None:
+    model = network()
+    opt = optimizer("kfac", model, lr=0.02, damping=0.5)
+    (loss,) = train(model, opt, range(1))
+    assert opt.last is not None
+    assert (float(opt.last.loss), opt.last.lr, opt.last.damping) == (loss, 0.02, 0.5)
+    assert (opt.last.gradient_size, opt.last.cg_iterations, opt.last.products) == (8, None, None)
+    opt.param_groups[0]["lr"] = 0.01
+    train(model, opt, range(1, 2))
+    assert opt.last.lr == pytest.approx(0.01)
+    assert opt.steps == 2
+
+
+def test_solvers_and_searches_are_accounted_for() -> None:
+    model = network()
+    method = Method(
+        Iterative(GaussNewton(), ConjugateGradients(5)), LevenbergMarquardt(initial=10.0), Armijo(lr=1.0)
+    )
+    opt = CurvatureOptimizer(method, model, backend=Full("float64"))
+    train(model, opt, range(1))
+    facts = opt.last
+    assert facts is not None
+    assert 1 <= facts.cg_iterations <= 5
+    assert facts.products == facts.cg_iterations + 1  # one for the reduction ratio
+    assert facts.product_examples == facts.products * facts.curvature_size == facts.products * 8
+    assert facts.accepted is True
+    assert facts.reduction_ratio is not None
+    assert facts.lr in [0.5**k for k in range(20)]
+
+
+# coverage
+
+
+@pytest.mark.parametrize("specimen", ZOO.values(), ids=ZOO.keys())
+def test_coverage_lists_every_parameter_once_with_its_treatment_and_the_reason_for_a_fallback(
+    specimen: Specimen,
+) -> None:
+    model = specimen.build()
+    opt = optimizer("kfac", model, labels="data")
+    rows = {row.parameter: row for row in opt.coverage()}
+    assert list(rows) == [n for n, _ in model.named_parameters()]
+    layered = {p for b in opt.blocks.members if b.is_layer for p in b.parameters}
+    for name, p in model.named_parameters():
+        row = rows[name]
+        assert row.shape == tuple(p.shape)
+        if not p.requires_grad:
+            assert (row.treatment, row.reason) == ("frozen", "requires_grad is False")
+        elif name in layered:
+            assert (row.treatment, row.reason) == ("kfac", "")
+        else:
+            assert row.treatment == "fallback"
+            assert row.reason
+    for name, words in specimen.reasons.items():
+        assert words in rows[name].reason
+
+
+def test_a_row_of_coverage_is_plain_data() -> None:
+    row = optimizer("kfac", network()).coverage()[2].as_row()
+    assert row == {
+        "parameter": "1.weight",
+        "shape": [6],
+        "block": "1.weight",
+        "treatment": "fallback",
+        "reason": "LayerNorm has no layer adapter",
+    }
+
+
+def test_parameters_that_nobody_treats_are_an_error_that_names_them_and_the_remedy() -> None:
+    alone = Method(composed("kfac").preconditioner, Constant(1e-3), Rate(0.1))
+    with pytest.raises(CoverageError) as caught:
+        CurvatureOptimizer(alone, network(), backend=Full("float64"), name="kfac")
+    message = str(caught.value)
+    assert 'method "kfac" does not treat 1.weight: LayerNorm has no layer adapter' in message
+    assert "1.bias" in message
+    assert "[method.fallback]" in message
+    assert len(caught.value.faults) == 2
+
+
+def test_parameters_that_the_fallback_refuses_too_are_an_error() -> None:
+    kfac = composed("kfac").preconditioner
+    twice = Method(kfac, Constant(1e-3), Rate(0.1), fallback=Method(kfac, Constant(1e-3), Rate(0.1)))
+    with pytest.raises(CoverageError, match=r"neither the method nor its fallback treats 1\.weight, 1\.bias"):
+        CurvatureOptimizer(twice, network(), backend=Full("float64"))
+
+
+def test_a_model_with_nothing_to_train_is_refused_in_words() -> None:
+    model = network().requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter of the model requires a gradient"):
+        optimizer("sgd", model)
+
+
+class Tokens(nn.Module):
+    """An embedding and a norm before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm, self.out = nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(self.norm(self.embedding(tokens).mean(1)))
+
+
+def test_what_kfac_refuses_is_trained_as_adamw_alone_would_train_it() -> None:
+    torch.manual_seed(0)
+    model = Tokens().double()
+    opt = optimizer("kfac", model, lr=0.0)
+    twin = copy.deepcopy(model)
+    settings = composed("kfac").fallback
+    assert settings is not None
+    rest = [*twin.embedding.parameters(), *twin.norm.parameters()]
+    adamw = torch.optim.AdamW(rest, lr=settings.step.rate(0), weight_decay=settings.on_update[0].rate)
+    g = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        x, y = torch.randint(0, 5, (8, 3), generator=g), torch.randint(0, 3, (8,), generator=g)
+        opt.step(objective(model, nn.CrossEntropyLoss(), x, y))
+        adamw.zero_grad()
+        F.cross_entropy(twin(x), y).backward()
+        adamw.step()
+    treatment = {row.parameter: row.treatment for row in opt.coverage()}
+    assert {n for n, t in treatment.items() if t == "kfac"} == {"out.weight", "out.bias"}
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+    assert not torch.equal(model.norm.weight, torch.ones(4, dtype=torch.float64))
+
+
+def test_the_layers_of_a_mixed_model_are_trained_by_the_method() -> None:
+    """A model of layers alone, and the same layers beside a norm that is the identity and stays it."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.spare = copy.deepcopy(plain), nn.LayerNorm(3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    mixed = Beside()
+    train(plain, optimizer("kfac", plain, refresh=2), range(5))
+    train(mixed, optimizer("kfac", mixed, refresh=2), range(5))
+    for p, q in zip(plain.parameters(), mixed.inner.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+# what a plain loop cannot give
+
+
+def test_a_part_that_asks_for_more_than_a_backward_leaves_is_named_with_what_it_asked_for() -> None:
+    model, (x, y) = network(), batch(0)
+    cases: list[tuple[CurvatureOptimizer, tuple[str, ...]]] = [
+        (optimizer("kfac", model), ('method "kfac"', "preconditioner", "labels = 'model'")),
+        (optimizer("kfac", model, labels="exact"), ("preconditioner", "labels = 'exact'")),
+    ]
+    for damping, step, words in [
+        (LevenbergMarquardt(), Rate(0.1), ("damping", "LevenbergMarquardt", "Gauss-Newton products, trial losses")),
+        (Constant(), Armijo(), ("step", "Armijo", "trial losses")),
+    ]:
+        method = Method(Identity(), damping, step)
+        cases.append((CurvatureOptimizer(method, model, backend=Full("float64"), name="mine"), words))
+    for opt, words in cases:
+        before = copy.deepcopy(model)
+        F.cross_entropy(model(x), y).backward()
+        with pytest.raises(NeedsObjective) as caught:
+            opt.step()
+        for word in (*words, "curvlab.objective(model, criterion, inputs, targets)"):
+            assert word in str(caught.value), caught.value
+        assert same(model, before)
+
+
+def test_between_refreshes_a_plain_backward_is_enough() -> None:
+    model, (x, y) = network(), batch(0)
+    opt = optimizer("kfac", model, refresh=2)
+    train(model, opt, range(1))
+    opt.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    opt.step()
+    with pytest.raises(NeedsObjective):
+        opt.step()
+    assert opt.steps == 2
+
+
+# bytes
+
+
+def alive() -> dict[int, int]:
+    """Bytes of every tensor storage that is alive, by address."""
+    gc.collect()
+    found = {}
+    for thing in gc.get_objects():
+        try:
+            is_tensor = issubclass(type(thing), Tensor)  # isinstance would look into lazy modules
+        except ReferenceError:  # a dead weak proxy
+            continue
+        if is_tensor and thing.layout == torch.strided:
+            found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return found
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sgd", 2), ("adamw", 2), ("kfac", 3), ("kfac", 5), ("ekfac", 4)])
+def test_state_bytes_are_those_of_the_tensors_really_held(name: str, steps: int) -> None:
+    model = network()
+    before = alive()
+    opt = optimizer(name, model, **knobs(name))
+    promised = opt.state_bytes()
+    train(model, opt, range(steps))
+    opt.last = None
+    layouts = {id(b.layout): b.layout for b in (opt.blocks, *(arm.blocks for arm in opt.arms))}
+    workspace = {t.untyped_storage().data_ptr() for layout in layouts.values() for t in layout._free}
+    mine = {at: size for at, size in alive().items() if at not in before and at not in workspace}
+    assert opt.state_bytes() == promised
+    assert sum(mine.values()) == promised
+
+
+@pytest.mark.parametrize(
+    ("name", "scalars"),
+    [("sgd", 1.0), ("adamw", 2.0)],
+)
+def test_state_bytes_are_known_for_methods_that_hold_vectors(name: str, scalars: float) -> None:
+    model = network()
+    assert optimizer(name, model).state_bytes() == scalars * 8 * sum(p.numel() for p in model.parameters())
+
+
+def test_state_bytes_of_kfac_are_two_factors_two_inverses_a_momentum_and_a_bound() -> None:
+    model = nn.Linear(4, 3).double()
+    assert optimizer("kfac", model).state_bytes() == 8 * (2 * (5 * 5 + 3 * 3) + 3 * 5 + 1)
+
+
+# states that come back
+
+
+def clone(name: str, opt: CurvatureOptimizer, model: nn.Module) -> tuple[nn.Module, CurvatureOptimizer]:
+    """A copy of the model with a new optimizer of another seed: nothing of ``opt`` but what is loaded."""
+    twin = copy.deepcopy(model)
+    return twin, optimizer(name, twin, seed=99, **knobs(name))
+
+
+def by_torch_save(old: CurvatureOptimizer, new: CurvatureOptimizer) -> None:
+    file = io.BytesIO()
+    torch.save(old.state_dict(), file)
+    file.seek(0)
+    new.load_state_dict(torch.load(file, weights_only=True))
+
+
+def by_snapshot(old: CurvatureOptimizer, new: CurvatureOptimizer) -> None:
+    tensors, plain = old.snapshot()
+    new.restore({k: v.clone() for k, v in tensors.items()}, dict(plain))
+
+
+def by_distributed_checkpoint(old: CurvatureOptimizer, new: CurvatureOptimizer) -> None:
+    state = get_optimizer_state_dict(old.model, old)
+    set_optimizer_state_dict(new.model, new, copy.deepcopy(state))
+
+
+def by_distributed_files(old: CurvatureOptimizer, new: CurvatureOptimizer) -> None:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        checkpoint.save({"optim": get_optimizer_state_dict(old.model, old)}, checkpoint_id=folder)
+        template = {"optim": get_optimizer_state_dict(new.model, new)}
+        checkpoint.load(template, checkpoint_id=folder)
+    set_optimizer_state_dict(new.model, new, template["optim"])
+
+
+WAYS = [by_torch_save, by_snapshot, by_distributed_checkpoint, by_distributed_files]
+ONE_WAY = [by_torch_save, by_snapshot]
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*((n, w) for n in METHODS for w in ONE_WAY), *((n, w) for n in ("adamw", "kfac", "cg-fac") for w in WAYS[2:])],
+)
+def test_after_a_load_in_mid_cadence_training_goes_on_bit_for_bit(
+    name: str, way: Callable[[CurvatureOptimizer, CurvatureOptimizer], None]
+) -> None:
+    model = network()
+    opt = optimizer(name, model, **knobs(name))
+    train(model, opt, range(4))
+    opt.param_groups[0]["lr"] *= 0.5
+    twin, other = clone(name, opt, model)
+    held = list(twin.parameters())
+    way(opt, other)
+    for at in (range(4, 7), range(7, 11)):
+        assert train(twin, other, at) == train(model, opt, at)
+    assert same(model, twin)
+    assert all(p is q for p, q in zip(twin.parameters(), held, strict=True))
+    assert other.param_groups[0]["lr"] == opt.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_loaded_is_copied_not_shared(
+    way: Callable[[CurvatureOptimizer, CurvatureOptimizer], None]
+) -> None:
+    model = network()
+    opt = optimizer("kfac", model, refresh=3)
+    train(model, opt, range(2))
+    twin, other = clone("kfac", opt, model)
+    way(opt, other)
+    before = {k: v.clone() for k, v in other.snapshot()[0].items()}
+    train(model, opt, range(2, 5))
+    assert all(torch.equal(v, before[k]) for k, v in other.snapshot()[0].items())
+
+
+def test_a_scheduler_goes_on_after_a_load() -> None:
+    model = network()
+    opt = optimizer("sgd", model, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 2, gamma=0.5)
+
+    def go(m: nn.Module, o: CurvatureOptimizer, s: Any, steps: range) -> None:
+        for k in steps:
+            train(m, o, range(k, k + 1))
+            s.step()
+
+    go(model, opt, scheduler, range(3))
+    twin, other = clone("sgd", opt, model)
+    by_torch_save(opt, other)
+    later = torch.optim.lr_scheduler.StepLR(other, 2, gamma=0.5)
+    later.load_state_dict(scheduler.state_dict())
+    by_torch_save(opt, other)
+    go(model, opt, scheduler, range(3, 7))
+    go(twin, other, later, range(3, 7))
+    assert same(model, twin)
+
+
+def test_a_snapshot_is_of_the_live_tensors_and_of_the_generator() -> None:
+    model = network()
+    opt = optimizer("kfac", model, refresh=1)
+    train(model, opt, range(2))
+    tensors, plain = opt.snapshot()
+    assert torch.equal(tensors["generator"], opt.generator.get_state())
+    assert plain["steps"] == 2
+    before = {k: v.clone() for k, v in tensors.items()}
+    train(model, opt, range(2, 4))
+    assert not torch.equal(opt.generator.get_state(), before["generator"])  # labels were sampled
+    opt.restore(before, plain)
+    assert opt.steps == 2
+    assert all(torch.equal(v, before[k]) for k, v in opt.snapshot()[0].items())
+
+
+def test_layers_found_out_before_a_load_stay_found_out() -> None:
+    model = network()
+    opt = optimizer("kfac", model)
+    opt.blocks.untapped.add("0")
+    twin, other = clone("kfac", opt, model)
+    by_torch_save(opt, other)
+    assert other.blocks.untapped == {"0"}
+    assert [b.name for b in other.arms[0].blocks.tapped] == ["3"]
+
+
+@dataclass
+class WideState:
+    """A float32 accumulator of gradients in a narrower dtype."""
+
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class Wide(Preconditioner[WideState]):
+    """Sums gradients in float32, whatever the parameters are in."""
+
+    def init(self, like: BlockVector, ctx: Context) -> WideState:
+        return WideState(torch.zeros(like.layout.size, dtype=torch.float32))
+
+    def observe(self, state: WideState, seen: Pass, ctx: Context) -> None:
+        state.total.add_(seen.gradient.flat.float(), alpha=1.0 + 1e-5)  # 1e-5 is lost in bfloat16
+
+    def apply(self, state: WideState, v: BlockVector, ctx: Context) -> Solve:
+        return Solve(v.borrow())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_states_dtype_is_kept_whatever_its_parameters_is(
+    way: Callable[[CurvatureOptimizer, CurvatureOptimizer], None]
+) -> None:
+    def wide() -> CurvatureOptimizer:
+        method = Method(Wide(), Constant(), Rate(0.1))
+        return CurvatureOptimizer(method, network(dtype=torch.bfloat16), backend=Full())
+
+    old, new = wide(), wide()
+    x, y = batch(0)
+    old.step(objective(old.model, nn.CrossEntropyLoss(), x.bfloat16(), y))
+    total = old.arms[0].state.preconditioner.total
+    assert not torch.equal(total.bfloat16().float(), total)
+    way(old, new)
+    found = new.arms[0].state.preconditioner.total
+    assert found.dtype == torch.float32
+    assert torch.equal(found, total)
+
+
+def test_torchs_tools_see_every_state_under_a_parameter_of_its_block() -> None:
+    model = network()
+    opt = optimizer("kfac", model)
+    train(model, opt, range(2))
+    seen = opt.state_dict()["state"]
+    names = [n for n, _ in model.named_parameters()]
+    tensors = {key: (names[k], t) for k, entry in seen.items() for key, t in entry.items()}
+    live, _ = opt.snapshot()
+    assert tensors.keys() == live.keys()
+    assert all(torch.equal(tensors[k][1], t) for k, t in live.items())
+    assert tensors["kfac/on_update.1@3"][0] == "3.weight"
+    assert {owner for key, (owner, _) in tensors.items() if ".A.3." in key} == {"3.weight"}
+    assert {owner for key, (owner, _) in tensors.items() if key.endswith("@1.bias")} == {"1.bias"}
+
+
+def foreign() -> Iterator[tuple[str, dict[str, Any], str]]:
+    yield "another method's", optimizer("adamw", network()).state_dict(), "of another method or model: missing"
+    other = nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 3)).double()
+    yield "another model's", optimizer("kfac", other).state_dict(), "expected shape"
+    yield "torch's", torch.optim.AdamW(network().parameters()).state_dict(), "not written by a curvlab optimizer"
+    older = optimizer("kfac", network()).state_dict()
+    older["param_groups"][0]["curvlab"]["version"] = 0
+    yield "an older version's", older, "state version 0, expected 1"
+
+
+def test_states_of_others_are_refused_in_words_and_change_nothing() -> None:
+    model = network()
+    opt = optimizer("kfac", model)
+    train(model, opt, range(1))
+    before, lr = {k: v.clone() for k, v in opt.snapshot()[0].items()}, opt.param_groups[0]["lr"]
+    for whose, state, says in foreign():
+        with pytest.raises(CheckpointError, match=says):
+            opt.load_state_dict(state)
+        assert all(torch.equal(v, before[k]) for k, v in opt.snapshot()[0].items()), whose
+        assert opt.param_groups[0]["lr"] == lr, whose
+    train(model, opt, range(1, 2))
+
+
+def test_a_second_parameter_group_is_refused_in_words() -> None:
+    model = network()
+    opt = optimizer("sgd", model)
+    with pytest.raises(ConfigError, match="one group of parameters"):
+        opt.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})

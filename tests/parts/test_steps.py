@@ -1,0 +1,134 @@
+"""Step rules, on quadratics whose answers are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.parts.schedules import Linear
+from curvlab.parts.steps import Armijo, QuadraticModel, Rate
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from tests.parts.vectors import LAYOUT, Bowl, spd, vector
+
+
+def bowl(seed: int = 0) -> Bowl:
+    return Bowl(spd(seed), vector(seed))
+
+
+def rank_one(b: BlockVector) -> Bowl:
+    """No curvature but along the first coordinate."""
+    H = torch.zeros(LAYOUT.size, LAYOUT.size, dtype=torch.float64)
+    H[0, 0] = 1.0
+    return Bowl(H, b)
+
+
+def test_a_rate_is_taken_as_it_is_times_what_the_scheduler_says() -> None:
+    b = bowl()
+    step = Rate(0.2).search(None, b.line(b.gradient, rate=0.5), 0)
+    assert (step.alpha, step.accepted) == (0.1, True)
+    assert b.trials == b.H.count == 0
+    assert Rate(0.2).needs(0) == GRADIENT_ONLY
+
+
+@pytest.mark.parametrize("rule", [Rate(Linear(1.0, 0.0, 4)), Armijo(Linear(1.0, 0.0, 4)), QuadraticModel(Linear(1.0, 0.0, 4))])
+def test_rates_may_follow_a_schedule(rule: Rate | Armijo | QuadraticModel) -> None:
+    assert [rule.rate(step) for step in (0, 2, 4, 9)] == [1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1.0, 300.0])
+def test_backtracking_finds_the_first_rate_with_enough_decrease(lr: float) -> None:
+    b, part = bowl(), Armijo(lr=lr, slope=0.1, shrink=0.3)
+    line = b.line(b.gradient)
+    step = part.search(None, line, 0)
+    assert step.accepted
+    assert b.loss(step.update, step.alpha) <= 0.1 * step.alpha * line.slope
+    if step.alpha < lr:
+        longer = step.alpha / 0.3
+        assert b.loss(step.update, longer) > 0.1 * longer * line.slope
+
+
+def test_backtracking_spends_at_most_the_losses_it_asked_for() -> None:
+    b, part = bowl(), Armijo(lr=1e9, tries=7)
+    step = part.search(None, b.line(b.gradient), 0)
+    assert not step.accepted
+    assert b.trials == 7
+    assert part.needs(0) == Needs(losses=7)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])
+def test_along_what_does_not_descend_nothing_is_tried_and_nothing_moves(factor: float) -> None:
+    b = bowl()
+    step = Armijo().search(None, b.line(b.gradient * factor), 0)
+    assert (step.alpha, step.accepted, b.trials) == (0.0, False, 0)
+
+
+def test_the_quadratic_model_alone_takes_the_minimiser_along_the_update() -> None:
+    b, part = bowl(), QuadraticModel(momentum=False)
+    u = b.gradient
+    step = part.search(part.init(u), b.line(u), 0)
+    best = float(b.gradient.dot(u)) / float(u.dot(b.H @ u))
+    torch.testing.assert_close(step.update.flat, best * u.flat)
+    assert (step.alpha, step.accepted) == (1.0, True)
+
+
+def test_with_momentum_it_takes_the_minimiser_over_both_directions() -> None:
+    b, part = bowl(), QuadraticModel()
+    state = part.init(b.gradient)
+    state.previous.copy_(vector(5))
+    damping = 0.7
+    step = part.search(state, b.line(b.gradient, damping=damping), 0)
+    damped = b.H.matrix + damping * torch.eye(LAYOUT.size, dtype=torch.float64)
+    residual = damped @ step.update.flat - b.gradient.flat
+    for direction in (b.gradient, vector(5)):
+        assert float(residual @ direction.flat) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_momentum_along_a_quadratic_is_conjugate_gradients() -> None:
+    """Steepest descent with the model's rate and momentum solves a quadratic in as many steps as dimensions."""
+    b, part = bowl(), QuadraticModel()
+    theta, state = vector(3), part.init(b.b)
+    for _ in range(LAYOUT.size):
+        here = Bowl(b.H.matrix, b.b.plus(b.H @ theta, -1.0))
+        step = part.search(state, here.line(here.gradient), 0)
+        theta = theta.plus(step.update, -step.alpha)
+    torch.testing.assert_close(theta.flat, torch.linalg.solve(b.H.matrix, b.b.flat), rtol=1e-6, atol=1e-6)
+
+
+def test_the_displacement_it_remembers_is_the_one_that_was_made() -> None:
+    b, part = bowl(), QuadraticModel(lr=0.5)
+    state = part.init(b.gradient)
+    step = part.search(state, b.line(b.gradient, rate=0.5), 0)
+    assert step.alpha == 0.25
+    torch.testing.assert_close(state.previous.flat, 0.25 * step.update.flat)
+
+
+def test_two_equal_directions_are_one() -> None:
+    b, part = bowl(), QuadraticModel()
+    state = part.init(b.gradient)
+    state.previous.copy_(b.gradient * 3.0)
+    step = part.search(state, b.line(b.gradient), 0)
+    alone = QuadraticModel(momentum=False).search(part.init(b.gradient), b.line(b.gradient), 0)
+    torch.testing.assert_close(step.update.flat, alone.update.flat)
+
+
+@pytest.mark.parametrize("momentum", [True, False])
+def test_it_asks_for_the_products_it_makes(momentum: bool) -> None:
+    b, part = bowl(), QuadraticModel(momentum=momentum)
+    state = part.init(b.gradient)
+    for step in range(2):
+        b.H.count = 0
+        part.search(state, b.line(b.gradient), step)
+    assert part.needs(1) == Needs(products=b.H.count)
+
+
+def test_where_the_model_is_flat_or_not_finite_the_step_is_rejected() -> None:
+    b = rank_one(vector(1))
+    flat = vector(2)
+    flat.flat[0] = 0.0
+    for update in (flat, flat * float("nan")):
+        part = QuadraticModel()
+        state = part.init(update)
+        step = part.search(state, b.line(update), 0)
+        assert (step.alpha, step.accepted) == (0.0, False)
+        assert torch.equal(state.previous.flat, torch.zeros(LAYOUT.size, dtype=torch.float64))
