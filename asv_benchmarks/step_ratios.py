@@ -6,7 +6,7 @@ One process, one torch thread, process CPU time.  Each round times the baseline 
 subject for the same number of steps, so that a slower machine slows both; the median of the rounds'
 ratios is reported, with the smallest and the largest.  ``kfac`` is timed in whole refresh
 cycles.  Network: MLP 784-512-512-512-10, batch 128, float32, random data; 64 batches in turn, and denormal
-numbers flushed to zero, since one batch learned by heart leaves gradients whose squares are denormal and slow.
+numbers flushed to zero: one batch learned by heart leaves gradients whose squares are denormal and slow.
 
 | ratio | baseline | bound |
 |---|---|---|

@@ -292,7 +292,7 @@ class Builder:
             self.provenance[f"{entry.kind}/{entry.name}"] = entry.origin
 
     def _culprit(self, table: Node, path: str, message: str) -> Node:
-        """The node to blame for what a part refuses: a setting that the error names, the user's if possible."""
+        """The node to blame for what a part refuses: a setting the error names, the user's if possible."""
         named = [table.table[key] for key in (path.split(".")[0],) if key in table.table]
         words_said = message.replace("=", " ").split()
         spoken = [node for key, node in table.table.items() if key in words_said and key != "use"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -86,7 +87,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.last: StepFacts | None = None
         self.blocks = partition(model, method.preconditioner.joins)
         if not self.blocks.members:
-            raise ConfigError(Fault("no parameter of the model requires a gradient: there is nothing to train"))
+            raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
         lr = method.step.rate(0)
         # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
         super().__init__(list(self.blocks.parameters.values()), {"lr": lr, "rule_lr": lr})
@@ -318,7 +319,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.param_groups[0].update(settings)
 
     @property
-    def state(self) -> dict[Tensor, dict[str, Tensor]]:  # type: ignore[override]  # an attribute of torch's
+    def state(self) -> defaultdict[Tensor, Any]:
         """The live state as torch's tools look at it: tensors under the first parameter of their block.
 
         Made when it is looked at, so that it is never of yesterday and keeps nothing alive.
@@ -326,7 +327,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         tensors, _ = self.snapshot()
         first = {b.name: self.blocks.parameters[b.parameters[0]] for b in self.blocks.members}
         anywhere = next(iter(first.values()))
-        shown: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.blocks.parameters.values()}
+        shown: defaultdict[Tensor, Any] = defaultdict(dict)
+        shown.update({p: {} for p in self.blocks.parameters.values()})
         for path, tensor in tensors.items():
             shown[first.get(_block_of(path, first), anywhere)][path] = tensor
         return shown

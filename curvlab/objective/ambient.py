@@ -61,7 +61,7 @@ class Ambient:
                 blocks.modules[layer].register_forward_hook(_tap(me, block))
 
     def hears(self, module: nn.Module) -> bool:
-        """Whether a call of ``module`` is a training pass of the model; a deep copy carries our hooks, too."""
+        """Whether a call of ``module`` is a training pass of the model (deep copies carry our hooks, too)."""
         return self.hearing and module is self.blocks.model and torch.is_grad_enabled()
 
     def listen(self, needs: Needs) -> None:
@@ -105,7 +105,7 @@ class Ambient:
         if not seen:
             raise ConfigError(
                 Fault("no layer statistics were captured before step()",
-                      hint="call the model and loss.backward() with this optimizer made before the forward pass")
+                      hint="make the optimizer first, then call the model and loss.backward()")
             )
         pieces: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for forward in seen:
@@ -149,7 +149,7 @@ def _end(me: weakref.ref[Ambient]) -> Any:
             forward.used = True
 
         for tensor in outputs:
-            arrival(tensor).register_hook(mark)
+            arrival(tensor).register_hook(mark)  # type: ignore[no-untyped-call]
         forward.used = not outputs  # an output that we cannot look into is taken on trust
 
     return end
@@ -180,6 +180,7 @@ def _tap(me: weakref.ref[Ambient], block: Block) -> Any:
             rows = adapter.grads(module, g.detach().reshape(shape))
             forward.calls.append((block.name, adapter.inputs(module, x), rows))
 
-        arrival(output).register_hook(arrive)  # before any in-place activation, so of this very output
+        # before any in-place activation, so of this very output
+        arrival(output).register_hook(arrive)  # type: ignore[no-untyped-call]
 
     return tap

@@ -9,7 +9,7 @@ the loss is ``mean_n ℓ_n``.  ``over`` says how the terms of *one example* are 
 |---|---|---|---|---|
 | cross-entropy | −log p_y | diag(p) − p pᵀ | columns √p_k (e_k − p) | p − e_y', y' ~ p |
 | squared error | κ ‖f − y‖², κ = 1/c or 1 | 2κ I | √(2κ) e_k | √(2κ) ε, ε ~ N(0, I) |
-| binary cross-entropy | −κ Σ log p(y_k) | κ diag(p(1 − p)) | √(κ p_k(1 − p_k)) e_k | √κ (p − y'), y'_k ~ p_k |
+| binary | −κ Σ log p(y_k) | κ diag(p(1 − p)) | √(κ p_k(1 − p_k)) e_k | √κ (p − y'), y'_k ~ p_k |
 """
 
 from __future__ import annotations
@@ -300,7 +300,8 @@ class Opaque(Loss):
     def mean(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
         value = self.criterion(outputs, targets)
         if value.dim() != 0:
-            raise ConfigError(Fault(f"the criterion returned shape {tuple(value.shape)}", hint="return a scalar"))
+            shape = tuple(value.shape)
+            raise ConfigError(Fault(f"the criterion returned shape {shape}", hint="return a scalar"))
         return value if self.over == "mean" else value / outputs.shape[0]
 
     def columns(self, rows: Float[Tensor, "r c"]) -> int:
@@ -357,11 +358,13 @@ def loss_of(criterion: object, reduction: str = "mean") -> Loss:
     over: Over = "sum" if reduction == "sum" else "mean"
     if type(criterion) is nn.CrossEntropyLoss:
         return CrossEntropy(over, criterion.label_smoothing, criterion.ignore_index, criterion.weight)
-    elif type(criterion) is nn.MSELoss:
+    if type(criterion) is nn.MSELoss:
         return MeanSquaredError(over)
-    elif type(criterion) is nn.BCEWithLogitsLoss:
-        if criterion.weight is None and criterion.pos_weight is None:
-            return BinaryCrossEntropy(over)
+    weighed = isinstance(criterion, nn.BCEWithLogitsLoss) and (
+        criterion.weight is not None or criterion.pos_weight is not None
+    )
+    if type(criterion) is nn.BCEWithLogitsLoss and not weighed:
+        return BinaryCrossEntropy(over)
     if not callable(criterion):
         raise ConfigError(Fault(f"a criterion of type {type(criterion).__name__}", hint="pass a callable"))
     for function, known in _FUNCTIONS.items():

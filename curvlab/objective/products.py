@@ -22,7 +22,6 @@ from curvlab.objective.randomness import Randomness
 from curvlab.protocols.blocks import Blocks
 
 
-
 @dataclass(frozen=True)
 class Chunk:
     """Inputs, targets and row weights of one micro-batch."""
@@ -72,12 +71,12 @@ class GaussNewton(LinearOperator[BlockVector]):
             return functional_call(self.model, {**buffers, **at}, (chunk.inputs,))  # type: ignore[no-any-return]
 
         start = self.randomness.now()
-        outputs, pushed = jvp(forward, (primals,), (dict(tangents),))
+        outputs, pushed = jvp(forward, (primals,), (dict(tangents),))  # type: ignore[misc]
         curved = self._curved(chunk, outputs, pushed)
         reverse = self._reverse
         if reverse is None:
             self.randomness.rewind(start)  # the same numbers once more, and on to the next chunk's
-            _, reverse = vjp(forward, primals)
+            _, reverse = vjp(forward, primals)  # type: ignore[misc]
             if len(self.chunks) == 1:
                 self._reverse = reverse
         return reverse(curved)[0]

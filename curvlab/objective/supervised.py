@@ -196,8 +196,9 @@ class _Evaluation:
     def _differentiate(self, share: Tensor, tape: Tape, *, retain: bool) -> Sequence[Tensor]:
         """Gradients of a chunk's share of L: in every call's output, and in untapped parameters."""
         calls = set(tape.by_block())
-        left = {p: self.blocks.parameters[p] for b in self.blocks.members if b.name not in calls for p in b.parameters}
-        wanted = (*tape.edges, *left.values())
+        uncalled = [b for b in self.blocks.members if b.name not in calls]
+        left = {p: self.blocks.parameters[p] for b in uncalled for p in b.parameters}
+        wanted: Any = (*tape.edges, *left.values())  # torch takes both kinds in one call
         grads = torch.autograd.grad(share, wanted, retain_graph=retain, allow_unused=True)
         k = len(tape.calls)
         by_call = [call.grads(g) for call, g in zip(tape.calls, grads[:k], strict=True)]
@@ -212,11 +213,12 @@ class _Evaluation:
         tapped = self.blocks.tapped
         names = [p for b in tapped for p in b.parameters]
         params = [self.blocks.parameters[p] for p in names]
-        got = torch.autograd.grad(share, (*tape.edges, *params), retain_graph=True, allow_unused=True)
+        wanted: Any = (*tape.edges, *params)
+        got = torch.autograd.grad(share, wanted, retain_graph=True, allow_unused=True)
         k = len(tape.calls)
         truth = dict(zip(names, got[k:], strict=True))
         explained = {b.name: share.new_zeros(b.shape) for b in tapped}
-        summed = {b.name: share.new_zeros(b.shape) for b in tapped}  # of absolute values: what rounding acts on
+        summed = {b.name: share.new_zeros(b.shape) for b in tapped}  # absolute values: rounding acts on these
         for call, g in zip(tape.calls, got[:k], strict=True):
             rows = Outer(call.grads(g).flatten(0, 1), call.inputs().flatten(0, 1))
             explained[call.block.name] += rows.dense()

@@ -51,8 +51,9 @@ class Eigenbasis(Preconditioner[EigenState]):
     """EKFAC (George et al. 2018, arXiv 1806.03884): KFAC's eigenbasis, its eigenvalues re-estimated.
 
     ``x = Q_B [ (Q_Bᵀ g Q_A) / (S + λ) ] Q_Aᵀ`` with ``S = E_n Σ_v [(Q_Bᵀ (Σ_s g aᵀ) Q_A)²]``, the
-    Frobenius-nearest diagonal in that basis.  S is a moving average normalised by the sum of its weights; when the basis
-    turns, S is re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S: exact damping.
+    Frobenius-nearest diagonal in that basis.  S is a moving average normalised by the sum of its
+    weights; when the basis turns, S is re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S:
+    exact damping.
     """
 
     estimator: CurvatureEstimator[Any]

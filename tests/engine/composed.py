@@ -1,4 +1,4 @@
-"""The first-party methods by name, whether their plugins are installed or only on the path."""
+"""The first-party methods by name, installed or only on the path, and something small to train with them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import importlib
 from functools import lru_cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from curvlab.config import build_method
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.objective.supervised import objective
 from curvlab.precision.full import Full
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate
+
+#: every first-party method
+METHODS = ("sgd", "adamw", "muon", "kfac", "ekfac", "foof", "cg-fac")
+#: what makes a method quick on a network this small
+KNOBS: dict[str, dict[str, Any]] = {"cg-fac": {"max_iterations": 5}}
 
 
 @lru_cache(maxsize=1)
@@ -39,3 +46,30 @@ def optimizer(name: str, model: nn.Module, *, seed: int = 0, **knobs: Any) -> Cu
     like = next(model.parameters())
     backend = Full("float64" if like.element_size() == 8 else "float32")
     return CurvatureOptimizer(composed(name, **knobs), model, backend=backend, seed=seed, name=name)
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
+
+
+def batch(k: int, n: int = 8) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(100 + k)
+    return torch.randn(n, 4, generator=g, dtype=torch.float64), torch.randint(0, 3, (n,), generator=g)
+
+
+def train(model: nn.Module, opt: CurvatureOptimizer, steps: range) -> list[float]:
+    losses = []
+    for k in steps:
+        loss = opt.step(objective(model, nn.CrossEntropyLoss(), *batch(k)))
+        losses.append(float(loss))
+    return losses
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def knobs(name: str) -> dict[str, Any]:
+    """Refreshing every third step, so that step 4 is in the middle of a cadence."""
+    return {"refresh": 3} if name in ("kfac", "ekfac", "foof") else KNOBS.get(name, {})

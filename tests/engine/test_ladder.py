@@ -311,7 +311,9 @@ def test_an_update_that_is_not_finite_is_met_by_more_damping(enough: float, rung
 def test_an_update_that_stays_without_bound_ends_in_words() -> None:
     model, (x, y) = layers(), batch()
     opt, before = Watched(Method(Bursting(1e9), Constant(1e-3), Rate(0.1)), model), kept(model)
-    with pytest.raises(Diverged, match=r"step 0: the update is not finite; .*block 2\.bias; damping up to 10 did"):
+    with pytest.raises(
+        Diverged, match=r"step 0: the update is not finite; .*block 2\.bias; damping up to 10 did"
+    ):
         opt.step(objective(model, nn.CrossEntropyLoss(), x, y))
     unchanged(model, before)
 

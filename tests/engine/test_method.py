@@ -89,4 +89,10 @@ def test_methods_are_values() -> None:
 
 def test_a_row_of_coverage_says_all_it_knows() -> None:
     row = Coverage("1.weight", (2, 3), "1", "kfac")
-    assert row.as_row() == {"parameter": "1.weight", "shape": [2, 3], "block": "1", "treatment": "kfac", "reason": ""}
+    assert row.as_row() == {
+        "parameter": "1.weight",
+        "shape": [2, 3],
+        "block": "1",
+        "treatment": "kfac",
+        "reason": "",
+    }

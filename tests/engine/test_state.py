@@ -44,7 +44,9 @@ class Outer:
 
 def outer(seed: float) -> Outer:
     def inner(k: int) -> Inner:
-        return Inner(torch.full((2, 2), seed + k, dtype=torch.float64), seed * k, None if seed else "none yet")
+        return Inner(
+            torch.full((2, 2), seed + k, dtype=torch.float64), seed * k, None if seed else "none yet"
+        )
 
     vector = BlockVector(LAYOUT, torch.arange(10.0) * seed)
     each = [torch.tensor(seed), None, [seed > 0, "a"], {"deep": inner(3)}]
@@ -81,7 +83,9 @@ def test_a_restored_state_is_the_exported_one_and_its_tensors_are_the_ones_it_ha
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
 STATES = st.recursive(
     VALUES | st.builds(lambda x: ("tensor", x), st.floats(-9, 9, width=32)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

@@ -98,7 +98,9 @@ def network() -> nn.Module:
 
 def batch() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
-    return torch.randn(8, 4, generator=g, dtype=torch.float64), torch.randn(8, 3, generator=g, dtype=torch.float64)
+    return torch.randn(8, 4, generator=g, dtype=torch.float64), torch.randn(
+        8, 3, generator=g, dtype=torch.float64
+    )
 
 
 def optimizer(method: Method, model: nn.Module) -> CurvatureOptimizer:
@@ -144,7 +146,11 @@ def test_the_one_write_subtracts_alpha_times_the_transformed_solution() -> None:
     model, diary = network(), Diary()
     g, before = gradients(model), [p.detach().clone() for p in model.parameters()]
     method = Method(
-        Noted(diary), Constant(), Rate(0.1), on_gradient=(Plus(diary, "g", 1.0),), on_update=(Plus(diary, "u", 5.0),)
+        Noted(diary),
+        Constant(),
+        Rate(0.1),
+        on_gradient=(Plus(diary, "g", 1.0),),
+        on_update=(Plus(diary, "u", 5.0),),
     )
     optimizer(method, model).step(asked(model))
     for p, old, each in zip(model.parameters(), before, g, strict=True):
@@ -225,7 +231,9 @@ def test_the_reduction_ratio_is_actual_over_predicted_change_of_the_loss() -> No
     predicted = -2.0 * float(u.dot(u)) + 0.5 * 4.0 * float(u.dot(seen.ggn @ u))
     opt.step(objective_)
     assert opt.last is not None
-    assert opt.last.reduction_ratio == pytest.approx((F.mse_loss(model(x), y).item() - before) / predicted, rel=1e-9)
+    assert opt.last.reduction_ratio == pytest.approx(
+        (F.mse_loss(model(x), y).item() - before) / predicted, rel=1e-9
+    )
 
 
 def test_trial_losses_are_of_the_step_that_would_be_taken() -> None:
@@ -237,10 +245,13 @@ def test_trial_losses_are_of_the_step_that_would_be_taken() -> None:
 
     def loss(alpha: float) -> float:
         with torch.no_grad():
-            trial = dict(zip(dict(model.named_parameters()), [p - alpha * d for p, d in zip(before, g, strict=True)]))
+            there = [p - alpha * d for p, d in zip(before, g, strict=True)]
+            trial = dict(zip(dict(model.named_parameters()), there, strict=True))
             return float(F.mse_loss(torch.func.functional_call(model, trial, (x,)), y))
 
-    expected = next(64.0 * 0.5**k for k in range(20) if loss(64.0 * 0.5**k) <= start + 1e-4 * 64.0 * 0.5**k * slope)
+    expected = next(
+        64.0 * 0.5**k for k in range(20) if loss(64.0 * 0.5**k) <= start + 1e-4 * 64.0 * 0.5**k * slope
+    )
     assert expected < 64.0
     opt = optimizer(Method(Identity(), Constant(), Armijo(lr=64.0)), model)
     opt.step(asked(model))
@@ -272,7 +283,9 @@ def test_buffers_of_one_step_serve_the_next() -> None:
     model = network()
     opt = optimizer(Method(Noted(Diary()), Constant(), Rate(0.1)), model)
     seen: list[set[int]] = []
-    opt.on_learn = lambda what: seen.append({what.before.gradient.flat.data_ptr(), what.solve.x.flat.data_ptr()})
+    opt.on_learn = lambda what: seen.append(
+        {what.before.gradient.flat.data_ptr(), what.solve.x.flat.data_ptr()}
+    )
     for _ in range(4):
         opt.step(asked(model))
     assert all(len(each) == 2 for each in seen)

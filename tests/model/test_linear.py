@@ -13,7 +13,9 @@ ADAPTER = LinearAdapter()
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("leading", [(), (5,), (5, 3), (5, 3, 2)], ids=str)
-def test_rows_of_gradients_times_rows_of_inputs_are_the_gradient(leading: tuple[int, ...], bias: bool) -> None:
+def test_rows_of_gradients_times_rows_of_inputs_are_the_gradient(
+    leading: tuple[int, ...], bias: bool
+) -> None:
     torch.manual_seed(1)
     layer = nn.Linear(4, 3, bias=bias).double()
     x = torch.randn(*leading, 4, dtype=torch.float64)

@@ -124,7 +124,9 @@ ZOO: Mapping[str, Specimen] = {
         {"0": ("0",), "2": ("2",)},
     ),
     "nested": Specimen(nested, {"0.0": ("0.0",), "0.1.0": ("0.1.0",), "1": ("1",)}),
-    "frozen layer": Specimen(lambda: frozen(nested(), "1.weight", "1.bias"), {"0.0": ("0.0",), "0.1.0": ("0.1.0",)}),
+    "frozen layer": Specimen(
+        lambda: frozen(nested(), "1.weight", "1.bias"), {"0.0": ("0.0",), "0.1.0": ("0.1.0",)}
+    ),
     "frozen bias": Specimen(
         lambda: frozen(nested(), "1.bias"),
         {"0.0": ("0.0",), "0.1.0": ("0.1.0",)},

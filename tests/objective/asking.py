@@ -18,6 +18,7 @@ from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.objective import Objective
 
 DTYPE = torch.float64
+EVERY = (Labels.DATA, Labels.MODEL, Labels.EXACT, Labels.NONE)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -121,6 +122,12 @@ def half_frozen() -> nn.Module:
     model = mlp()
     model[0].bias.requires_grad_(False)
     return model
+
+
+def classifier(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(seed)
+    y = torch.randint(0, 3, (7,), generator=torch.Generator().manual_seed(2))
+    return mlp().double(), normal(7, 4), y
 
 
 #: model, inputs; all answer with 3 numbers per example, the sequential one with 3 per position

@@ -60,7 +60,12 @@ CRITERIA: list[tuple[str, Callable[..., nn.Module], Tensor, Tensor]] = [
     ("binary", BCE, outputs(6, 4), outputs(6, 4, seed=1).sigmoid()),
     ("binary of images", BCE, outputs(2, 3, 4), outputs(2, 3, 4, seed=1).sigmoid()),
     ("absolute error", nn.L1Loss, outputs(6, 4), outputs(6, 4, seed=1)),
-    ("weighted binary", lambda **k: BCE(pos_weight=WEIGHTS, **k), outputs(6, 4), outputs(6, 4, seed=1).sigmoid()),
+    (
+        "weighted binary",
+        lambda **k: BCE(pos_weight=WEIGHTS, **k),
+        outputs(6, 4),
+        outputs(6, 4, seed=1).sigmoid(),
+    ),
 ]
 
 
@@ -76,7 +81,8 @@ def test_the_value_is_torchs_and_for_a_sum_its_mean_over_examples(
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(
-    ("make", "f", "y"), [c[1:] for c in CRITERIA if c[1] is not nn.L1Loss and c[0] != "weighted binary"],
+    ("make", "f", "y"),
+    [c[1:] for c in CRITERIA if c[1] is not nn.L1Loss and c[0] != "weighted binary"],
     ids=[c[0] for c in CRITERIA if c[1] is not nn.L1Loss and c[0] != "weighted binary"],
 )
 def test_weighted_rows_have_the_curvature_of_the_whole(
@@ -208,7 +214,9 @@ def test_reduction_speaks_for_functions_only() -> None:
     assert loss_of(nn.MSELoss(), "sum") == MeanSquaredError()
 
 
-@pytest.mark.parametrize("criterion", [CE(reduction="none"), MSE(reduction="none"), nn.L1Loss(reduction="none")])
+@pytest.mark.parametrize(
+    "criterion", [CE(reduction="none"), MSE(reduction="none"), nn.L1Loss(reduction="none")]
+)
 def test_reduction_none_is_refused_in_words(criterion: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"reduction = 'none'\n  use \"mean\" or \"sum\""):
         loss_of(criterion)

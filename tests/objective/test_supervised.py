@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import pytest
 import torch
@@ -16,15 +15,18 @@ from curvlab.objective.supervised import LayerMismatch, SupervisedObjective, obj
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import GRADIENT_ONLY, Labels, Needs
-from tests.objective.asking import MODELS, ask, gradients, layers_of, made, mlp, normal, wanting
-
-EVERY = (Labels.DATA, Labels.MODEL, Labels.EXACT, Labels.NONE)
-
-
-def classifier(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(seed)
-    y = torch.randint(0, 3, (7,), generator=torch.Generator().manual_seed(2))
-    return mlp().double(), normal(7, 4), y
+from tests.objective.asking import (
+    EVERY,
+    MODELS,
+    ask,
+    classifier,
+    gradients,
+    layers_of,
+    made,
+    mlp,
+    normal,
+    wanting,
+)
 
 
 def one_layer() -> tuple[nn.Module, Tensor, Tensor]:
@@ -72,7 +74,9 @@ def test_model_labels_give_the_gradients_of_sampled_labels_each_over_the_root_of
 ) -> None:
     model, x, y = one_layer()
     seen = ask(
-        objective(model, nn.CrossEntropyLoss(), x, y), wanting(Labels.MODEL, samples=samples), layers_of(model)
+        objective(model, nn.CrossEntropyLoss(), x, y),
+        wanting(Labels.MODEL, samples=samples),
+        layers_of(model),
     )
     g = seen.layers[Labels.MODEL]["model"][0].grads[:, :, 0] * samples**0.5
     assert g.shape == (samples, 7, 3)
@@ -124,7 +128,9 @@ def test_a_layer_called_twice_has_twice_the_positions() -> None:
     for kind in EVERY:
         assert seen.layers[kind]["layer"][0].inputs.shape == (7, 2, 5)
     inner = torch.tanh(F.linear(x, model.layer.weight, model.layer.bias)).detach()
-    torch.testing.assert_close(seen.layers[Labels.DATA]["layer"][0].inputs[..., :-1], torch.stack([x, inner], 1))
+    torch.testing.assert_close(
+        seen.layers[Labels.DATA]["layer"][0].inputs[..., :-1], torch.stack([x, inner], 1)
+    )
 
 
 # gradients
@@ -314,104 +320,6 @@ def test_a_cast_objective_is_the_same_on_other_floats() -> None:
     assert split.acceptance_sample[0].dtype == torch.float32
 
 
-# random layers and buffers
-
-
-def dropping() -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 30), nn.Dropout(0.5), nn.Linear(30, 3)).double()
-    return model, normal(7, 4), torch.arange(7) % 3
-
-
-@pytest.mark.parametrize("micro_batch", [None, 3])
-def test_every_evaluation_of_one_objective_sees_one_mask(micro_batch: int | None) -> None:
-    model, x, y = dropping()
-    blocks = layers_of(model)
-    asked = objective(model, nn.CrossEntropyLoss(), x, y, micro_batch=micro_batch)
-    before = asked.loss()
-    torch.rand(3)  # somebody else draws in between
-    first = ask(asked, wanting(Labels.DATA), blocks)
-    again = ask(asked, wanting(Labels.DATA), blocks)
-    assert torch.equal(first.loss, again.loss)
-    assert torch.equal(first.gradient.flat, again.gradient.flat)
-    for loss in (before, asked.loss(), asked().detach()):
-        torch.testing.assert_close(loss, first.loss)
-
-
-def test_another_objective_sees_another_mask() -> None:
-    model, x, y = dropping()
-    blocks = layers_of(model)
-    losses = {float(ask(objective(model, nn.CrossEntropyLoss(), x, y), GRADIENT_ONLY, blocks).loss) for _ in range(4)}
-    assert len(losses) == 4
-
-
-@pytest.mark.parametrize("micro_batch", [None, 3])
-def test_products_are_those_of_the_masked_network(micro_batch: int | None) -> None:
-    model, x, y = dropping()
-    blocks = layers_of(model)
-    asked = objective(model, nn.MSELoss(), x, normal(7, 3, seed=1), micro_batch=micro_batch)
-    seen = ask(asked, Needs(products=1), blocks)
-    v = blocks.pack({n: torch.randn_like(p) for n, p in blocks.parameters.items()})
-    at, eps = blocks.read(), 1e-4  # outputs are quadratic in θ: second differences are exact but for rounding
-
-    def loss(t: float) -> float:
-        return float(asked.loss(blocks.slots(at.plus(v, t))))
-
-    # only the last layer moves: the loss is quadratic in it and its GGN is its Hessian
-    for name in ("0",):
-        v[name].zero_()
-    second = (loss(eps) - 2 * loss(0.0) + loss(-eps)) / eps**2
-    assert float(v.dot(seen.ggn @ v)) == pytest.approx(second, rel=1e-5)
-
-
-def test_trial_losses_and_products_leave_the_global_random_numbers_alone() -> None:
-    model, x, y = dropping()
-    asked, blocks = objective(model, nn.CrossEntropyLoss(), x, y), layers_of(model)
-    seen = ask(asked, Needs(products=1), blocks)
-    state = torch.get_rng_state()
-    asked.loss()
-    asked.loss(dict(model.named_parameters()))
-    seen.ggn @ blocks.read()
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def normalised() -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
-    return model, normal(7, 4), torch.arange(7) % 3
-
-
-def buffers(model: nn.Module) -> dict[str, Tensor]:
-    return {n: b.clone() for n, b in model.named_buffers()}
-
-
-def test_trial_losses_and_products_change_no_buffer() -> None:
-    model, x, y = normalised()
-    blocks = layers_of(model)
-    asked = objective(model, nn.CrossEntropyLoss(), x, y)
-    seen = ask(asked, Needs(products=1), blocks)
-    before = buffers(model)
-    asked.loss()
-    seen.ggn @ blocks.read()
-    assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
-
-
-def test_an_evaluation_moves_buffers_as_one_forward_pass_does() -> None:
-    model, x, y = normalised()
-    ask(objective(model, nn.CrossEntropyLoss(), x, y), wanting(*EVERY), layers_of(model), step=0)
-    mine = buffers(model)
-    twin, _, _ = normalised()
-    twin(x)
-    assert all(torch.equal(b, mine[n]) for n, b in twin.named_buffers())
-    assert int(mine["1.num_batches_tracked"]) == 1
-
-
-def test_in_training_mode_the_trial_loss_is_that_of_the_batch() -> None:
-    model, x, y = normalised()
-    found = objective(model, nn.CrossEntropyLoss(), x, y).loss()
-    torch.testing.assert_close(found, F.cross_entropy(model(x), y).detach())
-
-
 # criteria
 
 
@@ -448,39 +356,9 @@ def test_an_unknown_criterion_has_a_gradient_data_labels_and_products(
 
 def test_a_reduction_of_none_is_refused_in_words() -> None:
     model, x, y = classifier()
-    for criterion, extra in ((nn.CrossEntropyLoss(reduction="none"), {}), (F.mse_loss, {"reduction": "none"})):
+    for criterion, extra in (
+        (nn.CrossEntropyLoss(reduction="none"), {}),
+        (F.mse_loss, {"reduction": "none"}),
+    ):
         with pytest.raises(ConfigError, match="reduction = 'none'"):
             objective(model, criterion, x, y, **extra)
-
-
-# as a torch closure
-
-
-@pytest.mark.parametrize("micro_batch", [None, 3])
-@pytest.mark.parametrize("name", ["LBFGS", "AdamW"])
-def test_an_objective_is_a_closure_for_torchs_optimizers(name: str, micro_batch: int | None) -> None:
-    settings: dict[str, Any] = {"LBFGS": {"lr": 0.5, "max_iter": 4}, "AdamW": {"lr": 0.01}}[name]
-    (mine, x, y), (twin, _, _) = classifier(), classifier()
-    ours, theirs = (getattr(torch.optim, name)(m.parameters(), **settings) for m in (mine, twin))
-
-    def closure() -> Tensor:
-        theirs.zero_grad()
-        loss = F.cross_entropy(twin(x), y)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        found = ours.step(objective(mine, nn.CrossEntropyLoss(), x, y, micro_batch=micro_batch))
-        torch.testing.assert_close(found, theirs.step(closure).detach())
-    for p, q in zip(mine.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, q)
-
-
-def test_the_closure_forgets_earlier_gradients_and_holds_no_graph() -> None:
-    model, x, y = classifier()
-    asked = objective(model, nn.CrossEntropyLoss(), x, y)
-    asked()
-    first = [p.grad.clone() for p in model.parameters()]
-    value = asked()
-    assert not value.requires_grad
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), first, strict=True))

@@ -88,14 +88,21 @@ class LastFactors(CurvatureEstimator[FactorState]):
 
 
 def evidence(
-    seed: int, *, n: int = 6, s: int = 1, v: int = 1, layout: BlockLayout = LAYERS, labels: Labels = Labels.DATA
+    seed: int,
+    *,
+    n: int = 6,
+    s: int = 1,
+    v: int = 1,
+    layout: BlockLayout = LAYERS,
+    labels: Labels = Labels.DATA,
 ) -> Pass:
     """A pass with random statistics of each layer; its gradient is theirs."""
     g = torch.Generator().manual_seed(seed)
     stats = {
         name: (
             LayerStats(
-                torch.randn(n, s, i, generator=g, dtype=DTYPE), torch.randn(v, n, s, o, generator=g, dtype=DTYPE)
+                torch.randn(n, s, i, generator=g, dtype=DTYPE),
+                torch.randn(v, n, s, o, generator=g, dtype=DTYPE),
             ),
         )
         for name, (o, i) in layout.shapes.items()

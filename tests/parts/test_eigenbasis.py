@@ -74,7 +74,9 @@ def test_moments_average_with_normalised_weights_while_the_basis_stands() -> Non
     weights = torch.tensor([0.8 ** (3 - k) for k in range(4)], dtype=DTYPE)
     for name in LAYERS.names:
         each = torch.stack([moments_in(state, seen, name) for seen in passes])
-        torch.testing.assert_close(state.moments[name], torch.einsum("k,koi->oi", weights / weights.sum(), each))
+        torch.testing.assert_close(
+            state.moments[name], torch.einsum("k,koi->oi", weights / weights.sum(), each)
+        )
 
 
 @pytest.mark.parametrize(("observe", "refresh"), [(1, 1), (1, 3), (2, 4)])
@@ -154,7 +156,10 @@ def test_evidence_that_makes_no_moments_is_refused_in_words() -> None:
     part, seen = Eigenbasis(Undemanding()), evidence(1)
     stats = seen.layers[Labels.DATA]["0"]
     for terms, says in [
-        ((LayerStats(stats[0].inputs, None),), 'eigenbasis on block "0": expected output gradients, got labels'),
+        (
+            (LayerStats(stats[0].inputs, None),),
+            'eigenbasis on block "0": expected output gradients, got labels',
+        ),
         (stats * 2, 'eigenbasis on block "0": expected statistics of 1 loss term, got 2'),
     ]:
         state = part.init(vector(layout=LAYERS), context())

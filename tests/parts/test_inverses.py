@@ -22,14 +22,21 @@ from tests.parts.vectors import DTYPE, Matrix, context, spd, vector
 
 LAMBDA = 0.3
 FAMILIES: list[tuple[Family | None, Family | None]] = [
-    (Dense(), Dense()), (Diagonal(), Dense()), (Dense(), Diagonal()), (Diagonal(), Diagonal()), (None, Dense()),
-]  # fmt: skip
+    (Dense(), Dense()),
+    (Diagonal(), Dense()),
+    (Dense(), Diagonal()),
+    (Diagonal(), Diagonal()),
+    (None, Dense()),
+]
 families = pytest.mark.parametrize("families", FAMILIES, ids=str)
 
 
 def curvature(families: tuple[Family | None, Family | None]) -> BlockDiagonal:
     """B [3, 3] ⊗ A [4, 4] of these families."""
-    sides = [None if f is None else f.project(spd(k, d)) for k, (f, d) in enumerate(zip(families, (3, 4), strict=True))]
+    sides = [
+        None if f is None else f.project(spd(k, d))
+        for k, (f, d) in enumerate(zip(families, (3, 4), strict=True))
+    ]
     return BlockDiagonal({"l": Kronecker(*sides)})
 
 

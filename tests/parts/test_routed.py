@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
@@ -106,7 +105,9 @@ def test_layers_are_joined_where_their_route_wants_them() -> None:
 
 
 def test_needs_are_those_of_all_routes() -> None:
-    routed = Routed({"a": Inverted(LastFactors(), Eigen(), observe_every=2), "b": Iterative(GaussNewton(), CG)})
+    routed = Routed(
+        {"a": Inverted(LastFactors(), Eigen(), observe_every=2), "b": Iterative(GaussNewton(), CG)}
+    )
     for step in range(3):
         parts = list(routed.routes.values())
         assert routed.needs(step) == parts[0].needs(step) | parts[1].needs(step)

@@ -93,7 +93,14 @@ def test_the_full_batch_is_everything_always() -> None:
 
 @pytest.mark.parametrize(
     ("fraction", "minimum", "batch", "kept"),
-    [(0.25, 1, 16, 4), (0.25, 6, 16, 6), (1.0, 1, 16, 16), (0.01, 1, 16, 1), (0.5, 99, 16, 16), (0.25, 1, 999, 5)],
+    [
+        (0.25, 1, 16, 4),
+        (0.25, 6, 16, 6),
+        (1.0, 1, 16, 16),
+        (0.01, 1, 16, 1),
+        (0.5, 99, 16, 16),
+        (0.25, 1, 999, 5),
+    ],
 )
 def test_curvature_gets_the_first_of_the_gradients_examples(
     fraction: float, minimum: int, batch: int, kept: int

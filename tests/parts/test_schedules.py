@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ def test_a_cosine_never_leaves_its_range_and_never_rises_after_the_warm_up(
     values = [curve(k) for k in range(steps + warmup + 3)]
     assert all(0.0 <= v <= peak * (1 + 1e-12) for v in values)
     falling = values[warmup:]
-    assert all(b <= a + 1e-12 * peak for a, b in zip(falling, falling[1:]))
+    assert all(b <= a + 1e-12 * peak for a, b in pairwise(falling))
 
 
 def test_a_setting_may_be_a_number_or_a_schedule() -> None:

@@ -107,7 +107,8 @@ def test_a_setting_out_of_range_is_named_with_what_came(
 @pytest.mark.parametrize(
     "part",
     [
-        lambda: Constant(0.0), lambda: Rate(0.0), lambda: WeightDecay(0.0), lambda: Ema(0.0), lambda: Momentum(0.0),
+        lambda: Constant(0.0), lambda: Rate(0.0), lambda: WeightDecay(0.0), lambda: Ema(0.0),
+        lambda: Momentum(0.0),
         lambda: iterative(warm_start=1.0), lambda: sampled(fraction=1.0), lambda: Armijo(slope=0.0),
         lambda: curve(steps=1), lambda: curve(warmup=8), lambda: LevenbergMarquardt(initial=1e8),
         lambda: Constant(Linear(0.0, 1.0, 1)), lambda: Armijo(Cosine(1.0, 2)),

@@ -31,7 +31,9 @@ def test_a_rate_is_taken_as_it_is_times_what_the_scheduler_says() -> None:
     assert Rate(0.2).needs(0) == GRADIENT_ONLY
 
 
-@pytest.mark.parametrize("rule", [Rate(Linear(1.0, 0.0, 4)), Armijo(Linear(1.0, 0.0, 4)), QuadraticModel(Linear(1.0, 0.0, 4))])
+@pytest.mark.parametrize(
+    "rule", [Rate(Linear(1.0, 0.0, 4)), Armijo(Linear(1.0, 0.0, 4)), QuadraticModel(Linear(1.0, 0.0, 4))]
+)
 def test_rates_may_follow_a_schedule(rule: Rate | Armijo | QuadraticModel) -> None:
     assert [rule.rate(step) for step in (0, 2, 4, 9)] == [1.0, 0.5, 0.0, 0.0]
 
@@ -85,7 +87,7 @@ def test_with_momentum_it_takes_the_minimiser_over_both_directions() -> None:
 
 
 def test_momentum_along_a_quadratic_is_conjugate_gradients() -> None:
-    """Steepest descent with the model's rate and momentum solves a quadratic in as many steps as dimensions."""
+    """With the model's rate and momentum a quadratic is solved in as many steps as dimensions."""
     b, part = bowl(), QuadraticModel()
     theta, state = vector(3), part.init(b.b)
     for _ in range(LAYOUT.size):

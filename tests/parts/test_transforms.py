@@ -8,15 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from curvlab.linalg.vectors import BlockLayout, BlockVector
+from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
 from curvlab.parts.schedules import Linear
 from curvlab.parts.transforms import Clip, Ema, Graft, Momentum, NormConstraint, WeightDecay
 from curvlab.protocols.step import Transform
 from tests.parts.vectors import LAYOUT, at, spd, vector
 
 EACH: list[Transform] = [
-    Ema(0.9), Momentum(0.9), Momentum(0.9, nesterov=True), WeightDecay(0.1), Clip(0.1), NormConstraint(1e-3), Graft()
-]  # fmt: skip
+    Ema(0.9),
+    Momentum(0.9),
+    Momentum(0.9, nesterov=True),
+    WeightDecay(0.1),
+    Clip(0.1),
+    NormConstraint(1e-3),
+    Graft(),
+]
 each = pytest.mark.parametrize("part", EACH, ids=str)
 
 
@@ -80,15 +86,9 @@ def test_averages_take_in_factored_vectors_as_matrices(part: Transform) -> None:
     states = part.init(plain), part.init(plain)
     for _ in range(3):
         factored = layer.zeros(like=left)
-        factored.outers["l"] = torch_outer(left, right)
+        factored.outers["l"] = Outer(left, right)
         found = part(states[0], factored.borrow(), at(plain))
         torch.testing.assert_close(found.flat, part(states[1], plain.borrow(), at(plain)).flat)
-
-
-def torch_outer(left: torch.Tensor, right: torch.Tensor):  # type: ignore[no-untyped-def]
-    from curvlab.linalg.vectors import Outer
-
-    return Outer(left, right)
 
 
 # weight decay: its place is its meaning
@@ -154,7 +154,10 @@ def test_clipping_nothing_is_nothing() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    seed=st.integers(0, 99), lr=st.floats(1e-4, 10.0), limit=st.floats(1e-6, 10.0), damping=st.floats(0.0, 10.0)
+    seed=st.integers(0, 99),
+    lr=st.floats(1e-4, 10.0),
+    limit=st.floats(1e-6, 10.0),
+    damping=st.floats(0.0, 10.0),
 )
 def test_the_norm_constraint_bounds_the_step_in_the_metric_of_the_curvature(
     seed: int, lr: float, limit: float, damping: float

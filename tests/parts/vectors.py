@@ -25,9 +25,7 @@ def context(step: int = 0, damping: float = 0.0) -> Context:
     return Context(step, damping, Full("float64"), torch.Generator().manual_seed(step))
 
 
-def at(
-    gradient: BlockVector, *, step: int = 0, lr: float = 1.0, theta: BlockVector | None = None
-) -> At:
+def at(gradient: BlockVector, *, step: int = 0, lr: float = 1.0, theta: BlockVector | None = None) -> At:
     """Where a transform stands, at parameters ``theta`` (zero if not given)."""
     here = gradient.zeros_like() if theta is None else theta
 

@@ -66,6 +66,28 @@ def test_the_blocked_inverse_is_its_slow_twin_for_any_matrix(d: int, log_conditi
     assert_close(fast, fast.mT, dimension=d, condition=10**log_condition)
 
 
+@pytest.mark.parametrize("d", [LEAF + 1, 128, 257])
+@pytest.mark.parametrize("share", [0.25, 0.5, 2.0], ids=lambda s: f"{s} d rows")
+@pytest.mark.parametrize("damping", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_damped_factors_of_few_rows_are_inverted_as_well_as_lapack_can(
+    d: int, share: float, damping: float
+) -> None:
+    """What a Kronecker factor is in its first steps.  Errors against float64, in float32.
+
+    Schur complements alone would lose every digit here: leading blocks are as singular as the whole.
+    """
+    X = normal(int(share * d), d, seed=d).relu()
+    A = X.mT @ X / len(X)
+    A.diagonal().add_(damping * float(A.diagonal().mean()))
+    A = A.float()
+    truth = torch.linalg.inv(A.double())
+    ours, lapacks = (
+        float((found.double() - truth).norm() / truth.norm())
+        for found in (SINGLE.inverse(A), full._lapack_inverse(A))
+    )
+    assert ours <= 20 * lapacks + 1e-6
+
+
 @pytest.mark.parametrize("d", [5, 200])
 def test_an_inverse_leaves_its_argument_alone(d: int) -> None:
     A = spd(d, 10.0)
