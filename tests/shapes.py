@@ -1,43 +1,74 @@
 """Checks the shapes in annotations while tests run: ``Float[Tensor, "n i"]`` is a claim that can be wrong.
 
-Only annotations of arrays are checked.  Other types are mypy's business, and not all of them can be
-checked at run time.
+Functions, methods and records whose annotations hold arrays are wrapped as soon as their module is
+imported; everything else runs as it is, and its types are mypy's business.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 import types
 import typing
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from typing import Any
 
 from beartype import beartype
-from jaxtyping import AbstractArray, install_import_hook
+from jaxtyping import AbstractArray, jaxtyped
 
 #: the rooms that compute
-CHECKED = (
-    *(
-        f"curvlab.{room}"
-        for room in ("linalg", "model", "objective", "parts", "precision", "structures", "tasks")
-    ),
-    "curvlab_firstorder",
-    "curvlab_kfac",
-)
+ROOMS = ("linalg", "model", "objective", "parts", "precision", "structures", "tasks")
+CHECKED = (*(f"curvlab.{room}" for room in ROOMS), "curvlab_firstorder", "curvlab_kfac")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def arrays_only(function: F) -> F:
-    """``function``, its array annotations checked on every call."""
-    scope = getattr(function, "__globals__", {})
-    hints = {name: _resolved(hint, scope) for name, hint in function.__annotations__.items()}
-    function.__annotations__ = {name: hint for name, hint in hints.items() if _is_of_arrays(hint)}
-    return beartype(function)
+Function = Callable[..., Any]
 
 
 def check_shapes() -> None:
     """From now on, modules of ``CHECKED`` are imported with their shapes checked."""
-    install_import_hook(list(CHECKED), "tests.shapes.arrays_only")
+    sys.meta_path.insert(0, _Finder())
+
+
+def checked(function: Function) -> Function:
+    """``function`` with its array annotations checked on every call; itself if it has none."""
+    scope = getattr(function, "__globals__", {})
+    hints = {name: _resolved(hint, scope) for name, hint in function.__annotations__.items()}
+    arrays = {name: hint for name, hint in hints.items() if _is_of_arrays(hint)}
+    if not any(hint is not type(None) for hint in arrays.values()):
+        return function
+    function.__annotations__ = arrays
+    wrapped: Function = jaxtyped(typechecker=beartype)(function)
+    return wrapped
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not name.startswith(CHECKED):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: types.ModuleType) -> None:
+        super().exec_module(module)
+        _check_members(module, module.__name__)
+        for thing in list(vars(module).values()):
+            if inspect.isclass(thing) and thing.__module__ == module.__name__:
+                _check_members(thing, module.__name__)
+
+
+def _check_members(owner: Any, module: str) -> None:
+    for name, thing in list(vars(owner).items()):
+        if inspect.isfunction(thing) and thing.__module__ == module and thing.__annotations__:
+            better = checked(thing)
+            if better is not thing:
+                setattr(owner, name, better)
 
 
 def _resolved(hint: Any, scope: dict[str, Any]) -> Any:
@@ -53,4 +84,4 @@ def _is_of_arrays(hint: Any) -> bool:
     """An array, or a union or tuple of nothing but arrays and ``None``."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType, tuple):
         return all(_is_of_arrays(inner) for inner in typing.get_args(hint))
-    return hint is type(None) or (isinstance(hint, type) and issubclass(hint, AbstractArray))
+    return hint in (None, type(None)) or (isinstance(hint, type) and issubclass(hint, AbstractArray))

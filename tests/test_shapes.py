@@ -1,15 +1,16 @@
-"""The checker of shapes checks: in functions, in records, and only arrays."""
+"""The checker of shapes checks: functions, methods and records, and arrays only."""
 
 from __future__ import annotations
 
 import jaxtyping
 import pytest
 import torch
-from jaxtyping import Float, jaxtyped
+from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.linalg.vectors import Outer
-from tests.shapes import arrays_only
+from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.objective.losses import weighted
+from tests.shapes import checked
 
 
 def test_a_record_with_shapes_that_disagree_is_refused() -> None:
@@ -17,21 +18,30 @@ def test_a_record_with_shapes_that_disagree_is_refused() -> None:
         Outer(torch.zeros(2, 3), torch.zeros(4, 5))
 
 
-def test_a_function_is_checked_in_arguments_and_result() -> None:
-    @jaxtyped(typechecker=arrays_only)
-    def wrong(x: Float[Tensor, "n d"], scale: NotThere = 2) -> Float[Tensor, "d n"]:  # noqa: F821
+def test_a_method_is_checked() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="flat"):
+        BlockVector(BlockLayout({"a": (2, 3)}), torch.zeros(2, 3))
+
+
+def test_a_function_of_ours_is_checked() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="terms"):
+        weighted(torch.zeros(2, 3), 1.0)
+
+
+def test_arguments_and_result_are_checked() -> None:
+    def transposed(x: Float[Tensor, "n d"], scale: NotThere = 2) -> Float[Tensor, "d n"]:  # noqa: F821
         return x * scale
 
+    wrapped = checked(transposed)
     with pytest.raises(jaxtyping.TypeCheckError, match="return"):
-        wrong(torch.zeros(2, 3))
+        wrapped(torch.zeros(2, 3))
     with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'x'"):
-        wrong(torch.zeros(2))
-    assert wrong(torch.zeros(3, 3)).shape == (3, 3)
+        wrapped(torch.zeros(2))
+    assert wrapped(torch.zeros(3, 3)).shape == (3, 3)
 
 
-def test_what_is_no_array_is_left_to_mypy() -> None:
-    @jaxtyped(typechecker=arrays_only)
-    def generous(x: float, y: Tensor | None = None) -> str:
-        return x
+def test_what_has_no_arrays_is_left_alone() -> None:
+    def generous(x: float, y: Tensor | None = None) -> str | None:
+        return None
 
-    assert generous(1) == 1
+    assert checked(generous) is generous

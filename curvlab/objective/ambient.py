@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from curvlab.errors import ConfigError, Fault
+from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.taps import arrival, joined
 from curvlab.protocols.blocks import Block, Blocks
@@ -52,17 +52,11 @@ class Ambient:
         self.layers: frozenset[Labels] = frozenset()
         self.forwards: list[_Forward] = []
         self.hearing = True
-        # hooks hold us weakly, as plain functions: a deep copy of the model copies neither us nor the blocks
-        me = weakref.ref(self)
-        blocks.model.register_forward_pre_hook(_begin(me), with_kwargs=True)
-        blocks.model.register_forward_hook(_end(me))
+        blocks.model.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True)
+        blocks.model.register_forward_hook(_Hook(self._end))
         for block in blocks.members:
             for layer in block.layers:
-                blocks.modules[layer].register_forward_hook(_tap(me, block))
-
-    def hears(self, module: nn.Module) -> bool:
-        """Whether a call of ``module`` is a training pass of the model (deep copies carry our hooks, too)."""
-        return self.hearing and module is self.blocks.model and torch.is_grad_enabled()
+                blocks.modules[layer].register_forward_hook(_Hook(self._tap, block))
 
     def listen(self, needs: Needs) -> None:
         """What to keep of the passes before the next step."""
@@ -118,7 +112,7 @@ class Ambient:
         scale = (1.0 if self.reduction == "sum" else float(n)) * positions**0.5
         stats = {}
         for name, parts in pieces.items():
-            x, g = torch.cat([x for x, _ in parts]), torch.cat([g for _, g in parts])
+            x, g = _stacked(name, [x for x, _ in parts]), _stacked(name, [g for _, g in parts])
             stats[name] = (x, g.unsqueeze(0) * scale)
         layers = {
             kind: {n_: (LayerStats(x, g if kind is Labels.DATA else None),) for n_, (x, g) in stats.items()}
@@ -126,24 +120,17 @@ class Ambient:
         }
         return Pass(n, loss, gradient, layers, positions=positions)
 
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pass of the model begins."""
+        if self._hears(module):
+            first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+            self.forwards.append(_Forward(int(first.shape[0]) if first is not None and first.dim() else 1))
 
-def _begin(me: weakref.ref[Ambient]) -> Any:
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ambient = me()
-        if ambient is None or not ambient.hears(module):
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A pass of the model has ended; from its output it will be known whether it went backward."""
+        if not self._hears(module) or not self.forwards:
             return
-        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-        ambient.forwards.append(_Forward(int(first.shape[0]) if first is not None and first.dim() else 1))
-
-    return begin
-
-
-def _end(me: weakref.ref[Ambient]) -> Any:
-    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        ambient = me()
-        if ambient is None or not ambient.hears(module) or not ambient.forwards:
-            return
-        forward, outputs = ambient.forwards[-1], [t for t in _tensors(output) if t.requires_grad]
+        forward, outputs = self.forwards[-1], [t for t in _tensors(output) if t.requires_grad]
 
         def mark(g: Tensor) -> None:
             forward.used = True
@@ -152,7 +139,59 @@ def _end(me: weakref.ref[Ambient]) -> Any:
             arrival(tensor).register_hook(mark)  # type: ignore[no-untyped-call]
         forward.used = not outputs  # an output that we cannot look into is taken on trust
 
-    return end
+    def _tap(self, block: Block, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """A layer was called."""
+        if not self.hearing or not self.layers or not self.forwards:
+            return
+        if not (torch.is_grad_enabled() and output.requires_grad):
+            return
+        forward, x, shape, adapter = self.forwards[-1], args[0].detach(), output.shape, block.adapter
+        dtype = self.blocks.parameters[block.parameters[0]].dtype  # autocast computes in another
+        assert adapter is not None
+
+        def arrive(g: Tensor) -> None:
+            rows = adapter.grads(module, g.detach().reshape(shape)).to(dtype)
+            forward.calls.append((block.name, adapter.inputs(module, x).to(dtype), rows))
+
+        # before any in-place activation, so of this very output
+        arrival(output).register_hook(arrive)  # type: ignore[no-untyped-call]
+
+    def _hears(self, module: nn.Module) -> bool:
+        """Whether a call of ``module`` is a training pass of the model."""
+        return self.hearing and module is self.blocks.model and torch.is_grad_enabled()
+
+
+class _Hook:
+    """Calls a method of an ``Ambient`` that it does not keep alive.
+
+    A copy of the model, or one from a file, has a deaf hook in its place.
+    """
+
+    def __init__(self, method: Callable[..., None] | None, *first: Any) -> None:
+        self.method = None if method is None else weakref.WeakMethod(method)
+        self.first = first
+
+    def __call__(self, *given: Any) -> None:
+        method = None if self.method is None else self.method()
+        if method is not None:
+            method(*self.first, *given)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
+        return _Hook, (None,)
+
+
+def _stacked(name: str, parts: Sequence[Tensor]) -> Tensor:
+    """Rows of several passes as one tensor; raises ``UnsupportedEvidence`` if their positions differ."""
+    lengths = sorted({int(t.shape[1]) for t in parts})
+    if len(lengths) > 1:
+        raise UnsupportedEvidence(
+            "layer statistics",
+            name,
+            expected="as many positions in every backward pass of a step",
+            got=" and ".join(map(str, lengths)),
+            hint="pad the batches of one step to one length, or step after each backward pass",
+        )
+    return torch.cat(list(parts))
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -162,25 +201,3 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, (Mapping, list, tuple)):
         for inner in output.values() if isinstance(output, Mapping) else output:
             yield from _tensors(inner)
-
-
-def _tap(me: weakref.ref[Ambient], block: Block) -> Any:
-    def tap(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        ambient = me()
-        if ambient is None or not ambient.hearing or not ambient.layers or not ambient.forwards:
-            return
-        if not any(module is ambient.blocks.modules[layer] for layer in block.layers):
-            return
-        if not (torch.is_grad_enabled() and output.requires_grad):
-            return
-        forward, x, shape, adapter = ambient.forwards[-1], args[0].detach(), output.shape, block.adapter
-        assert adapter is not None
-
-        def arrive(g: Tensor) -> None:
-            rows = adapter.grads(module, g.detach().reshape(shape))
-            forward.calls.append((block.name, adapter.inputs(module, x), rows))
-
-        # before any in-place activation, so of this very output
-        arrival(output).register_hook(arrive)  # type: ignore[no-untyped-call]
-
-    return tap

@@ -62,7 +62,8 @@ class Backward:
         w = chunk.weights
         root = w**0.5 if isinstance(w, float) else w.sqrt().unsqueeze(-1)
         if kind is Labels.EXACT:
-            found = [self.loss.column(rows, k) for k in range(self.loss.columns(rows))]
+            columns = [self.loss.column(rows, k) for k in range(self.loss.columns(rows))]
+            found = [v for column in columns for v in _one_position_each(column, outputs.shape[0])]
         else:
             found = [self.loss.sampled(rows, noise) for noise in self._noise_for(rows, outputs)]
             root = root / len(found) ** 0.5  # the mean over samples
@@ -77,3 +78,19 @@ class Backward:
             ]
         start, self._used = self._used, self._used + rows.shape[0]
         return [noise[start : self._used] for noise in self._noise]
+
+
+def _one_position_each(rows: Float[Tensor, "r c"], examples: int) -> list[Float[Tensor, "r c"]]:
+    """The rows, position by position: an example with a loss term at each of P positions has P columns
+    where one with a single term has one, and back-propagated together they would interfere.
+    """
+    positions = rows.shape[0] // examples
+    if positions == 1:
+        return [rows]
+    each = rows.view(examples, positions, -1)
+    found = []
+    for p in range(positions):
+        alone = torch.zeros_like(each)
+        alone[:, p] = each[:, p]
+        found.append(alone.view(rows.shape))
+    return found

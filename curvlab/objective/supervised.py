@@ -52,6 +52,9 @@ class SupervisedObjective(Objective):
     ) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(Fault(f"micro_batch = {micro_batch}", hint="give a positive number or None"))
+        if micro_batch is not None and isinstance(inputs, (Mapping, tuple)):
+            what = f"a {type(inputs).__name__} of inputs cannot be cut"
+            raise ConfigError(Fault(f"micro_batch = {micro_batch}: {what}", hint="pass one tensor"))
         self.model = model
         self.loss_rule = loss
         self.gradient_sample: Sample = (inputs, targets)

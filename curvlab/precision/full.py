@@ -47,8 +47,12 @@ class Full(Backend):
     def cholesky(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
         return self._lifted(A, _cholesky)
 
-    def inverse(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
-        return self._lifted(A, _inverse if A.dim() == 2 else _lapack_inverse)
+    def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
+        rule = _inverse if A.dim() == 2 else _lapack_inverse
+        try:
+            return self._lifted(A, lambda a: rule(a, shift))
+        except NotPositiveDefinite:
+            raise NotPositiveDefinite(_description(_shifted(A.double(), shift))) from None
 
     def eigh(
         self, A: Float[Tensor, "*b d d"]
@@ -95,39 +99,49 @@ LEAF = 64
 LOSS = 0.1
 
 
-def _inverse(A: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+def _inverse(A: Float[Tensor, "d d"], shift: Tensor | float) -> Float[Tensor, "d d"]:
     """Blocked where that is accurate, LAPACK's where it is not; ``‖A‖ · max X_ii`` stands for κ."""
     if A.shape[-1] <= LEAF:
-        return _lapack_inverse(A)
+        return _lapack_inverse(A, shift)
     try:
-        X = _blocked_inverse(A)
+        X = _blocked_inverse(A, shift)
     except NotPositiveDefinite:  # perhaps of a complement that rounding has spoilt
-        return _lapack_inverse(A)
-    condition = torch.linalg.matrix_norm(A) * X.diagonal().max()
+        return _lapack_inverse(A, shift)
+    condition = (torch.linalg.matrix_norm(A) + shift) * X.diagonal().max()
     accurate = bool(torch.finfo(A.dtype).eps * condition.square() <= LOSS)
-    return X if accurate else _lapack_inverse(A)
+    return X if accurate else _lapack_inverse(A, shift)
 
 
-def _lapack_inverse(A: Tensor) -> Tensor:
-    return torch.cholesky_inverse(_cholesky(A))
+def _lapack_inverse(A: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+    return torch.cholesky_inverse(_cholesky(_shifted(A, shift)))
 
 
-def _blocked_inverse(A: Float[Tensor, "d d"], out: Tensor | None = None) -> Float[Tensor, "d d"]:
+def _shifted(A: Tensor, shift: Tensor | float) -> Tensor:
+    damped = A.clone()
+    damped.diagonal(dim1=-2, dim2=-1).add_(shift)
+    return damped
+
+
+def _blocked_inverse(
+    A: Float[Tensor, "d d"], shift: Tensor | float = 0.0, out: Tensor | None = None
+) -> Float[Tensor, "d d"]:
     """Inverse of an SPD matrix by Schur complements, 4/3 d³ flops, all in matrix products.
 
     ``P = A₁₁⁻¹``, ``T = P A₁₂``, ``Q = (A₂₂ − A₂₁ T)⁻¹`` give ``[[P + T Q Tᵀ, −T Q], [·, Q]]``.  A is
     positive definite exactly if every Schur complement is, so a leaf's Cholesky factor still finds out.
-    A third faster than LAPACK's potri, its slow twin ``_lapack_inverse``, on one thread at d = 512.
+    The shift is handed down to the leaves: no damped copy of A is made.  A third faster than LAPACK's
+    potri, its slow twin ``_lapack_inverse``, on one thread at d = 512.
     """
     d = A.shape[-1]
     if d <= LEAF:
-        return _lapack_inverse(A) if out is None else out.copy_(_lapack_inverse(A))
+        leaf = _lapack_inverse(A, shift)
+        return leaf if out is None else out.copy_(leaf)
     out = torch.empty_like(A) if out is None else out
     h = d // 2
     A12, P, TQ, Q = A[:h, h:], out[:h, :h], out[:h, h:], out[h:, h:]
-    _blocked_inverse(A[:h, :h], P)
+    _blocked_inverse(A[:h, :h], shift, P)
     T = P @ A12
-    _blocked_inverse(torch.addmm(A[h:, h:], A12.mT, T, alpha=-1.0), Q)
+    _blocked_inverse(torch.addmm(A[h:, h:], A12.mT, T, alpha=-1.0), shift, Q)
     torch.mm(T, Q, out=TQ)
     P.addmm_(TQ, T.mT)
     out[h:, :h] = TQ.neg_().mT

@@ -37,8 +37,11 @@ class Backend(ABC):
         """Lower Cholesky factor, retried in float64; raises ``NotPositiveDefinite``."""
 
     @abstractmethod
-    def inverse(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
-        """Inverse of a symmetric positive definite matrix, through its Cholesky factor."""
+    def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
+        """``(A + shift·I)⁻¹`` for a symmetric positive definite ``A + shift·I``; A is not changed.
+
+        Retried in float64; raises ``NotPositiveDefinite``.
+        """
 
     @abstractmethod
     def eigh(

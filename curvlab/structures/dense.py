@@ -61,9 +61,7 @@ class Dense(Family, Gram, Group):
         backend.gram_(M.dense(), keep, X, weight)
 
     def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> DenseMatrix:
-        damped = M.dense().clone()
-        damped.diagonal(dim1=-2, dim2=-1).add_(shift)
-        return DenseMatrix(backend.inverse(damped), self)
+        return DenseMatrix(backend.inverse(M.dense(), shift), self)
 
     def eigh(
         self, M: Structure, backend: Backend

@@ -196,12 +196,15 @@ class Lapack(Backend):
             raise NotPositiveDefinite(f"the reference found a matrix of shape {tuple(A.shape)} indefinite")
         return L
 
-    def inverse(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
-        self.cholesky(A)
-        inverse: Tensor = torch.linalg.inv(A)
+    def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
+        damped = A + shift * torch.eye(A.shape[-1], dtype=A.dtype)
+        self.cholesky(damped)
+        inverse: Tensor = torch.linalg.inv(damped)
         return inverse
 
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
+        if not bool(torch.isfinite(A).all()):
+            raise NotPositiveDefinite(f"the reference was given a non-finite {tuple(A.shape)} matrix")
         values, vectors = torch.linalg.eigh(A)
         return values, vectors
 

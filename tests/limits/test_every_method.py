@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.errors import NeedsObjective
+from curvlab.errors import Diverged, NeedsObjective
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.objective.supervised import objective
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, ClassesSecond, labels, normal
@@ -143,6 +144,23 @@ def test_a_summed_loss_trains_as_its_mean(name: str, knobs: Knobs) -> None:
     assert_same_training(by_objective(name, knobs, reduction="sum"), by_objective(name, knobs))
 
 
+@pytest.mark.parametrize(("name", "knobs"), cases())
+def test_nobody_reads_a_vector_after_its_buffer_was_handed_back(
+    name: str, knobs: Knobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers are poisoned as they are handed back: training on is the same, to the bit."""
+    recycle = BlockLayout.recycle
+
+    def poisoned(layout: BlockLayout, vector: BlockVector) -> None:
+        recycle(layout, vector)
+        if not vector.borrowed:
+            vector._flat.fill_(torch.nan)
+
+    expected = by_objective(name, knobs)
+    monkeypatch.setattr(BlockLayout, "recycle", poisoned)
+    assert torch.equal(by_objective.__wrapped__(name, knobs), expected)
+
+
 @pytest.mark.parametrize(("name", "knobs"), plain_cases())
 def test_a_plain_loop_trains_as_objectives_do(name: str, knobs: Knobs) -> None:
     assert_same_training(by_backward(name, knobs), by_objective(name, knobs))
@@ -177,6 +195,26 @@ def test_a_method_that_needs_an_objective_says_so_in_a_plain_loop(name: str, kno
     nn.CrossEntropyLoss()(model(x), y).backward()
     with pytest.raises(NeedsObjective, match=rf'method "{name}" asks for'):
         ours.step()
+    assert torch.equal(theta(model), before)
+
+
+class Steep(nn.Module):
+    """A root of zero: its value is fine, its slope is not finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input itself."""
+        return x + (x - x.detach()).sqrt()
+
+
+@pytest.mark.filterwarnings("ignore::curvlab.objective.supervised.LayerMismatch")
+@pytest.mark.parametrize(("name", "knobs"), cases())
+def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_nothing(name: str, knobs: Knobs) -> None:
+    """Although the loss is finite; and an update of zero is no answer."""
+    model = nn.Sequential(images(), Steep())
+    before, (x, y) = theta(model), image_batches()[0]
+    ours = optimizer(name, model, **dict(knobs))
+    with pytest.raises(Diverged):
+        ours.step(objective(model, nn.CrossEntropyLoss(), x, y))
     assert torch.equal(theta(model), before)
 
 

@@ -105,9 +105,7 @@ def test_the_quadratic_model_with_the_exact_direction_lands_too() -> None:
     problem = bowl()
     model = problem.model()
     G, _ = dense_problem(problem, model)
-    method = replace(NEWTON, damping=Constant(0.2), step=QuadraticModel())
-    ours = optimizer(replace(method, damping=Constant(0.0)), model)
-    ours.step(problem.objective(model))
+    optimizer(replace(NEWTON, step=QuadraticModel()), model).step(problem.objective(model))
     found = packed(problem, model).view(problem.solution.shape)
     assert_close(found, problem.solution, condition=10 * float(torch.linalg.cond(G)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvlab.errors import ConfigError
+from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.objective.ambient import Ambient
 from curvlab.objective.supervised import objective
 from curvlab.protocols.blocks import Blocks
@@ -119,6 +120,28 @@ def test_several_backwards_are_one_pass_over_all_their_examples(reduction: str, 
     parts = ambient.collect(None)
     assert parts.examples == 7
     same(summary(parts, blocks), summary(whole, blocks))
+
+
+def test_backwards_of_other_lengths_in_one_step_are_refused_in_words() -> None:
+    model, _, _ = made("output per position")
+    ambient, _ = listening(model)
+    for length in (2, 5):
+        model(normal(3, length, 4)).square().sum().backward()
+    with pytest.raises(UnsupportedEvidence, match="expected as many positions.*got 2 and 5"):
+        ambient.collect(None)
+
+
+def test_statistics_under_autocast_are_in_the_parameters_dtype() -> None:
+    model, x, y = made("in-place activation")
+    model, x, y = model.float(), x.float(), y.float()
+    ambient, blocks = listening(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.mse_loss(model(x), y)
+    mine = collected(ambient, loss)
+    truth = ask(objective(model, nn.MSELoss(), x, y), BOTH, blocks)
+    for key, value in summary(truth, blocks).items():
+        assert summary(mine, blocks)[key].dtype == torch.float32
+        torch.testing.assert_close(summary(mine, blocks)[key], value, rtol=0.1, atol=0.05, msg=key)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -246,6 +269,17 @@ def test_a_deep_copy_of_the_model_is_free_and_disturbs_nobody() -> None:
             o.step()
         assert all(a is not b for a, b in zip(model.parameters(), duplicate.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin_model.parameters(), strict=True))
+
+
+def test_a_model_can_be_pickled_and_comes_back_free() -> None:
+    model, x, y = made("in-place activation")
+    opt = optimizer("kfac", model, labels="data")
+    F.mse_loss(model(x), y).backward()
+    opt.step()
+    other = pickle.loads(pickle.dumps(model))
+    F.mse_loss(other(x), y).backward()
+    assert opt.ambient.forwards == []
+    torch.testing.assert_close(other(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "kfac"])

@@ -180,7 +180,7 @@ def test_rows_come_back_in_the_shape_of_the_outputs() -> None:
         (MeanSquaredError("sum"), MeanSquaredError("sum")),
         (F.l1_loss, Opaque(F.l1_loss)),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", type(x).__name__),
 )
 def test_a_criterion_is_known_by_what_it_is(criterion: Any, expected: Loss) -> None:
     assert loss_of(criterion) == expected

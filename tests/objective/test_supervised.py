@@ -271,6 +271,13 @@ def test_a_micro_batch_below_one_is_refused_in_words() -> None:
         objective(model, nn.CrossEntropyLoss(), x, y, micro_batch=0)
 
 
+def test_inputs_that_cannot_be_cut_are_refused_in_words() -> None:
+    model, x, y = classifier()
+    for inputs in ({"x": x}, (x, x)):
+        with pytest.raises(ConfigError, match=f"a {type(inputs).__name__} of inputs cannot be cut"):
+            objective(model, nn.CrossEntropyLoss(), inputs, y, micro_batch=2)
+
+
 # the samples
 
 

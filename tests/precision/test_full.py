@@ -88,12 +88,28 @@ def test_damped_factors_of_few_rows_are_inverted_as_well_as_lapack_can(
     assert ours <= 20 * lapacks + 1e-6
 
 
-@pytest.mark.parametrize("d", [5, 200])
-def test_an_inverse_leaves_its_argument_alone(d: int) -> None:
-    A = spd(d, 10.0)
+@pytest.mark.parametrize("d", [1, 5, LEAF + 1, 200])
+@pytest.mark.parametrize("boxed", [True, False], ids=["tensor", "float"])
+def test_a_shift_is_added_to_the_diagonal_of_what_is_inverted_and_the_argument_left_alone(
+    d: int, boxed: bool
+) -> None:
+    A = spd(d, 1e6)
     kept = A.clone()
-    DOUBLE.inverse(A)
+    shift = torch.tensor(0.01, dtype=torch.float64) if boxed else 0.01
+    expected = torch.linalg.inv(A + 0.01 * torch.eye(d, dtype=torch.float64))
+    assert_close(DOUBLE.inverse(A, shift), expected, dimension=d, condition=101.0)
+    assert_close(SINGLE.inverse(A.float(), shift), expected.float(), dimension=d, condition=101.0)
     assert torch.equal(A, kept)
+
+
+@pytest.mark.parametrize("d", [3, LEAF + 1])
+def test_a_shift_makes_an_indefinite_matrix_definite_or_is_described_with_it(d: int) -> None:
+    A = indefinite(d)
+    assert_close(
+        A @ DOUBLE.inverse(A, 0.2) + 0.2 * DOUBLE.inverse(A, 0.2), torch.eye(d).double(), condition=20.0
+    )
+    with pytest.raises(NotPositiveDefinite, match=f"a {d}×{d} factor is not positive definite"):
+        DOUBLE.inverse(A, 0.05)
 
 
 @pytest.mark.parametrize("d", [5, 200])

@@ -77,7 +77,8 @@ def test_the_ggn_of_a_linear_model_is_the_hessian() -> None:
     model = problem.model()
     blocks = problem.blocks(model)
     rows = torch.cat([problem.inputs, torch.ones(problem.examples, 1).double()], dim=1)
-    expected = kronecker(torch.eye(2).double(), rows.mT @ rows / problem.examples)  # κ = ½ per coordinate, twice
+    # squared error averaged over two coordinates has output Hessian 2κ = 1
+    expected = kronecker(torch.eye(2).double(), rows.mT @ rows / problem.examples)
     assert_close(ggn(model, problem.criterion, problem.inputs, problem.targets, blocks), expected)
 
 
@@ -195,6 +196,7 @@ def test_the_lapack_backend_is_dense_algebra() -> None:
     L = backend.cholesky(A)
     assert_close(L @ L.mT, A)
     assert_close(backend.inverse(A) @ A, torch.eye(4).double(), condition=condition)
+    assert_close(backend.inverse(A, 0.5), torch.linalg.inv(A + 0.5 * torch.eye(4)), condition=condition)
     values, vectors = backend.eigh(A)
     assert_close(vectors * values @ vectors.mT, A)
     for fails in (backend.cholesky, backend.inverse):

@@ -16,7 +16,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.preconditioner import Inverse
 from curvlab.protocols.structure import Structure, as_gram, kronecker_blocks
 
-#: a mean diagonal below this is an unused side: π is then 1
+#: a mean diagonal below this is an unused side: π is then 1, and a number counts as this
 TRACE_FLOOR = 1e-12
 
 
@@ -48,9 +48,9 @@ def _inverse(block: Kronecker, ctx: Context) -> Kronecker:
         return Kronecker(B, _shifted(A, ctx.damping, ctx))
     a, b = A.mean_diagonal(), B.mean_diagonal()
     if B.d == 1:
-        return Kronecker(_shifted(B, 0.0, ctx), _shifted(A, ctx.damping / b, ctx))
+        return Kronecker(_number(B, b, ctx), _shifted(A, ctx.damping / b.clamp(min=TRACE_FLOOR), ctx))
     if A.d == 1:
-        return Kronecker(_shifted(B, ctx.damping / a, ctx), _shifted(A, 0.0, ctx))
+        return Kronecker(_shifted(B, ctx.damping / a.clamp(min=TRACE_FLOOR), ctx), _number(A, a, ctx))
     both = torch.minimum(a, b) > TRACE_FLOOR
     pi = torch.where(both, (a / b.clamp(min=TRACE_FLOOR)).sqrt(), torch.ones_like(a))
     root = ctx.damping**0.5
@@ -59,6 +59,11 @@ def _inverse(block: Kronecker, ctx: Context) -> Kronecker:
 
 def _shifted(M: Structure, shift: Tensor | float, ctx: Context) -> Factor:
     return as_gram(M.family, "split-cholesky").inverse(M, shift, ctx.backend)
+
+
+def _number(M: Structure, value: Tensor, ctx: Context) -> Factor:
+    """The inverse of a side of dimension 1: undamped, but never of zero, where the block is λI alone."""
+    return _shifted(M, (TRACE_FLOOR - value).clamp(min=0.0), ctx)
 
 
 def _eye(side: Factor | None) -> Factor | None:
