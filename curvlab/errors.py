@@ -71,9 +71,7 @@ class ConfigError(CurvlabError):
     exit_code = 3
 
     def __init__(self, *faults: Fault | str) -> None:
-        self.faults: tuple[Fault, ...] = tuple(
-            f if isinstance(f, Fault) else Fault(f) for f in faults
-        )
+        self.faults: tuple[Fault, ...] = tuple(f if isinstance(f, Fault) else Fault(f) for f in faults)
         super().__init__("\n".join(str(f) for f in self.faults))
 
 

@@ -285,9 +285,11 @@ class BlockVector:
         """No NaN, no infinity (of factored blocks: in the factors).  A host sync."""
         held = [t for o in self.outers.values() for t in (o.left, o.right)]
         if len(self.outers) < len(self.layout.names):
-            held.append(self.flat if not self.outers else torch.cat(
-                [self._view(n).reshape(-1) for n in self.layout.names if n not in self.outers]
-            ))
+            held.append(
+                self.flat
+                if not self.outers
+                else torch.cat([self._view(n).reshape(-1) for n in self.layout.names if n not in self.outers])
+            )
         # a finite sum proves finite terms in one pass; only a sum that is not is looked into
         return all(math.isfinite(float(t.sum())) or bool(torch.isfinite(t).all()) for t in held)
 

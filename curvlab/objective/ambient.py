@@ -45,9 +45,7 @@ class Ambient:
 
     def __init__(self, blocks: Blocks, reduction: Reduction) -> None:
         if reduction not in ("mean", "sum", "mean-tokens"):
-            raise ConfigError(
-                Fault(f"reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"')
-            )
+            raise ConfigError(Fault(f"reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"'))
         self.blocks, self.reduction = blocks, reduction
         self.layers: frozenset[Labels] = frozenset()
         self.forwards: list[_Forward] = []
@@ -83,8 +81,10 @@ class Ambient:
         if self.reduction == "sum":
             if not examples:
                 raise ConfigError(
-                    Fault('reduction = "sum" but the model was not called before step()',
-                          hint="call the model itself, so that its examples can be counted")
+                    Fault(
+                        'reduction = "sum" but the model was not called before step()',
+                        hint="call the model itself, so that its examples can be counted",
+                    )
                 )
             gradient.scale_(1.0 / examples)
         value = torch.full((), float("nan")) if loss is None else loss.detach()
@@ -98,8 +98,10 @@ class Ambient:
         seen = [f for f in seen if f.calls]
         if not seen:
             raise ConfigError(
-                Fault("no layer statistics were captured before step()",
-                      hint="make the optimizer first, then call the model and loss.backward()")
+                Fault(
+                    "no layer statistics were captured before step()",
+                    hint="make the optimizer first, then call the model and loss.backward()",
+                )
             )
         pieces: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for forward in seen:

@@ -73,9 +73,7 @@ class Backward:
         if not self._noise:
             total = rows.shape[0] // outputs.shape[0] * self.examples
             shape = (total, rows.shape[1])
-            self._noise = [
-                self.loss.noise(shape, rows, self.generator) for _ in range(self.needs.samples)
-            ]
+            self._noise = [self.loss.noise(shape, rows, self.generator) for _ in range(self.needs.samples)]
         start, self._used = self._used, self._used + rows.shape[0]
         return [noise[start : self._used] for noise in self._noise]
 

@@ -64,9 +64,7 @@ class Loss(ABC):
         """Column k of every row's S."""
 
     @abstractmethod
-    def noise(
-        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "r _"]:
+    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
         """What ``sampled`` turns into labels, for all rows of a batch at once."""
 
     @abstractmethod
@@ -85,9 +83,7 @@ class Loss(ABC):
         n = outputs.shape[0]
         return weighted(self.terms(rows, t), self.row_weights(t, n, like=rows)) / n
 
-    def row_weights(
-        self, targets: Tensor, examples: int, *, like: Tensor
-    ) -> float | Float[Tensor, " r"]:
+    def row_weights(self, targets: Tensor, examples: int, *, like: Tensor) -> float | Float[Tensor, " r"]:
         """Weight w_r of each target row, such that ``Σ_r w_r ℓ_r / n`` is the loss of n examples."""
         relative = self.relative_weights(targets, like)
         if relative is None:
@@ -140,9 +136,7 @@ class CrossEntropy(Loss):
         everywhere = self.class_weights.to(like).mean() * self._kept(targets)
         return (1.0 - self.label_smoothing) * hard + self.label_smoothing * everywhere
 
-    def row_weights(
-        self, targets: Tensor, examples: int, *, like: Tensor
-    ) -> float | Float[Tensor, " r"]:
+    def row_weights(self, targets: Tensor, examples: int, *, like: Tensor) -> float | Float[Tensor, " r"]:
         relative = self.relative_weights(targets, like)
         if relative is None:
             return examples / targets.shape[0] if self.over == "mean" else 1.0
@@ -174,9 +168,7 @@ class CrossEntropy(Loss):
         v[:, k] += 1.0
         return p[:, k : k + 1].sqrt() * v
 
-    def noise(
-        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "r _"]:
+    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
         return torch.rand((shape[0], 1), generator=generator, dtype=like.dtype, device=like.device)
 
     def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
@@ -228,9 +220,7 @@ class MeanSquaredError(_Elementwise):
         v[:, k] = math.sqrt(2.0 * self.kappa(rows))
         return v
 
-    def noise(
-        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "r _"]:
+    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
     def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
@@ -258,9 +248,7 @@ class BinaryCrossEntropy(_Elementwise):
         v[:, k] = (self.kappa(rows) * p * (1.0 - p)).sqrt()
         return v
 
-    def noise(
-        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "r _"]:
+    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
         return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
 
     def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
@@ -310,9 +298,7 @@ class Opaque(Loss):
     def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
         raise self._unknown("exact")
 
-    def noise(
-        self, shape: tuple[int, int], like: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "r _"]:
+    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
         raise self._unknown("model")
 
     def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
@@ -352,9 +338,7 @@ def loss_of(criterion: object, reduction: str = "mean") -> Loss:
         return criterion
     reduction = getattr(criterion, "reduction", reduction)
     if reduction not in ("mean", "sum", "mean-tokens"):
-        raise ConfigError(
-            Fault(f"a criterion with reduction = {reduction!r}", hint='use "mean" or "sum"')
-        )
+        raise ConfigError(Fault(f"a criterion with reduction = {reduction!r}", hint='use "mean" or "sum"'))
     over: Over = "sum" if reduction == "sum" else "mean"
     if type(criterion) is nn.CrossEntropyLoss:
         return CrossEntropy(over, criterion.label_smoothing, criterion.ignore_index, criterion.weight)

@@ -54,9 +54,7 @@ class Full(Backend):
         except NotPositiveDefinite:
             raise NotPositiveDefinite(_description(_shifted(A.double(), shift))) from None
 
-    def eigh(
-        self, A: Float[Tensor, "*b d d"]
-    ) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
+    def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         try:
             values, vectors = _eigh(A)
         except NotPositiveDefinite:
@@ -133,10 +131,12 @@ def _blocked_inverse(
     potri, its slow twin ``_lapack_inverse``, on one thread at d = 512.
     """
     d = A.shape[-1]
-    if d <= LEAF:
-        leaf = _lapack_inverse(A, shift)
-        return leaf if out is None else out.copy_(leaf)
     out = torch.empty_like(A) if out is None else out
+    if d <= LEAF:
+        L, info = torch.linalg.cholesky_ex(_shifted(A, shift))
+        if info.item():
+            raise NotPositiveDefinite(_description(A))
+        return out.copy_(torch.cholesky_inverse(L))
     h = d // 2
     A12, P, TQ, Q = A[:h, h:], out[:h, :h], out[:h, h:], out[h:, h:]
     _blocked_inverse(A[:h, :h], shift, P)

@@ -44,7 +44,5 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def eigh(
-        self, A: Float[Tensor, "*b d d"]
-    ) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
+    def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         """Eigenvalues ascending, eigenvectors in columns; retried in float64."""

@@ -124,9 +124,7 @@ class Blocks:
         wanted = set(names)
         if wanted >= set(self.layout.names):
             return self
-        return Blocks(
-            self.model, tuple(b for b in self.members if b.name in wanted), untapped=self.untapped
-        )
+        return Blocks(self.model, tuple(b for b in self.members if b.name in wanted), untapped=self.untapped)
 
     @property
     def tapped(self) -> tuple[Block, ...]:

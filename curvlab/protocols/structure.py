@@ -119,9 +119,7 @@ class Gram(ABC):
         """``(M + shift·I)⁻¹``; raises ``NotPositiveDefinite``."""
 
     @abstractmethod
-    def eigh(
-        self, M: Structure, backend: Backend
-    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
+    def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         """Eigenvalues (clamped at zero) and eigenvectors; ``None`` stands for the identity."""
 
 
@@ -156,7 +154,10 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
     for name, block in blocks.items():
         if not isinstance(block, Kronecker):
             raise UnsupportedEvidence(
-                part, name, expected="curvature B ⊗ A", got=type(block).__name__,
+                part,
+                name,
+                expected="curvature B ⊗ A",
+                got=type(block).__name__,
                 hint='use "iterative", which needs products only',
             )
         for side in (block.B, block.A):

@@ -63,9 +63,7 @@ class Dense(Family, Gram, Group):
     def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> DenseMatrix:
         return DenseMatrix(backend.inverse(M.dense(), shift), self)
 
-    def eigh(
-        self, M: Structure, backend: Backend
-    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
+    def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         values, vectors = backend.eigh(M.dense())
         return values.clamp_(min=0.0), vectors
 

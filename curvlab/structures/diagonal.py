@@ -74,9 +74,7 @@ class Diagonal(Family, Gram, Group):
             raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has an entry ≤ 0")
         return DiagonalMatrix(damped.reciprocal(), self)
 
-    def eigh(
-        self, M: Structure, backend: Backend
-    ) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
+    def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         assert isinstance(M, DiagonalMatrix)
         if not bool(torch.isfinite(M.entries).all()):
             raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has a non-finite entry")

@@ -199,18 +199,27 @@ def test_a_method_that_needs_an_objective_says_so_in_a_plain_loop(name: str, kno
 
 
 class Steep(nn.Module):
-    """A root of zero: its value is fine, its slope is not finite."""
+    """A root of zero, of the input or of a parameter of its own: a fine value, a slope that is not finite."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1, dtype=DTYPE)) if alone else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The input itself."""
-        return x + (x - x.detach()).sqrt()
+        steep = x if self.offset is None else self.offset
+        return x + (steep - steep.detach()).sqrt()
 
 
 @pytest.mark.filterwarnings("ignore::curvlab.objective.supervised.LayerMismatch")
+@pytest.mark.parametrize("alone", [False, True], ids=["every block", "one block"])
 @pytest.mark.parametrize(("name", "knobs"), cases())
-def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_nothing(name: str, knobs: Knobs) -> None:
-    """Although the loss is finite; and an update of zero is no answer."""
-    model = nn.Sequential(images(), Steep())
+def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_nothing(
+    name: str, knobs: Knobs, alone: bool
+) -> None:
+    """Although the loss is finite, and whichever block it is in; an update of zero is no answer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3).to(DTYPE), Steep(alone))
     before, (x, y) = theta(model), image_batches()[0]
     ours = optimizer(name, model, **dict(knobs))
     with pytest.raises(Diverged):
