@@ -67,6 +67,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     step rule's rate and multiplies it, for torch's schedulers.
     """
 
+    #: torch's GradScaler then hands its scale over instead of unscaling gradients alone
+    _step_supports_amp_scaling = True
+
     def __init__(
         self,
         method: Method,
@@ -147,7 +150,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            seen = self.ambient.collect(loss)
+            loss_scale = self._loss_scale(needs)
+            if loss_scale is None:  # torch's GradScaler found an infinity: this step is not taken
+                self.ambient.clear()
+                self.on_event(Event("skipped-by-scaler", self.steps, {}))
+                return loss
+            seen = self.ambient.collect(loss, loss_scale)
+        if self.steps == 0 and self.blocks.untapped and self.method.fallback is not None:
+            self.arms = self._arms()  # nothing is remembered yet, so blocks can still change hands
         # nobody moves before everybody knows where to: a failure leaves all parameters as they were
         ways = [self._way(arm, seen) for arm in self.arms]
         outcomes = [self._go(way, objective) for way in ways]
@@ -158,6 +168,26 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.steps += 1
         self.ambient.listen(self.needs(self.steps))
         return loss
+
+    def _loss_scale(self, needs: Needs) -> float | None:
+        """What ``torch.amp.GradScaler`` multiplied the loss by; ``None`` if it found an infinity.
+
+        Such a scaler leaves ``found_inf`` on the optimizer, and ``grad_scale`` unless the caller has
+        unscaled the gradients: the layer statistics, which nobody unscaled, are then of unknown scale.
+        """
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and float(found_inf) > 0:
+            return None
+        if grad_scale is not None:
+            return float(grad_scale)
+        if found_inf is not None and needs.layers:
+            raise ConfigError(
+                Fault(
+                    "scaler.unscale_() was called before step(): the layer statistics still carry its scale",
+                    hint='leave unscaling to scaler.step(), and clip with on_gradient = [{ use = "clip" }]',
+                )
+            )
+        return 1.0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Called by torch's constructor for the one group there is; raises ``ConfigError`` for another."""
@@ -233,7 +263,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     # blocks
 
     def _arms(self) -> list[Arm]:
-        refused = [b for b in self.blocks.members if self.method.preconditioner.refuses(b)]
+        refused = [b for b in self.blocks.members if self._refusal(b)]
         fallback = self.method.fallback
         if refused and fallback is None:
             raise CoverageError(
@@ -263,7 +293,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return Arm(name, method, blocks, method.init(like, ctx))
 
     def _refusal(self, block: Block) -> str:
-        return self.method.preconditioner.refuses(block) or "the method treats it"
+        """Why the method proper does not treat a block, or nothing."""
+        unseen = self.method.fallback is not None and block.name in self.blocks.untapped
+        reason = "its layer's calls do not explain its gradient" if unseen else ""
+        return self.method.preconditioner.refuses(block) or reason
 
     # state
 
@@ -287,6 +320,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """Take on what ``snapshot`` gave, on the same method and model; raises ``CheckpointError``."""
         if plain.get("version") != STATE_VERSION:
             raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
+        if set(plain["untapped"]) != self.blocks.untapped:
+            self.blocks.untapped.clear()
+            self.blocks.untapped.update(plain["untapped"])
+            self.arms = self._arms()
         for arm in self.arms:
             start = f"{arm.name}/"
             restore(
@@ -296,7 +333,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             )
         self.generator.set_state(tensors["generator"].cpu())
         self.steps = plain["steps"]
-        self.blocks.untapped.update(plain["untapped"])
         self.param_groups[0].update(lr=plain["lr"], rule_lr=plain["rule_lr"])
         self.ambient.listen(self.needs(self.steps))
 

@@ -73,9 +73,14 @@ class Ambient:
         finally:
             self.hearing = True
 
-    def collect(self, loss: Tensor | None) -> Pass:
-        """The pass of everything seen since the last one, from ``.grad`` and what was kept."""
+    def collect(self, loss: Tensor | None, loss_scale: float = 1.0) -> Pass:
+        """The pass of everything seen since the last one, from ``.grad`` and what was kept.
+
+        ``loss_scale`` is what the caller's loss was multiplied by before ``backward()``.
+        """
         gradient = self.blocks.pack({n: p.grad for n, p in self.blocks.parameters.items()})
+        if loss_scale != 1.0:
+            gradient.scale_(1.0 / loss_scale)
         seen = [f for f in self.forwards if f.used]
         examples = sum(f.examples for f in seen)
         if self.reduction == "sum":
@@ -88,11 +93,12 @@ class Ambient:
                 )
             gradient.scale_(1.0 / examples)
         value = torch.full((), float("nan")) if loss is None else loss.detach()
-        result = self._pass(gradient, value, seen, examples)
+        result = self._pass(gradient, value, seen, loss_scale)
         self.clear()
         return result
 
-    def _pass(self, gradient: BlockVector, loss: Tensor, seen: list[_Forward], n: int) -> Pass:
+    def _pass(self, gradient: BlockVector, loss: Tensor, seen: list[_Forward], loss_scale: float) -> Pass:
+        n = sum(f.examples for f in seen)
         if not self.layers:
             return Pass(max(n, 1), loss, gradient)
         seen = [f for f in seen if f.calls]
@@ -111,7 +117,7 @@ class Ambient:
             for name, found in calls.items():
                 pieces[name].append((joined([x for x, _ in found]), joined([g for _, g in found])))
         positions = pieces[seen[-1].calls[0][0]][0][0].shape[1] if self.reduction == "mean-tokens" else 1
-        scale = (1.0 if self.reduction == "sum" else float(n)) * positions**0.5
+        scale = (1.0 if self.reduction == "sum" else float(n)) * positions**0.5 / loss_scale
         stats = {}
         for name, parts in pieces.items():
             x, g = _stacked(name, [x for x, _ in parts]), _stacked(name, [g for _, g in parts])
@@ -120,7 +126,7 @@ class Ambient:
             kind: {n_: (LayerStats(x, g if kind is Labels.DATA else None),) for n_, (x, g) in stats.items()}
             for kind in self.layers
         }
-        return Pass(n, loss, gradient, layers, positions=positions)
+        return Pass(n, loss, gradient, layers, positions=positions, terms=positions)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass of the model begins."""

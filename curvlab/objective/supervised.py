@@ -139,8 +139,13 @@ class SupervisedObjective(Objective):
     @property
     def positions(self) -> int:
         """Loss terms per example, where the loss of one example is their mean; else 1."""
+        return self.terms if self.loss_rule.over == "mean" else 1
+
+    @property
+    def terms(self) -> int:
+        """Loss terms per example; 1 for a criterion that we know nothing about."""
         rule, (_, targets) = self.loss_rule, self.gradient_sample
-        if isinstance(rule, Opaque) or rule.over == "sum":
+        if isinstance(rule, Opaque):
             return 1
         return max(1, rule.target_rows(targets).shape[0] // targets.shape[0])
 
@@ -250,7 +255,8 @@ class _Evaluation:
             grads = {} if kind is Labels.NONE else self._merged(chunks)
             layers[kind] = {name: (LayerStats(x, grads.get(name)),) for name, x in inputs.items()}
         loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
-        return Pass(self.n, loss, gradient, layers, ggn, curvature_examples, self.positions)
+        terms = self.owner.terms
+        return Pass(self.n, loss, gradient, layers, ggn, curvature_examples, self.positions, terms)
 
     def _inputs(self) -> dict[str, Float[Tensor, "n s i"]]:
         """Inputs of each tapped block, chunks stacked along n, calls along s."""

@@ -40,8 +40,9 @@ class Pass:
     """One evaluation at θ, micro-batches merged.
 
     ``ggn`` multiplies with the Gauss–Newton matrix of the curvature sample; it is valid during this
-    step only.  ``positions`` counts loss terms per example: 1, or the sequence length of a loss
-    that is averaged over tokens.
+    step only.  ``terms`` counts loss terms per example (1, or the sequence length of a loss per
+    token), ``positions`` those of them that are averaged: 1 where they are summed.  A plain loop knows
+    of several terms only if its reduction is ``"mean-tokens"``.
     """
 
     examples: int
@@ -51,6 +52,7 @@ class Pass:
     ggn: LinearOperator[BlockVector] | None = None
     curvature_examples: int = 0
     positions: int = 1
+    terms: int = 1
 
     def restrict(self, layout: BlockLayout) -> Pass:
         """What this pass says of some of its blocks; itself if that is all of them."""

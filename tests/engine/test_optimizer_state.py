@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+import curvlab
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CheckpointError
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.supervised import objective
+from curvlab.objective.supervised import LayerMismatch, objective
 from curvlab.parts.damping import Constant
 from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full
@@ -140,14 +141,39 @@ def test_a_snapshot_is_of_the_live_tensors_and_of_the_generator() -> None:
     assert all(torch.equal(v, before[k]) for k, v in opt.snapshot()[0].items())
 
 
-def test_layers_found_out_before_a_load_stay_found_out() -> None:
-    model = network()
-    opt = optimizer("kfac", model)
-    opt.blocks.untapped.add("0")
-    twin, other = clone("kfac", opt, model)
-    by_torch_save(opt, other)
-    assert other.blocks.untapped == {"0"}
-    assert [b.name for b in other.arms[0].blocks.tapped] == ["3"]
+class Penalised(nn.Module):
+    """A network whose first weight is used once more, outside its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x))) + (x @ self.first.weight.mT)[:, :3]
+
+
+# not by_distributed_files: its template must have the state's shape before anything is loaded
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_a_layer_that_its_calls_do_not_explain_is_the_fallbacks_and_stays_so(
+    way: Callable[[CurvatureOptimizer, CurvatureOptimizer], None],
+) -> None:
+    model = Penalised().double()
+    opt = curvlab.optimizer("kfac", model, precision="float64")
+    x, y = torch.randn(16, 6).double(), torch.randint(0, 3, (16,))
+    twin = copy.deepcopy(model)
+    with pytest.warns(LayerMismatch, match="first"):
+        opt.step(objective(model, nn.CrossEntropyLoss(), x, y))
+    rows = {row.parameter: row for row in opt.coverage()}
+    assert (rows["first.weight"].treatment, rows["last.weight"].treatment) == ("fallback", "kfac")
+    assert "do not explain its gradient" in rows["first.weight"].reason
+    twin.load_state_dict(model.state_dict())
+    other = curvlab.optimizer("kfac", twin, precision="float64", seed=9)
+    way(opt, other)
+    assert [c.as_row() for c in other.coverage()] == [c.as_row() for c in opt.coverage()]
+    for _ in range(3):
+        opt.step(objective(model, nn.CrossEntropyLoss(), x, y))
+        other.step(objective(twin, nn.CrossEntropyLoss(), x, y))
+    assert same(model, twin)
 
 
 @dataclass

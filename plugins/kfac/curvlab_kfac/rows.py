@@ -46,7 +46,7 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sh
     a, g = terms[0].inputs, terms[0].grads
     n, s = seen.examples, a.shape[1]
     if sharing == "auto":
-        sharing = "expand" if seen.positions > 1 or s == 1 else "reduce"
+        sharing = "expand" if seen.terms > 1 or s == 1 else "reduce"
     if sharing == "expand":
         rows = None if g is None else g.flatten(0, 2)
         return Rows(a.flatten(0, 1), 1.0 / (n * s), rows, 1.0 / n)

@@ -49,8 +49,9 @@ def test_the_other_approximation_differs(kfac: Any, setting: Setting) -> None:
 
 
 @settings
-def test_auto_is_the_one_that_is_exact(kfac: Any, setting: Setting) -> None:
-    problem = deep_linear(4, setting=setting, positions=5)
+@reductions
+def test_auto_is_the_one_that_is_exact(kfac: Any, setting: Setting, reduction: str) -> None:
+    problem = deep_linear(4, setting=setting, positions=5, reduction=reduction)
     assert max(distances(kfac, problem, "auto")) < 1e-13
 
 
@@ -89,8 +90,8 @@ def test_exact_labels_are_what_sampled_ones_converge_to_where_positions_see_each
 class _Seen:
     """As much of a ``Pass`` as rows are made of."""
 
-    def __init__(self, examples: int, positions: int) -> None:
-        self.examples, self.positions = examples, positions
+    def __init__(self, examples: int, terms: int) -> None:
+        self.examples, self.terms = examples, terms
 
 
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])
@@ -117,9 +118,9 @@ def test_rows_make_the_factors_that_loops_over_examples_and_positions_make(shari
     assert_close(rows.g.mT @ rows.g * rows.g_weight, B, dimension=v * n * s)
 
 
-@pytest.mark.parametrize(("positions", "s", "chosen"), [(1, 1, "expand"), (1, 4, "reduce"), (4, 4, "expand")])
-def test_auto_goes_by_whether_the_loss_has_a_term_per_position(positions: int, s: int, chosen: Any) -> None:
-    stats, seen = (LayerStats(normal(3, s, 2, seed=0), None),), _Seen(3, positions)
+@pytest.mark.parametrize(("terms", "s", "chosen"), [(1, 1, "expand"), (1, 4, "reduce"), (4, 4, "expand")])
+def test_auto_goes_by_whether_the_loss_has_a_term_per_position(terms: int, s: int, chosen: Any) -> None:
+    stats, seen = (LayerStats(normal(3, s, 2, seed=0), None),), _Seen(3, terms)
     auto = rows_of("test", "fc", stats, seen, "auto")  # type: ignore[arg-type]
     assert torch.equal(auto.a, rows_of("test", "fc", stats, seen, chosen).a)  # type: ignore[arg-type]
 
