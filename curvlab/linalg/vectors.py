@@ -294,8 +294,16 @@ class BlockVector:
         return all(math.isfinite(float(t.sum())) or bool(torch.isfinite(t).all()) for t in held)
 
     def scale_(self, factor: float | Tensor) -> BlockVector:
-        """self ← factor · self."""
-        self.flat.mul_(factor)
+        """self ← factor · self; factored blocks stay factored."""
+        if not self.outers:
+            self._flat.mul_(factor)
+            return self
+        for name in self.layout.names:
+            held = self.factored(name)
+            if isinstance(held, Outer):
+                self.outers[name] = Outer(held.left * factor, held.right)
+            else:
+                held.mul_(factor)
         return self
 
     def zero_(self) -> BlockVector:

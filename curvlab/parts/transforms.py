@@ -98,7 +98,7 @@ class Clip(Transform[None]):
         return None
 
     def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
-        return v * (self.norm / v.norm()).clamp(max=1.0)
+        return v.owned().scale_((self.norm / v.norm()).clamp(max=1.0))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class NormConstraint(Transform[Tensor]):
         if at.step % self.every == 0:
             size = (v.dot(at.gradient) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
             state.copy_((self.limit / size).sqrt().clamp(max=1.0))
-        return v * state
+        return v.owned().scale_(state)
 
 
 @dataclass(frozen=True)
