@@ -55,6 +55,9 @@ class SupervisedObjective(Objective):
         if micro_batch is not None and isinstance(inputs, (Mapping, tuple)):
             what = f"a {type(inputs).__name__} of inputs cannot be cut"
             raise ConfigError(Fault(f"micro_batch = {micro_batch}: {what}", hint="pass one tensor"))
+        if micro_batch is not None and len(inputs) != len(targets):
+            what = f"{len(inputs)} inputs and {len(targets)} targets cannot be cut alike"
+            raise ConfigError(Fault(f"micro_batch = {micro_batch}: {what}", hint="give targets by example"))
         self.model = model
         self.loss_rule = loss
         self.gradient_sample: Sample = (inputs, targets)
@@ -253,10 +256,22 @@ class _Evaluation:
         layers: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {}
         for kind, chunks in self.vectors.items():
             grads = {} if kind is Labels.NONE else self._merged(chunks)
-            layers[kind] = {name: (LayerStats(x, grads.get(name)),) for name, x in inputs.items()}
+            layers[kind] = {name: (self._statistics(x, grads.get(name)),) for name, x in inputs.items()}
         loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
         terms = self.owner.terms
         return Pass(self.n, loss, gradient, layers, ggn, curvature_examples, self.positions, terms)
+
+    def _statistics(self, x: Float[Tensor, "n s i"], g: Float[Tensor, "v n s o"] | None) -> LayerStats:
+        """Statistics whose examples are the loss's.
+
+        A model that flattens its positions before the loss makes an example of each; so are they here.
+        """
+        n, s = x.shape[:2]
+        if n != self.n and n * s == self.n:
+            return LayerStats(
+                x.flatten(0, 1).unsqueeze(1), None if g is None else g.flatten(1, 2).unsqueeze(2)
+            )
+        return LayerStats(x, g)
 
     def _inputs(self) -> dict[str, Float[Tensor, "n s i"]]:
         """Inputs of each tapped block, chunks stacked along n, calls along s."""

@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from curvlab.registry.identity import PROJECT
+
 if TYPE_CHECKING:
     import typer
 
     from curvlab.protocols.report import StepRecord
     from curvlab.registry.registry import Registry
-
-#: pluggy's project name and the entry-point group
-PROJECT = "curvlab"
-
-#: version of the hooks and protocols, not of the package; a plugin of the same major version and
-#: of no newer minor version works with this core
-API_VERSION = "1.0"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -22,7 +22,7 @@ import pluggy
 
 from curvlab.errors import PluginError, UsageError
 from curvlab.registry import hookspecs
-from curvlab.registry.hookspecs import API_VERSION, PROJECT
+from curvlab.registry.identity import API_VERSION, PROJECT
 from curvlab.registry.records import PluginRecord, Status
 from curvlab.registry.registry import Registry
 from curvlab.registry.suggest import advice, nearest

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
-from curvlab.registry.hookspecs import PROJECT
+from curvlab.registry.identity import PROJECT
 from curvlab.registry.imports import is_import_string
 from curvlab.registry.kinds import KINDS, METHOD, PROTOCOLS
 from curvlab.registry.records import MethodEntry, PartEntry, PluginRecord

@@ -369,3 +369,9 @@ def test_a_reduction_of_none_is_refused_in_words() -> None:
     ):
         with pytest.raises(ConfigError, match="reduction = 'none'"):
             objective(model, criterion, x, y, **extra)
+
+
+def test_targets_flattened_beyond_the_inputs_cannot_be_cut_alike() -> None:
+    x, y = normal(5, 6, 4), torch.zeros(30, dtype=torch.long)
+    with pytest.raises(ConfigError, match="5 inputs and 30 targets cannot be cut alike"):
+        objective(nn.Linear(4, 3).double(), nn.CrossEntropyLoss(), x, y, micro_batch=2)

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import curvlab
 from curvlab.protocols.evidence import LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.testing.asserts import assert_close, assert_mean
@@ -137,3 +138,31 @@ def _stats(problem: Problem) -> list[LayerStats]:
     needs = Needs(layers=frozenset({Labels.DATA}))
     seen = problem.objective(model).evaluate(needs, problem.blocks(model), reference_context())
     return [terms[0] for terms in seen.layers[Labels.DATA].values()]
+
+
+class Flattening(nn.Module):
+    """One layer on ``[n, s, i]`` whose outputs reach the loss as ``[n·s, o]`` or as ``[n, o, s]``."""
+
+    def __init__(self, flatten: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.flatten = nn.Linear(3, 4).double(), flatten
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        return y.flatten(0, 1) if self.flatten else y.movedim(-1, 1)
+
+
+@pytest.mark.parametrize("labels", ["exact", "data"])
+def test_positions_flattened_before_the_loss_are_positions_all_the_same(labels: str) -> None:
+    x, y = normal(5, 6, 3, seed=0), torch.arange(30).remainder(4).view(5, 6)
+    states = []
+    for flatten in (True, False):
+        model = Flattening(flatten)
+        optimizer = curvlab.optimizer("kfac", model, labels=labels, precision="float64")
+        targets = y.flatten() if flatten else y
+        optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, targets))
+        states.append(optimizer.snapshot()[0])
+    for path, tensor in states[0].items():
+        if "estimate" in path:
+            assert_close(tensor, states[1][path], dimension=30)
