@@ -35,8 +35,9 @@ class SupervisedObjective(Objective):
     """Mean loss of ``model`` on a gradient sample, a curvature sample and an acceptance sample.
 
     ``curvature`` and ``acceptance`` default to the gradient sample.  ``micro_batch`` bounds how many
-    examples are in memory at once; the results are those of one batch.  Random layers draw the same
-    numbers in every evaluation of one objective.
+    examples are in memory at once; the results are those of one batch (of a criterion that we do not
+    know, if it is a plain mean over examples).  Random layers draw the same numbers in every evaluation
+    of one objective.
     """
 
     def __init__(

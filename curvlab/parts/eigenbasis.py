@@ -52,8 +52,8 @@ class Eigenbasis(Preconditioner[EigenState]):
 
     ``x = Q_B [ (Q_Bᵀ g Q_A) / (S + λ) ] Q_Aᵀ`` with ``S = E_n Σ_v [(Q_Bᵀ (Σ_s g aᵀ) Q_A)²]``, the
     Frobenius-nearest diagonal in that basis.  S is a moving average normalised by the sum of its
-    weights; when the basis turns, S is re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S:
-    exact damping.
+    weights; when the basis turns (on the observing steps that ``refresh_every`` divides), S is
+    re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S: exact damping.
     """
 
     estimator: CurvatureEstimator[Any]

@@ -8,12 +8,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.cg import Stop
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
+
+#: why solves ended, from the most ordinary to what a method must know
+GRAVITY = (Stop.DIRECT, Stop.CONVERGED, Stop.LIMIT, Stop.CURVATURE, Stop.NONFINITE)
 
 
 @dataclass
@@ -67,13 +71,14 @@ class Routed(Preconditioner[RoutedState]):
             self.routes[pattern].refresh(own, ctx)
 
     def apply(self, state: RoutedState, v: BlockVector, ctx: Context) -> Solve:
-        x, iterations = v.empty_like(), 0
+        x, iterations, reasons = v.empty_like(), 0, []
         for pattern, layout in self._split(v.layout).items():
             solve = self.routes[pattern].apply(state.routes[pattern], v.restrict(layout), ctx)
             iterations += solve.iterations
+            reasons.append(solve.reason)
             for name, part in solve.x.items():
                 x[name].copy_(part)
-        return Solve(x, iterations)
+        return Solve(x, iterations, max(reasons, key=GRAVITY.index, default=Stop.DIRECT))
 
     def learn(self, state: RoutedState, what: Aftermath, ctx: Context) -> None:
         for pattern, layout in self._split(what.before.gradient.layout).items():

@@ -180,3 +180,15 @@ def test_before_anything_was_seen_the_basis_is_the_identity() -> None:
     x: BlockVector = part.apply(state, v, context(damping=0.5)).x
     torch.testing.assert_close(x.flat, v.flat / 0.5)
     assert passed(v).layers == {}
+
+
+def test_the_basis_turns_on_observing_steps_alone() -> None:
+    part = Eigenbasis(LastFactors(), observe_every=2, refresh_every=3)
+    state = part.init(vector(layout=LAYERS), context())
+    turned = []
+    for step in range(8):
+        before = dict(state.basis)
+        part.observe(state, evidence(step), context(step))
+        if all(state.basis[n] is not before[n] for n in before):
+            turned.append(step)
+    assert turned == [0, 6]

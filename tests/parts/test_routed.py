@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 
+from curvlab.linalg.cg import Stop
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.parts.eigenbasis import Eigenbasis
 from curvlab.parts.gauss_newton import GaussNewton
@@ -16,6 +19,7 @@ from curvlab.parts.iterative import Iterative
 from curvlab.parts.krylov import ConjugateGradients
 from curvlab.parts.routed import Routed
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab_firstorder.adam import Adam
@@ -127,3 +131,33 @@ def test_what_came_of_a_step_is_told_to_each_route_in_its_own_blocks() -> None:
     assert torch.equal(start["enc.0"], v["enc.0"])
     routed.learn(state, Aftermath(aftermath(v).before, Solve(v), Step(v, 0.0, accepted=False)), context())
     assert torch.equal(start.flat, torch.zeros(18, dtype=v.dtype))
+
+
+@dataclass(frozen=True)
+class Ending(Preconditioner[None]):
+    """Hands the gradient back and says that it ended for a given reason."""
+
+    reason: Stop
+
+    def init(self, like: BlockVector, ctx: Context) -> None:
+        return None
+
+    def apply(self, state: None, v: BlockVector, ctx: Context) -> Solve:
+        return Solve(v.borrow(), 1, self.reason)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (Stop.NONFINITE, Stop.CONVERGED, Stop.NONFINITE),
+        (Stop.DIRECT, Stop.LIMIT, Stop.LIMIT),
+        (Stop.CURVATURE, Stop.LIMIT, Stop.CURVATURE),
+        (Stop.DIRECT, Stop.DIRECT, Stop.DIRECT),
+    ],
+)
+def test_the_gravest_reason_of_any_route_is_told(first: Stop, second: Stop, told: Stop) -> None:
+    routed = Routed({"a": Ending(first), "b": Ending(second)})
+    v = BlockVector(BlockLayout({"a": (2,), "b": (3,)}), torch.arange(5.0))
+    solve = routed.apply(routed.init(v, context()), v, context())
+    assert (solve.reason, solve.iterations) == (told, 2)
+    assert torch.equal(solve.x.flat, v.flat)
