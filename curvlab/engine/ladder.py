@@ -5,7 +5,8 @@ Rungs, each reported as an event:
 1. a non-finite loss is evaluated again in float64 (``retried-in-float64``);
 2. a factorisation that fails in float64 too, or a non-finite update, is repeated with ten times the
    damping, up to ``RUNGS`` times (``more-damping``);
-3. ``Diverged``, with the step and the block, at once for a gradient that is not finite; parameters are as they were before the step.
+3. ``Diverged``, with the step and the block (at once for a gradient that is not finite); parameters are
+   as they were before the step.
 """
 
 from __future__ import annotations
