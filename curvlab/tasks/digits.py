@@ -36,7 +36,7 @@ class Digits(Task):
     hidden: tuple[int, ...] = (128, 128)  #: widths of the hidden layers
     activation: Activation = "relu"
     batch_size: int = 128  #: examples of a mini-batch, ≥ 1
-    data_seed: int = 1  #: of the split; accuracies of splits lie ± 1 % apart, 1's near their mean
+    data_seed: int = 0  #: of the split; accuracies of splits lie ± 1 % apart, 0 among the hardest
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
