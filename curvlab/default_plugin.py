@@ -185,3 +185,17 @@ def _tasks(registry: Registry) -> None:
         summary="28 × 28 clothes through a bottleneck of 30",
         source=fashion,
     )
+    add(
+        "task",
+        "fashion-convnet",
+        "curvlab.tasks.fashion_convnet:FashionConvnet",
+        summary="28 × 28 clothes, three convolutions and two linear layers",
+        source=fashion,
+    )
+    add(
+        "task",
+        "fashion-vit",
+        "curvlab.tasks.fashion_vit:FashionVit",
+        summary="28 × 28 clothes, a vision transformer",
+        source=fashion,
+    )

@@ -20,7 +20,7 @@ from jaxtyping import AbstractArray, jaxtyped
 
 #: the rooms that compute
 ROOMS = ("linalg", "model", "objective", "parts", "precision", "structures", "tasks")
-CHECKED = (*(f"curvlab.{room}" for room in ROOMS), "curvlab_firstorder", "curvlab_kfac")
+CHECKED = (*(f"curvlab.{room}" for room in ROOMS), "curvlab_firstorder", "curvlab_kfac", "curvlab_structures")
 
 Function = Callable[..., Any]
 

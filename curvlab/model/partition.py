@@ -6,13 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from curvlab.errors import ConfigError, Fault
+from curvlab.model.conv import ConvAdapter
 from curvlab.model.linear import LinearAdapter
 from curvlab.protocols.adapter import LayerAdapter
 from curvlab.protocols.blocks import Block, Blocks
 
 #: tried in order; the first that does not refuse reads the layer
-ADAPTERS: tuple[LayerAdapter, ...] = (LinearAdapter(),)
+ADAPTERS: tuple[LayerAdapter, ...] = (LinearAdapter(), ConvAdapter())
 
 
 def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
@@ -20,7 +23,9 @@ def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
 
     A layer that an adapter can read, and whose name ``joins`` wants as one block, packs weight and
     bias together; a parameter read in any other way is a block by itself, with the reason.
+    Raises ``ConfigError`` for a lazy layer that has no shape yet.
     """
+    _require_shapes(model)
     names = {id(p): n for n, p in model.named_parameters()}
     owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
     for module_name, module in model.named_modules():
@@ -48,6 +53,13 @@ def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
     return Blocks(model, tuple(members))
 
 
+def _require_shapes(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if any(is_lazy(p) for p in module.parameters(recurse=False)):
+            what = f'layer "{name or "model"}" ({type(module).__name__}) has no shape yet'
+            raise ConfigError(Fault(what, hint="call the model on one batch before making the optimizer"))
+
+
 def _reader(
     model: nn.Module,
     module_name: str,
@@ -55,14 +67,15 @@ def _reader(
     owners: dict[int, list[tuple[str, nn.Module]]],
 ) -> tuple[LayerAdapter | None, str]:
     """The adapter that reads this module, or why there is none."""
-    reason = f"{type(module).__name__} has no layer adapter"
+    unknown = reason = f"{type(module).__name__} has no layer adapter"
     for adapter in ADAPTERS:
         refusal = adapter.refuses(module)
         if refusal is None:
             refusal = _obstacle(model, module_name, module, adapter, owners)
         if refusal is None:
             return adapter, ""
-        reason = refusal
+        if refusal != unknown:  # the adapter of this kind has more to say than those of others
+            reason = refusal
     return None, reason
 
 
@@ -89,4 +102,6 @@ def _obstacle(
         for other_name, other in owners[id(p)]:
             if adapter.refuses(other) is not None:
                 return f'tied to "{other_name}" ({type(other).__name__}), which has no layer adapter'
+            if adapter.groups(other) != adapter.groups(module):
+                return f'tied to "{other_name}", which has other groups'
     return None

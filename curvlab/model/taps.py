@@ -1,9 +1,9 @@
 """Taps: what a model's layers saw during a forward pass, and the gradients that came back.
 
 A tap is a forward hook.  It keeps the layer's input and the *gradient edge* of its output, taken
-before anything can change the output in place; gradients are then asked of the edges, so the weight
-gradients that autograd would form are never formed.  Calls are kept by block, in call order: a
-layer that is used twice is a layer with twice the positions.
+before anything can change the output in place; gradients are then asked of the edges, so that autograd
+need not form weight gradients.  Calls are kept by block, in call order: a layer that is used twice is
+a layer with twice the positions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,7 +32,18 @@ class Call:
     edge: GradientEdge
     output_shape: torch.Size
 
-    def inputs(self) -> Float[Tensor, "n s i"]:
+    @property
+    def rows(self) -> int:
+        """Examples times positions, known from shapes alone."""
+        return self.output_shape.numel() // self.block.shape[0]
+
+    @property
+    def groups(self) -> int:
+        """Rows of inputs per row of gradients."""
+        assert self.block.adapter is not None
+        return self.block.adapter.groups(self.module)
+
+    def inputs(self) -> Float[Tensor, "n r i"]:
         """The input as rows, bias column included."""
         assert self.block.adapter is not None
         return self.block.adapter.inputs(self.module, self.x)
@@ -69,7 +81,8 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
     handles = []
     for block in blocks.tapped:
         for layer in block.layers:
-            handles.append(blocks.modules[layer].register_forward_hook(_recorder(tape, block)))
+            hook = blocks.modules[layer].register_forward_hook(_recorder(tape, block), with_kwargs=True)
+            handles.append(hook)
     try:
         yield tape
     finally:
@@ -78,27 +91,53 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
 
 
 def _recorder(tape: Tape, block: Block):  # type: ignore[no-untyped-def]  # torch's hook type is private
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if torch.is_grad_enabled() and output.requires_grad:
-            tape.calls.append(
-                Call(block, module, args[0].detach(), get_gradient_edge(arrival(output)), output.shape)
-            )
+            x, edge = given(args, kwargs), get_gradient_edge(arrival(output))
+            tape.calls.append(Call(block, module, x, edge, output.shape))
 
     return record
+
+
+def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a layer was called on, by position or by name."""
+    x: Tensor = args[0] if args else kwargs["input"]
+    return x.detach()
 
 
 def arrival(output: Tensor) -> Tensor:
     """The tensor that a layer's output gradient reaches even if the output is changed in place.
 
-    On more than two axes ``nn.Linear`` returns its product in another shape, as a view, and a change
-    in place cuts a view off from its own edge, but not the product from its.
+    On more than two axes ``nn.Linear`` returns its product in another shape, as a view, and so does a
+    convolution of one example without a batch axis.  A change in place cuts a view off from its own
+    edge, but not the product from its.
     """
     base = output._base
     if base is None or base.grad_fn is None or base.numel() != output.numel():
         return output
-    return base if base.is_contiguous() and output.is_contiguous() else output
+    reshaped = base.is_contiguous() and output.is_contiguous()
+    return base if reshaped or _axes(base) == _axes(output) else output
+
+
+def _axes(t: Tensor) -> list[tuple[int, int]]:
+    """Lengths and strides of the axes longer than one."""
+    return [(d, step) for d, step in zip(t.shape, t.stride(), strict=True) if d > 1]
 
 
 def joined(parts: Sequence[Float[Tensor, "... n s d"]]) -> Float[Tensor, "... n S d"]:
     """Several uses of one layer as one: their positions side by side."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-2)
+
+
+def by_example(rows: Float[Tensor, "*v m t d"], positions: int, examples: int) -> Float[Tensor, "*v n r d"]:
+    """Rows of a layer that was called on m inputs, as rows of the n ``examples`` of the loss.
+
+    A model that joins positions with the examples (frames of a video, tokens before the loss) calls a
+    layer on more inputs, or fewer, than there are examples, in order.  Left alone if ``m · positions``
+    is no multiple of n.
+    """
+    m = rows.shape[-3]
+    if m == examples or m * positions % examples:
+        return rows
+    *v, _, _, d = rows.shape
+    return rows.flatten(-3, -2).reshape(*v, examples, -1, d)

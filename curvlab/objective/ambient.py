@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector
-from curvlab.model.taps import arrival, joined
+from curvlab.model.taps import arrival, by_example, given, joined
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.evidence import LayerStats, Pass
 from curvlab.protocols.needs import Labels, Needs
@@ -54,7 +54,7 @@ class Ambient:
         blocks.model.register_forward_hook(_Hook(self._end))
         for block in blocks.members:
             for layer in block.layers:
-                blocks.modules[layer].register_forward_hook(_Hook(self._tap, block))
+                blocks.modules[layer].register_forward_hook(_Hook(self._tap, block), with_kwargs=True)
 
     def listen(self, needs: Needs) -> None:
         """What to keep of the passes before the next step."""
@@ -115,8 +115,10 @@ class Ambient:
             for name, x, g in forward.calls:
                 calls[name].append((x, g))
             for name, found in calls.items():
-                pieces[name].append((joined([x for x, _ in found]), joined([g for _, g in found])))
-        positions = pieces[seen[-1].calls[0][0]][0][0].shape[1] if self.reduction == "mean-tokens" else 1
+                x, g = joined([x for x, _ in found]), joined([g for _, g in found])
+                s = g.shape[1]
+                pieces[name].append((by_example(x, s, forward.examples), by_example(g, s, forward.examples)))
+        positions = pieces[seen[-1].calls[0][0]][0][1].shape[1] if self.reduction == "mean-tokens" else 1
         scale = (1.0 if self.reduction == "sum" else float(n)) * positions**0.5 / loss_scale
         stats = {}
         for name, parts in pieces.items():
@@ -147,13 +149,15 @@ class Ambient:
             arrival(tensor).register_hook(mark)  # type: ignore[no-untyped-call]
         forward.used = not outputs  # an output that we cannot look into is taken on trust
 
-    def _tap(self, block: Block, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _tap(
+        self, block: Block, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
         """A layer was called."""
         if not self.hearing or not self.layers or not self.forwards:
             return
         if not (torch.is_grad_enabled() and output.requires_grad):
             return
-        forward, x, shape, adapter = self.forwards[-1], args[0].detach(), output.shape, block.adapter
+        forward, x, shape, adapter = self.forwards[-1], given(args, kwargs), output.shape, block.adapter
         dtype = self.blocks.parameters[block.parameters[0]].dtype  # autocast computes in another
         assert adapter is not None
 

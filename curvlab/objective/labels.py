@@ -53,8 +53,8 @@ class Backward:
         ]
         rows = []
         for k, call in enumerate(tape.calls):
-            found = [g[k] for g in per_vector]
-            rows.append(torch.stack([call.grads(g) for g in found]))
+            found = [call.grads(g[k]) for g in per_vector]
+            rows.append(found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found))
         return rows
 
     def _vectors(self, kind: Labels, outputs: Tensor, chunk: Weighted) -> Sequence[Tensor]:

@@ -3,23 +3,43 @@
 ``G v = (1/n) Σ_n J_nᵀ ∇²ℓ_n J_n v``: one forward-mode product, the loss's own Hessian in the outputs,
 one reverse-mode product.  The reverse graph of a sample that fits in one micro-batch is built once
 and kept for the life of the operator (one step); larger samples are linearised chunk by chunk.
+Attention is computed by matrix products in here, whatever kernel it uses elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 from torch.func import functional_call, jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objective.losses import Loss, Opaque
 from curvlab.objective.randomness import Randomness
 from curvlab.protocols.blocks import Blocks
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Inside, torch computes attention by matrix products, which every kind of differentiation knows.
+
+    Its fused kernels have no forward mode.  Reverse mode goes without them too, so that both linearise
+    one function: kernels that draw their own random numbers drop other weights.
+    """
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)  # of whole modules in evaluation mode
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,7 @@ class GaussNewton(LinearOperator[BlockVector]):
         self.count += 1
         tangents = {k: t.contiguous() for k, t in self.blocks.slots(v).items()}
         total: BlockVector | None = None
-        with self.randomness.repeated():
+        with self.randomness.repeated(), unfused_attention():
             for chunk in self.chunks:
                 part = self.blocks.pack(self._chunk_product(chunk, tangents))
                 total = part if total is None else total.add_(part)

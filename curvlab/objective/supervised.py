@@ -13,11 +13,12 @@ from torch.func import functional_call
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector, Outer
-from curvlab.model.taps import Tape, joined, recording
+from curvlab.model.taps import Tape, by_example, joined, recording
 from curvlab.objective.labels import Backward
 from curvlab.objective.losses import Loss, Opaque, loss_of, weighted
 from curvlab.objective.products import Chunk, GaussNewton
 from curvlab.objective.randomness import Randomness
+from curvlab.protocols.adapter import total
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import LayerStats, Pass
@@ -25,6 +26,9 @@ from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.objective import Objective
 
 Sample = tuple[Any, Tensor]  #: inputs and targets, examples leading
+
+#: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
+TF32 = 2.0**-10
 
 
 class LayerMismatch(UserWarning):
@@ -178,16 +182,19 @@ class _Evaluation:
         self.backward = Backward(owner.loss_rule, needs, self.n, ctx.generator)
         self.losses: list[Tensor] = []
         self.tapes: list[Tape] = []
-        self.by_call: list[Sequence[Tensor]] = []  # per chunk and call: rows of output gradients of L
+        self.sizes: list[int] = []  # per chunk: examples of the loss
+        #: by block: is its gradient formed by autograd, rather than kept as rows?
+        self.formed: dict[str, bool] = {}
+        self.by_call: list[Sequence[Tensor | None]] = []  # per chunk and call: rows of output gradients of L
         self.direct: list[Mapping[str, Tensor | None]] = []  # per chunk: parameter gradients of L
-        self.vectors: dict[Labels, list[list[Tensor]]] = {kind: [] for kind in needs.layers}
+        self.vectors: dict[Labels, list[Sequence[Tensor | None]]] = {kind: [] for kind in needs.layers}
 
     def add(self, chunk: Chunk) -> None:
         """Forward and the backwards asked for, on one micro-batch."""
-        owner, blocks = self.owner, self.blocks
+        owner, blocks, examples = self.owner, self.blocks, chunk.targets.shape[0]
         if not self.taps:
             outputs = owner.model(chunk.inputs)
-            self._differentiate(owner._total(outputs, chunk) / self.n, Tape(), retain=False)
+            self._differentiate(owner._total(outputs, chunk) / self.n, Tape(), examples, retain=False)
             return
         with recording(blocks) as tape:
             outputs = owner.model(chunk.inputs)
@@ -195,29 +202,52 @@ class _Evaluation:
         share = owner._total(outputs, chunk) / self.n
         if self.ctx.step == 0:
             self._verify(share, tape)
-        by_call = self._differentiate(share, tape, retain=more)
+        self._choose(tape, self.n / examples)
+        by_call = self._differentiate(share, tape, examples, retain=more)
         for kind in self.needs.layers:
+            rows: Sequence[Tensor | None] = []
             if kind is Labels.DATA:  # of ℓ_n, not L; and per token where ℓ_n is a mean over tokens
-                rows = [g.unsqueeze(0) * (self.n * self.positions**0.5) for g in by_call]
-            elif kind is Labels.NONE:
-                rows = []
-            else:
+                scale = self.n * self.positions**0.5
+                rows = [None if g is None else g.unsqueeze(0) * scale for g in by_call]
+            elif kind is not Labels.NONE:
                 rows = self.backward(kind, outputs, chunk, tape)
             self.vectors[kind].append(rows)
 
-    def _differentiate(self, share: Tensor, tape: Tape, *, retain: bool) -> Sequence[Tensor]:
-        """Gradients of a chunk's share of L: in every call's output, and in untapped parameters."""
-        calls = set(tape.by_block())
-        uncalled = [b for b in self.blocks.members if b.name not in calls]
-        left = {p: self.blocks.parameters[p] for b in uncalled for p in b.parameters}
-        wanted: Any = (*tape.edges, *left.values())  # torch takes both kinds in one call
+    def _choose(self, tape: Tape, chunks: float) -> None:
+        """Whose gradient is cheaper as a matrix: blocks with as many rows as the matrix has, or more.
+
+        ``chunks`` is the batch over this micro-batch.  Autograd forms those, the way it knows for their
+        kind of layer: a convolution's takes no patches.
+        """
+        for name, calls in tape.by_block().items():
+            first = tape.calls[calls[0]]
+            rows = sum(tape.calls[k].rows for k in calls) * chunks
+            self.formed.setdefault(name, first.groups > 1 or rows >= min(first.block.shape))
+        if not self.needs.layers:  # then nobody will read them
+            tape.calls[:] = [c for c in tape.calls if not self.formed[c.block.name]]
+
+    def _differentiate(
+        self, share: Tensor, tape: Tape, examples: int, *, retain: bool
+    ) -> Sequence[Tensor | None]:
+        """Gradients of a chunk's share of L: in the calls' outputs, and in parameters.
+
+        ``None`` for the calls of a block whose gradient is formed, unless statistics ask for them.
+        """
+        kept = [not self.formed[c.block.name] for c in tape.calls]
+        factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}
+        others = [b for b in self.blocks.members if b.name not in factored]
+        left = {p: self.blocks.parameters[p] for b in others for p in b.parameters}
+        heard = [k for k, keep in enumerate(kept) if keep or Labels.DATA in self.needs.layers]
+        wanted: Any = (*(tape.edges[k] for k in heard), *left.values())  # torch takes both kinds in one call
         grads = torch.autograd.grad(share, wanted, retain_graph=retain, allow_unused=True)
-        k = len(tape.calls)
-        by_call = [call.grads(g) for call, g in zip(tape.calls, grads[:k], strict=True)]
+        by_call: list[Tensor | None] = [None] * len(tape.calls)
+        for k, g in zip(heard, grads, strict=False):
+            by_call[k] = tape.calls[k].grads(g)
         self.losses.append(share.detach())
         self.tapes.append(tape)
-        self.by_call.append(by_call)
-        self.direct.append(dict(zip(left, grads[k:], strict=True)))
+        self.sizes.append(examples)
+        self.by_call.append([g if keep else None for g, keep in zip(by_call, kept, strict=True)])
+        self.direct.append(dict(zip(left, grads[len(heard) :], strict=True)))
         return by_call
 
     def _verify(self, share: Tensor, tape: Tape) -> None:
@@ -232,9 +262,9 @@ class _Evaluation:
         explained = {b.name: share.new_zeros(b.shape) for b in tapped}
         summed = {b.name: share.new_zeros(b.shape) for b in tapped}  # absolute values: rounding acts on these
         for call, g in zip(tape.calls, got[:k], strict=True):
-            rows = Outer(call.grads(g).flatten(0, 1), call.inputs().flatten(0, 1))
-            explained[call.block.name] += rows.dense()
-            summed[call.block.name] += Outer(rows.left.abs(), rows.right.abs()).dense()
+            inputs, rows = call.inputs(), call.grads(g)
+            explained[call.block.name] += total(inputs, rows)
+            summed[call.block.name] += total(inputs.abs(), rows.abs())
         for block in tapped:
             scale = float(summed[block.name].max())
             for p, mine in self.blocks.split(block, explained[block.name]).items():
@@ -257,42 +287,36 @@ class _Evaluation:
         layers: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {}
         for kind, chunks in self.vectors.items():
             grads = {} if kind is Labels.NONE else self._merged(chunks)
-            layers[kind] = {name: (self._statistics(x, grads.get(name)),) for name, x in inputs.items()}
+            layers[kind] = {name: (LayerStats(x, grads.get(name)),) for name, x in inputs.items()}
         loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
         terms = self.owner.terms
         return Pass(self.n, loss, gradient, layers, ggn, curvature_examples, self.positions, terms)
 
-    def _statistics(self, x: Float[Tensor, "n s i"], g: Float[Tensor, "v n s o"] | None) -> LayerStats:
-        """Statistics whose examples are the loss's.
-
-        A model that flattens its positions before the loss makes an example of each; so are they here.
-        """
-        n, s = x.shape[:2]
-        if n != self.n and n * s == self.n:
-            return LayerStats(
-                x.flatten(0, 1).unsqueeze(1), None if g is None else g.flatten(1, 2).unsqueeze(2)
-            )
-        return LayerStats(x, g)
-
-    def _inputs(self) -> dict[str, Float[Tensor, "n s i"]]:
-        """Inputs of each tapped block, chunks stacked along n, calls along s."""
+    def _inputs(self) -> dict[str, Float[Tensor, "n r i"]]:
+        """Inputs of each tapped block by the loss's examples, chunks stacked along n, calls along r."""
         pieces: dict[str, list[Tensor]] = {}
-        for tape in self.tapes:
+        for tape, n in zip(self.tapes, self.sizes, strict=True):
             for name, calls in tape.by_block().items():
-                pieces.setdefault(name, []).append(joined([tape.calls[k].inputs() for k in calls]))
+                x = joined([tape.calls[k].inputs() for k in calls])
+                positions = x.shape[1] // tape.calls[calls[0]].groups
+                pieces.setdefault(name, []).append(by_example(x, positions, n))
         return {name: p[0] if len(p) == 1 else torch.cat(p) for name, p in pieces.items()}
 
-    def _merged(self, chunks: Sequence[Sequence[Tensor]]) -> dict[str, Float[Tensor, "v n s o"]]:
-        """Per-call gradient rows of every chunk as one tensor per block."""
+    def _merged(self, chunks: Sequence[Sequence[Tensor | None]]) -> dict[str, Float[Tensor, "v n s o"]]:
+        """Per-call gradient rows of every chunk as one tensor per block that has any, by example."""
         pieces: dict[str, list[Tensor]] = {}
-        for tape, rows in zip(self.tapes, chunks, strict=True):
+        for tape, n, rows in zip(self.tapes, self.sizes, chunks, strict=True):
             for name, calls in tape.by_block().items():
-                pieces.setdefault(name, []).append(joined([rows[k] for k in calls]))
+                found = [g for g in (rows[k] for k in calls) if g is not None]
+                if found:
+                    g = joined(found)
+                    pieces.setdefault(name, []).append(by_example(g, g.shape[2], n))
         return {name: p[0] if len(p) == 1 else torch.cat(p, dim=1) for name, p in pieces.items()}
 
     def _gradient(self, inputs: Mapping[str, Tensor]) -> BlockVector:
-        """∇L: untapped parameters packed, tapped layers as outer products."""
-        merged = self._merged([[g.unsqueeze(0) for g in rows] for rows in self.by_call])
+        """∇L: layers of few rows as outer products, everything else packed."""
+        chunks = [[None if g is None else g.unsqueeze(0) for g in rows] for rows in self.by_call]
+        merged = self._merged(chunks)
         blocks = self.blocks
         if len(self.direct) == 1 and not merged:
             return blocks.pack(self.direct[0])
@@ -316,6 +340,8 @@ def _close(mine: Tensor, true: Tensor, scale: float) -> bool:
     if not bool(torch.isfinite(true).all()):
         return True
     tolerance = 1e3 * torch.finfo(true.dtype).eps
+    if true.is_cuda and true.dtype == torch.float32:
+        tolerance = max(tolerance, TF32)
     return torch.allclose(mine, true, rtol=tolerance, atol=tolerance * max(scale, float(true.abs().max())))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import eigenbasis_of, identity_basis
 from curvlab.parts.settings import at_least, fraction
+from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
@@ -127,15 +127,23 @@ def _moments(
     a, g = terms[0].inputs, terms[0].grads
     if g is None:
         raise UnsupportedEvidence("eigenbasis", name, "output gradients", f'labels = "{labels}"')
-    a = a if basis.Q_A is None else a @ basis.Q_A
-    g = g if basis.Q_B is None else g @ basis.Q_B
     v, n, s, o = g.shape
-    if s == 1:
-        squares = g.square().sum(0)[:, 0]  # [n, o]
-        return (squares.mT @ a[:, 0].square()).div_(examples)
-    total = g.new_zeros(o, a.shape[-1])
-    step = max(1, CHUNK // (v * o * a.shape[-1]))
+    i = a.shape[-1]
+    if s == a.shape[1] == 1:
+        a, g = _turned(a, basis.Q_A), _turned(g, basis.Q_B)
+        return (g.square().sum(0)[:, 0].mT @ a[:, 0].square()).div_(examples)
+    first = s == a.shape[1] and s < min(o, i)  # turn the few rows, or else the products of the many
+    if first:
+        a, g = _turned(a, basis.Q_A), _turned(g, basis.Q_B)
+    sums = g.new_zeros(o, i)
+    step = max(1, CHUNK // (v * o * i))
     for k in range(0, n, step):
-        each = torch.einsum("vnso,nsi->vnoi", g[:, k : k + step], a[k : k + step])
-        total += each.square_().sum((0, 1))
-    return total.div_(examples)
+        each = products(a[k : k + step], g[:, k : k + step])
+        if not first:
+            each = _turned(_turned(each, basis.Q_A).mT, basis.Q_B).mT
+        sums += each.square().sum((0, 1))
+    return sums.div_(examples)
+
+
+def _turned(rows: Float[Tensor, "*r d"], Q: Tensor | None) -> Float[Tensor, "*r d"]:
+    return rows if Q is None else rows @ Q

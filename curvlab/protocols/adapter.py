@@ -1,4 +1,4 @@
-"""How a layer is read: any layer becomes inputs ``[n, s, i]`` and output gradients ``[n, s, o]``."""
+"""How a layer is read: any layer becomes rows of inputs ``[.., i]`` and of output gradients ``[.., o]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class LayerAdapter(ABC):
     """Reads one kind of layer as a linear map ``[o, i]`` used at s positions of n examples.
 
     The layer's gradient must equal ``Σ_{n,s} grads[n,s]ᵀ inputs[n,s]``: the adapter owns the bias
-    column and any unfolding.
+    column and any unfolding.  Where the outputs fall into k groups that read different inputs, a position
+    has k rows of inputs, ``r = s k``, and this holds group by group: outputs j of k against row ``s k + j``.
     """
 
     @abstractmethod
@@ -28,10 +29,30 @@ class LayerAdapter(ABC):
     def shape(self, module: nn.Module) -> torch.Size:
         """``[o, i]`` of the packed block, the bias column included."""
 
+    def groups(self, module: nn.Module) -> int:
+        """How many equal groups of outputs read inputs of their own."""
+        return 1
+
     @abstractmethod
-    def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n s i"]:
+    def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n r i"]:
         """The layer's input as rows, the bias column of ones included."""
 
     @abstractmethod
     def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
         """The gradient of the layer's output as rows."""
+
+
+def products(inputs: Float[Tensor, "n r i"], grads: Float[Tensor, "*v n s o"]) -> Float[Tensor, "*v n o i"]:
+    """``Σ_s grads[n,s]ᵀ inputs[n,s]``, group by group: what rows say of each example's gradient."""
+    s, o = grads.shape[-2:]
+    k = inputs.shape[-2] // s
+    if k == 1:
+        return torch.einsum("...nso,nsi->...noi", grads, inputs)
+    *v, n, _, _ = grads.shape
+    g, a = grads.reshape(*v, n, s, k, o // k), inputs.reshape(n, s, k, -1)
+    return torch.einsum("...nskp,nski->...nkpi", g, a).flatten(-3, -2)
+
+
+def total(inputs: Float[Tensor, "n r i"], grads: Float[Tensor, "n s o"]) -> Float[Tensor, "o i"]:
+    """The same, summed over examples."""
+    return products(inputs.flatten(0, 1).unsqueeze(0), grads.flatten(0, 1).unsqueeze(0))[0]

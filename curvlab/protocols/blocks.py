@@ -1,8 +1,8 @@
 """Blocks: which parameters are treated jointly, and how they are packed into one vector.
 
-A layer block packs a weight ``[o, i]`` and its bias ``[o]`` as one matrix ``[o, i + 1]``, the bias
-as the last column.  Every other block is one parameter in its own shape.  A gradient is packed on
-entry and unpacked at the one write; between the two nobody reshapes.
+A layer block packs a weight ``[o, *]``, flattened to ``[o, i]``, and its bias ``[o]`` as one matrix
+``[o, i + 1]``, the bias as the last column.  Every other block is one parameter in its own shape.  A
+gradient is packed on entry and unpacked at the one write; between the two nobody reshapes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Blocks:
             name = block.parameters[0]
             return {name: packed.view(self.parameters[name].shape)}
         weight, bias = block.parameters
-        return {weight: packed[:, :-1], bias: packed[:, -1]}
+        return {weight: packed[:, :-1].view(self.parameters[weight].shape), bias: packed[:, -1]}
 
     def pack(self, tensors: Mapping[str, Tensor | None]) -> BlockVector:
         """One vector from a tensor per parameter name; a missing or ``None`` one counts as zero."""

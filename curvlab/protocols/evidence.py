@@ -25,9 +25,13 @@ from curvlab.protocols.needs import Labels
 
 @dataclass(frozen=True)
 class LayerStats:
-    """What one layer saw for one loss term: its inputs and, per back-propagated vector, gradients."""
+    """What one layer saw for one loss term: its inputs and, per back-propagated vector, gradients.
 
-    inputs: Float[Tensor, "n s i"]
+    ``r = s``, except for a layer of k groups (``LayerAdapter.groups``): ``r = s k``, and
+    ``adapter.products`` knows which row belongs to which outputs.
+    """
+
+    inputs: Float[Tensor, "n r i"]
     grads: Float[Tensor, "v n s o"] | None
 
 

@@ -9,13 +9,17 @@ the member whose *symmetric part* is nearest,
 A family owes ``project`` and a member ``dense``; the rest has a dense fallback that warns with the
 name of the method worth writing.  Two capabilities say what a family is good for: ``Gram`` holds
 symmetric PSD factors (KFAC, Shampoo), ``Group`` is closed under products (SINGD).
+
+Members may be *stacked*: leading axes ``*b`` of every tensor are matrices of one dimension side by
+side, and every operation works on all of them at once.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -36,7 +40,10 @@ class NaiveFallback(UserWarning):
 
 
 class Structure(ABC):
-    """A member of a family: a square matrix of dimension ``d``, held in few tensors."""
+    """A member of a family: a square matrix of dimension ``d``, held in few tensors.
+
+    A frozen dataclass whose fields of type ``Tensor`` are what it stores.
+    """
 
     family: Family  #: the pattern it is a member of
 
@@ -46,60 +53,104 @@ class Structure(ABC):
         """Dimension."""
 
     @abstractmethod
-    def dense(self) -> Float[Tensor, "d d"]:
+    def dense(self) -> Float[Tensor, "*b d d"]:
         """The matrix."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The stored tensors by name: what is checkpointed and counted."""
+        """The stored tensors by field name: what is checkpointed and counted."""
 
-    def __matmul__(self, x: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
         """``M x``."""
         _naive(self, "__matmul__")
         return self.dense() @ x
 
-    def rmatmul(self, x: Float[Tensor, "k d"], out: Tensor | None = None) -> Float[Tensor, "k d"]:
+    def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
         """``x M``, into ``out`` if given."""
         _naive(self, "rmatmul")
         return torch.matmul(x, self.dense(), out=out)
 
     def flops(self, columns: int) -> float:
-        """Multiply-adds, counted two each, of a product with ``columns`` vectors."""
+        """Multiply-adds, counted two each, of a product of one matrix with ``columns`` vectors."""
         return 2.0 * self.d * self.d * columns
 
-    def combine_(self: M, a: float, other: M, b: float) -> M:
-        """self ← a · self + b · other, tensor by tensor (members of a family are a vector space)."""
+    def combine_(self: M, a: float | Tensor, other: M, b: float | Tensor) -> M:
+        """self ← a · self + b · other, tensor by tensor (members of a family are a vector space).
+
+        A tensor ``a`` or ``b`` holds one number per stacked matrix.
+        """
+        if not (isinstance(a, float) and a == 1.0):
+            self.scale_(a)
         theirs = other.tensors()
         for name, mine in self.tensors().items():
-            mine.mul_(a).add_(theirs[name], alpha=b)
+            if isinstance(b, Tensor):
+                mine.addcmul_(theirs[name], _per_matrix(b, mine))
+            else:
+                mine.add_(theirs[name], alpha=b)
         return self
 
-    def mean_diagonal(self) -> Float[Tensor, ""]:
+    def scale_(self: M, c: float | Tensor) -> M:
+        """self ← c · self."""
+        for mine in self.tensors().values():
+            mine.mul_(_per_matrix(c, mine))
+        return self
+
+    def shift_(self: M, c: float) -> M:
+        """self ← self + c · I."""
+        like = next(iter(self.tensors().values()))
+        return self.combine_(1.0, self.family.eye(self.d, like=like, batch=self.batch), c)  # type: ignore[arg-type]
+
+    def mean_diagonal(self) -> Float[Tensor, "*b"]:
         """tr(M)/d."""
         _naive(self, "mean_diagonal")
-        return self.dense().diagonal().mean()
+        return self.dense().diagonal(dim1=-2, dim2=-1).mean(-1)
+
+    def norm(self) -> Float[Tensor, "*b"]:
+        """Frobenius norm of the matrix."""
+        _naive(self, "norm")
+        return self.dense().square().sum((-2, -1)).sqrt()
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The leading axes."""
+        return tuple(self.dense().shape[:-2])
+
+    def part(self: M, k: int) -> M:
+        """The k-th of the stacked matrices: views, not copies."""
+        return replace(self, **{name: t[k] for name, t in self.tensors().items()})  # type: ignore[type-var]
 
 
 class Family(ABC):
     """A pattern and its settings."""
 
+    #: whether members of one dimension are a vector space (then projections are linear, and members combine)
+    linear: ClassVar[bool] = True
+
     @abstractmethod
-    def project(self, S: Float[Tensor, "d d"]) -> Structure:
+    def project(self, S: Float[Tensor, "*b d d"]) -> Structure:
         """The member whose symmetric part is nearest to the symmetric matrix S."""
 
-    def zeros(self, d: int, *, like: Tensor) -> Structure:
+    def zeros(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> Structure:
         """The zero member of dimension d."""
         _naive(self, "zeros")
-        return self.project(like.new_zeros(d, d))
+        return self.project(like.new_zeros(*batch, d, d))
 
-    def eye(self, d: int, *, like: Tensor) -> Structure:
+    def eye(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> Structure:
         """The identity of dimension d."""
         _naive(self, "eye")
-        return self.project(torch.eye(d, dtype=like.dtype, device=like.device))
+        return self.project(torch.eye(d, dtype=like.dtype, device=like.device).expand(*batch, d, d))
 
     @abstractmethod
     def scalars(self, d: int) -> int:
         """How many scalars a member of dimension d stores."""
+
+    def at(self, d: int) -> Family:
+        """The family that stands for this one at dimension d: itself, unless it is a choice among others."""
+        return self
+
+    def options(self) -> tuple[Family, ...]:
+        """Every family that ``at`` may choose."""
+        return (self,)
 
 
 class Gram(ABC):
@@ -124,24 +175,83 @@ class Gram(ABC):
 
 
 class Group(ABC):
-    """Capability: members closed under products, the identity among them."""
+    """Capability: members closed under products, the identity among them.
+
+    Owes ``member``; the rest has a dense fallback that warns.
+    """
 
     @abstractmethod
-    def congruence(self, K: Structure, X: Float[Tensor, "n d"]) -> Structure:
+    def member(self, A: Float[Tensor, "*b d d"]) -> Structure:
+        """The member equal to A, a matrix that has the pattern; copied."""
+
+    def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> Structure:
         """Π(Kᵀ XᵀX K)."""
+        _naive(self, "congruence")
+        S = K.rmatmul(X)
+        return K.family.project(S.mT @ S)
+
+    def square(self, K: Structure) -> Structure:
+        """Π(Kᵀ K)."""
+        _naive(self, "square")
+        A = K.dense()
+        return K.family.project(A.mT @ A)
+
+    def product(self, K: Structure, M: Structure) -> Structure:
+        """K M."""
+        _naive(self, "product")
+        return self.member(K.dense() @ M.dense())
+
+    def gramian(self, K: Structure) -> Factor:
+        """K Kᵀ as products with it; a member itself where that is both possible and cheaper."""
+        return Squared(K)
+
+
+@dataclass(frozen=True)
+class Squared:
+    """``K Kᵀ`` as two products with K; also for stacked matrices."""
+
+    K: Structure
+
+    def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
+        return self.K @ self.K.rmatmul(x.mT).mT
+
+    def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
+        y = (self.K @ self.K.rmatmul(x).mT).mT
+        return y if out is None else out.copy_(y)
+
+    def flops(self, columns: int) -> float:
+        """Multiply-adds, counted two each, of a product with ``columns`` vectors."""
+        return 2.0 * self.K.flops(columns)
 
 
 def as_gram(family: Family, part: str) -> Gram:
-    """The family as a ``Gram``; raises ``CapabilityError`` naming ``part`` if it is none."""
-    if isinstance(family, Gram):
-        return family
-    raise CapabilityError(
-        Fault(
-            f"{part} needs a structure that is a Gram (symmetric, positive semi-definite), "
-            f"and {type(family).__name__} is not one",
-            hint='use a Gram family such as "dense" or "diagonal"',
-        )
-    )
+    """The family as a ``Gram``; raises ``CapabilityError``, naming ``part``, if it or an option is none."""
+    for option in (family, *family.options()):
+        if not isinstance(option, Gram):
+            raise CapabilityError(
+                Fault(
+                    f"{part} needs a structure that is a Gram (symmetric, positive semi-definite), "
+                    f"and {type(option).__name__} is not one",
+                    hint='use a Gram family such as "dense" or "diagonal"',
+                )
+            )
+    assert isinstance(family, Gram)
+    return family
+
+
+def as_group(family: Family, part: str) -> Group:
+    """The family as a ``Group``; raises ``CapabilityError``, naming ``part``, if it or an option is none."""
+    for option in (family, *family.options()):
+        if not isinstance(option, Group):
+            raise CapabilityError(
+                Fault(
+                    f"{part} needs a structure that is a Group (closed under products), "
+                    f"and {type(option).__name__} is not one",
+                    hint='use a Group family such as "dense" or "diagonal"',
+                )
+            )
+    assert isinstance(family, Group)
+    return family
 
 
 def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kronecker]:
@@ -165,6 +275,13 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
                 as_gram(side.family, part)
         found[name] = block
     return found
+
+
+def _per_matrix(c: Any, t: Tensor) -> Any:
+    """A coefficient per stacked matrix, shaped to multiply one of its tensors."""
+    if not isinstance(c, Tensor):
+        return c
+    return c.reshape(c.shape + (1,) * (t.dim() - c.dim()))
 
 
 def _naive(thing: object, method: str) -> None:

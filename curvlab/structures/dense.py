@@ -16,41 +16,53 @@ from curvlab.protocols.structure import Family, Gram, Group, Structure
 class DenseMatrix(Structure):
     """A full ``[d, d]`` matrix."""
 
-    matrix: Float[Tensor, "d d"]
+    matrix: Float[Tensor, "*b d d"]
     family: Family
 
     @property
     def d(self) -> int:
         return self.matrix.shape[-1]
 
-    def dense(self) -> Float[Tensor, "d d"]:
+    def dense(self) -> Float[Tensor, "*b d d"]:
         return self.matrix
 
     def tensors(self) -> dict[str, Tensor]:
         return {"matrix": self.matrix}
 
-    def __matmul__(self, x: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
         return self.matrix @ x
 
-    def rmatmul(self, x: Float[Tensor, "k d"], out: Tensor | None = None) -> Float[Tensor, "k d"]:
+    def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
         return torch.matmul(x, self.matrix, out=out)
 
-    def mean_diagonal(self) -> Float[Tensor, ""]:
+    def shift_(self, c: float) -> DenseMatrix:
+        self.matrix.diagonal(dim1=-2, dim2=-1).add_(c)
+        return self
+
+    def mean_diagonal(self) -> Float[Tensor, "*b"]:
         return self.matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+    def norm(self) -> Float[Tensor, "*b"]:
+        norm: Tensor = torch.linalg.vector_norm(self.matrix, dim=(-2, -1))
+        return norm
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(self.matrix.shape[:-2])
 
 
 @dataclass(frozen=True)
 class Dense(Family, Gram, Group):
     """Every entry free: Π(S) = S.  d² scalars; a Gram costs 2·n·d² flops, an inverse about d³."""
 
-    def project(self, S: Float[Tensor, "d d"]) -> DenseMatrix:
+    def project(self, S: Float[Tensor, "*b d d"]) -> DenseMatrix:
         return DenseMatrix(S.clone(), self)
 
-    def zeros(self, d: int, *, like: Tensor) -> DenseMatrix:
-        return DenseMatrix(like.new_zeros(d, d), self)
+    def zeros(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> DenseMatrix:
+        return DenseMatrix(like.new_zeros(*batch, d, d), self)
 
-    def eye(self, d: int, *, like: Tensor) -> DenseMatrix:
-        return DenseMatrix(torch.eye(d, dtype=like.dtype, device=like.device), self)
+    def eye(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> DenseMatrix:
+        return self.zeros(d, like=like, batch=batch).shift_(1.0)
 
     def scalars(self, d: int) -> int:
         return d * d
@@ -67,6 +79,19 @@ class Dense(Family, Gram, Group):
         values, vectors = backend.eigh(M.dense())
         return values.clamp_(min=0.0), vectors
 
-    def congruence(self, K: Structure, X: Float[Tensor, "n d"]) -> DenseMatrix:
-        S = X @ K.dense()
+    def member(self, A: Float[Tensor, "*b d d"]) -> DenseMatrix:
+        return DenseMatrix(A.clone(), self)
+
+    def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> DenseMatrix:
+        matrix, (n, d) = K.dense(), X.shape[-2:]
+        if n > 2 * d:  # Kᵀ (XᵀX) K costs n d² + 2 d³ and (X K)ᵀ (X K) costs 2 n d²
+            return DenseMatrix(matrix.mT @ ((X.mT @ X) @ matrix), self)
+        S = X @ matrix
         return DenseMatrix(S.mT @ S, self)
+
+    def square(self, K: Structure) -> DenseMatrix:
+        matrix = K.dense()
+        return DenseMatrix(matrix.mT @ matrix, self)
+
+    def product(self, K: Structure, M: Structure) -> DenseMatrix:
+        return DenseMatrix(K.dense() @ M.dense(), self)

@@ -17,30 +17,42 @@ from curvlab.protocols.structure import Family, Gram, Group, Structure
 class DiagonalMatrix(Structure):
     """``Diag(entries)``, entries ``[d]``."""
 
-    entries: Float[Tensor, " d"]
+    entries: Float[Tensor, "*b d"]
     family: Family
 
     @property
     def d(self) -> int:
         return self.entries.shape[-1]
 
-    def dense(self) -> Float[Tensor, "d d"]:
+    def dense(self) -> Float[Tensor, "*b d d"]:
         return torch.diag_embed(self.entries)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"entries": self.entries}
 
-    def __matmul__(self, x: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
         return self.entries.unsqueeze(-1) * x
 
-    def rmatmul(self, x: Float[Tensor, "k d"], out: Tensor | None = None) -> Float[Tensor, "k d"]:
+    def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
         return torch.mul(x, self.entries.unsqueeze(-2), out=out)
 
     def flops(self, columns: int) -> float:
         return float(self.d * columns)
 
-    def mean_diagonal(self) -> Float[Tensor, ""]:
+    def shift_(self, c: float) -> DiagonalMatrix:
+        self.entries.add_(c)
+        return self
+
+    def mean_diagonal(self) -> Float[Tensor, "*b"]:
         return self.entries.mean(-1)
+
+    def norm(self) -> Float[Tensor, "*b"]:
+        norm: Tensor = torch.linalg.vector_norm(self.entries, dim=-1)
+        return norm
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(self.entries.shape[:-1])
 
 
 @dataclass(frozen=True)
@@ -49,14 +61,14 @@ class Diagonal(Family, Gram, Group):
 
     rotates = False
 
-    def project(self, S: Float[Tensor, "d d"]) -> DiagonalMatrix:
+    def project(self, S: Float[Tensor, "*b d d"]) -> DiagonalMatrix:
         return DiagonalMatrix(S.diagonal(dim1=-2, dim2=-1).clone(), self)
 
-    def zeros(self, d: int, *, like: Tensor) -> DiagonalMatrix:
-        return DiagonalMatrix(like.new_zeros(d), self)
+    def zeros(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> DiagonalMatrix:
+        return DiagonalMatrix(like.new_zeros(*batch, d), self)
 
-    def eye(self, d: int, *, like: Tensor) -> DiagonalMatrix:
-        return DiagonalMatrix(like.new_ones(d), self)
+    def eye(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> DiagonalMatrix:
+        return DiagonalMatrix(like.new_ones(*batch, d), self)
 
     def scalars(self, d: int) -> int:
         return d
@@ -80,6 +92,21 @@ class Diagonal(Family, Gram, Group):
             raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has a non-finite entry")
         return M.entries.clamp(min=0.0), None
 
-    def congruence(self, K: Structure, X: Float[Tensor, "n d"]) -> DiagonalMatrix:
+    def member(self, A: Float[Tensor, "*b d d"]) -> DiagonalMatrix:
+        return self.project(A)
+
+    def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> DiagonalMatrix:
         assert isinstance(K, DiagonalMatrix)
-        return DiagonalMatrix((X * K.entries).square().sum(-2), self)
+        return DiagonalMatrix(X.square().sum(-2).mul_(K.entries.square()), self)
+
+    def square(self, K: Structure) -> DiagonalMatrix:
+        assert isinstance(K, DiagonalMatrix)
+        return DiagonalMatrix(K.entries.square(), self)
+
+    def product(self, K: Structure, M: Structure) -> DiagonalMatrix:
+        assert isinstance(K, DiagonalMatrix)
+        assert isinstance(M, DiagonalMatrix)
+        return DiagonalMatrix(K.entries * M.entries, self)
+
+    def gramian(self, K: Structure) -> DiagonalMatrix:
+        return self.square(K)

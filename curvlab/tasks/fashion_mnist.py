@@ -23,6 +23,9 @@ from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
 SIDE, CLASSES = 28, 10
 PIXELS = SIDE * SIDE
 
+#: shape of one image: as a row, and as a picture of one colour
+ROW, GREY = (PIXELS,), (1, SIDE, SIDE)
+
 #: where Debian's package ``dataset-fashion-mnist`` puts its files
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -58,16 +61,27 @@ class FashionMnist(Task):
         return mlp((PIXELS, *self.hidden, CLASSES), self.activation)
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
-        folder = find_files(self.root)
-        training, validation = (labelled(folder, part) for part in ("train", "t10k"))
-        return SupervisedWorkload(
-            model.to(dtype=dtype, device=device),
-            CrossEntropy(),
-            training.to(dtype=dtype, device=device),
-            validation.to(dtype=dtype, device=device),
-            measures={"accuracy": correct},
-            on_training=self.train_metrics,
-        )
+        model = model.to(dtype=dtype, device=device)
+        return classification(model, self.root, ROW, on_training=self.train_metrics)
+
+
+def classification(
+    model: nn.Module, root: str | None, shape: tuple[int, ...], *, on_training: bool
+) -> SupervisedWorkload:
+    """``model`` to be trained on images of ``shape``, in its own dtype and where it lies.
+
+    Cross-entropy, measured by accuracy; raises ``DataError`` as ``find_files`` and ``labelled`` do.
+    """
+    folder, like = find_files(root), next(model.parameters())
+    training, validation = (labelled(folder, part, shape) for part in ("train", "t10k"))
+    return SupervisedWorkload(
+        model,
+        CrossEntropy(),
+        training.to(dtype=like.dtype, device=like.device),
+        validation.to(dtype=like.dtype, device=like.device),
+        measures={"accuracy": correct},
+        on_training=on_training,
+    )
 
 
 def find_files(root: str | None) -> Path:
@@ -96,9 +110,9 @@ def images(folder: Path, part: str) -> Tensor:
     return torch.from_numpy(_pixels(folder, part).reshape(-1, PIXELS).astype(np.float32)).div_(255)
 
 
-def labelled(folder: Path, part: str) -> Examples:
-    """Images of ``train`` or ``t10k`` with their classes."""
-    x = images(folder, part)
+def labelled(folder: Path, part: str, shape: tuple[int, ...] = ROW) -> Examples:
+    """Images of ``train`` or ``t10k``, each of ``shape``, with their classes."""
+    x = images(folder, part).view(-1, *shape)
     y = read_idx(_present(folder, f"{part}-labels-idx1-ubyte"), (len(x),))
     if y.size and y.max() >= CLASSES:
         raise DataError(f"{folder}: label {y.max()} in {part}, expected 0 to {CLASSES - 1}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 
-_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+ACTIVATIONS: Mapping[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
@@ -28,7 +28,7 @@ def mlp(widths: Sequence[int], activation: Activation, *, linear: Sequence[int] 
     for k in range(1, len(widths)):
         layers[f"fc{k}"] = nn.Linear(widths[k - 1], widths[k])
         if k < len(widths) - 1 and k not in linear:
-            layers[f"act{k}"] = _ACTIVATIONS[activation]()
+            layers[f"act{k}"] = ACTIVATIONS[activation]()
     return nn.Sequential(layers)
 
 

@@ -20,10 +20,16 @@ def at_least(least: float, **values: float) -> list[Fault]:
     return _faults(wrong, f"must be at least {least}")
 
 
-def widths(**values: Sequence[int]) -> list[Fault]:
-    """A fault for each list of layer widths with an entry less than 1."""
-    wrong = {n: list(v) for n, v in values.items() if any(width < 1 for width in v)}
-    return _faults(wrong, "must hold widths of at least 1")
+def widths(count: int | None = None, **values: Sequence[int]) -> list[Fault]:
+    """A fault for each list of layer widths with an entry less than 1, or not of ``count`` entries."""
+    wrong = {n: list(v) for n, v in values.items() if min(v, default=1) < 1 or count not in (None, len(v))}
+    return _faults(wrong, f"must hold {'' if count is None else f'{count} '}widths of at least 1")
+
+
+def divides(whole: int, what: str, **values: int) -> list[Fault]:
+    """A fault for each value that is no positive divisor of ``whole``, the size of ``what``."""
+    wrong = {n: v for n, v in values.items() if v < 1 or whole % v}
+    return _faults(wrong, f"must be a divisor of {what}, {whole}")
 
 
 def _faults(wrong: Mapping[str, object], expected: str) -> list[Fault]:

@@ -7,6 +7,10 @@ import torch
 from torch import nn
 
 from curvlab.model.linear import LinearAdapter
+from curvlab.model.partition import partition
+from curvlab.protocols.adapter import total
+from curvlab.testing.problems import normal
+from curvlab.testing.reference import jacobian
 
 ADAPTER = LinearAdapter()
 
@@ -31,6 +35,20 @@ def test_rows_of_gradients_times_rows_of_inputs_are_the_gradient(
     if bias:
         torch.testing.assert_close(gradient[:, 4], layer.bias.grad)
     assert gradient.shape == ADAPTER.shape(layer)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("leading", [(), (5,), (5, 3), (3, 2, 2), (2, 2, 1, 3)], ids=str)
+def test_rows_are_the_jacobian_on_any_leading_shape(leading: tuple[int, ...], bias: bool) -> None:
+    """Row f of the dense Jacobian is what the rows make of the f-th unit vector at the output."""
+    torch.manual_seed(1)
+    layer, x = nn.Linear(4, 3, bias=bias).double(), normal(*leading, 4, seed=1)
+    J = jacobian(layer, x, partition(layer, lambda _: True))
+    outputs = layer(x).detach()
+    for f, expected in enumerate(J):
+        unit = torch.zeros_like(outputs)
+        unit.view(-1)[f] = 1.0
+        assert torch.equal(total(ADAPTER.inputs(layer, x), ADAPTER.grads(layer, unit)).flatten(), expected)
 
 
 def test_the_bias_sees_a_one_at_every_position() -> None:

@@ -41,6 +41,13 @@ class Gained(nn.Linear):
         self.gain = nn.Parameter(torch.ones(o))
 
 
+class Standardized(nn.Conv2d):
+    """A convolution by a standardized kernel."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
 class Rooted(nn.Module):
     """A parameter of its own beside a layer."""
 
@@ -93,6 +100,17 @@ def output_first() -> nn.Module:
     model = nn.ModuleDict({"out": nn.Linear(4, 5), "in": nn.Embedding(5, 4)})
     model["in"].weight = model["out"].weight
     return model
+
+
+def strided(*, groups: int) -> nn.Module:
+    """Two convolutions with one kernel, at other strides; the second in groups."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, bias=False),
+        nn.Conv2d(4, 2 * groups, 1),
+        nn.Conv2d(2 * groups, 4, 3, stride=2, groups=groups, bias=False),
+    )
+    model[2].weight = model[0].weight
+    return frozen(model, "1.weight", "1.bias")
 
 
 def nested() -> nn.Module:
@@ -181,8 +199,32 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "convolution": Specimen(
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)),
-        {"2": ("2",)},
-        {"0.weight": "Conv2d has no", "0.bias": "Conv2d has no"},
+        {"0": ("0",), "2": ("2",)},
+    ),
+    "convolutions of every dimension": Specimen(
+        lambda: nn.ModuleList(
+            [nn.Conv1d(4, 2, 3, groups=2), nn.Conv2d(1, 2, 3), nn.Conv3d(1, 2, 2, bias=False)]
+        ),
+        {"0": ("0",), "1": ("1",), "2": ("2",)},
+    ),
+    "half-frozen convolution": Specimen(
+        lambda: frozen(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), "0.bias", "1.weight"),
+        {},
+        {"0.weight": "part of the layer is frozen", "1.bias": "part of the layer is frozen"},
+    ),
+    "transposed convolution": Specimen(
+        lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Conv2d(2, 2, 3)),
+        {"1": ("1",)},
+        dict.fromkeys(("0.weight", "0.bias"), "ConvTranspose2d has no layer adapter"),
+    ),
+    "convolution that computes": Specimen(
+        lambda: nn.Sequential(Standardized(1, 2, 3)),
+        {},
+        dict.fromkeys(("0.weight", "0.bias"), "Standardized overrides Conv2d._conv_forward"),
+    ),
+    "convolution used with two strides": Specimen(lambda: strided(groups=1), BOTH),
+    "convolutions tied across groups": Specimen(
+        lambda: strided(groups=2), {}, {"0.weight": 'tied to "2", which has other groups'}
     ),
     "subclass that computes": Specimen(
         lambda: nn.Sequential(Doubled(4, 3)), {}, {"0.weight": "overrides Linear.forward"}

@@ -108,6 +108,56 @@ class Rescaled(nn.Module):
         return self.out(self.layer(x).mul_(self.gain).relu_())
 
 
+class Convolved(nn.Module):
+    """Convolutions of one and of several groups, one of them called twice; outputs changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding="same", padding_mode="circular")
+        self.twice = nn.Conv2d(4, 4, (2, 1), stride=(1, 2), groups=2)
+        self.depthwise = nn.Conv2d(4, 4, 2, dilation=(1, 2), padding=(0, 2), groups=4, bias=False)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(self.first(x).relu_()).tanh_()
+        return self.out(self.depthwise(self.twice(x)).relu_().mean((2, 3)))
+
+
+class Filmed(nn.Module):
+    """Frames are examples to the convolution, not to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame, self.out = nn.Conv1d(2, 4, 3, groups=2), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, frames = x.shape[:2]
+        hidden = torch.tanh(self.frame(x.flatten(0, 1))).mean(-1)
+        return self.out(hidden.view(n, frames, -1)).mean(1)
+
+
+class OneByOne(nn.Module):
+    """Calls its convolution on one example at a time, without a batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Conv2d(1, 2, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.stack([self.layer(each).relu_().mean((1, 2)) for each in x]))
+
+
+class Named(nn.Module):
+    """Calls a layer with its input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=x)
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
 
@@ -121,6 +171,12 @@ def tied() -> nn.Module:
 def half_frozen() -> nn.Module:
     model = mlp()
     model[0].bias.requires_grad_(False)
+    return model
+
+
+def half_frozen_convolution() -> nn.Module:
+    model = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Conv1d(3, 2, 2), nn.Flatten(), nn.Linear(4, 3))
+    model[0].weight.requires_grad_(False)
     return model
 
 
@@ -143,6 +199,11 @@ MODELS: Mapping[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "extra axes": (mlp, normal(7, 2, 3, 4)),
     "layers without adapter": (Attentive, normal(7, 2, 4)),
     "half-frozen layer": (half_frozen, normal(7, 4)),
+    "half-frozen convolution": (half_frozen_convolution, normal(7, 2, 4)),
+    "convolutions": (Convolved, normal(7, 1, 6, 5)),
+    "frames as examples": (Filmed, normal(7, 3, 2, 5)),
+    "one example at a time": (OneByOne, normal(7, 1, 4, 3)),
+    "input by name": (Named, normal(7, 4)),
     "no bias": (lambda: nn.Sequential(nn.Linear(4, 3, bias=False)), normal(7, 4)),
 }
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.objective.ambient import Ambient
 from curvlab.objective.supervised import objective
+from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Labels, Needs
@@ -45,7 +46,7 @@ def summary(seen: Pass, blocks: Blocks) -> dict[str, Tensor]:
         for name, (stats,) in layers.items():
             found[f"{kind} {name} A"] = torch.einsum("nsi,nsj->ij", stats.inputs, stats.inputs)
             if stats.grads is not None:
-                per_example = torch.einsum("vnso,nsi->vnoi", stats.grads, stats.inputs)
+                per_example = products(stats.inputs, stats.grads)
                 found[f"{kind} {name} F"] = per_example.square().sum((0, 1))
                 found[f"{kind} {name} B"] = torch.einsum("vnso,vnsp->op", stats.grads, stats.grads)
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from torch.nn import functional as F
 from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.objective.losses import CrossEntropy, MeanSquaredError, Opaque
 from curvlab.objective.supervised import LayerMismatch, SupervisedObjective, objective
+from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import GRADIENT_ONLY, Labels, Needs
+from curvlab.testing.reference import ggn
 from tests.objective.asking import (
     EVERY,
     MODELS,
@@ -167,12 +171,40 @@ def test_asked_for_a_gradient_alone_no_layer_is_listened_to(name: str) -> None:
         torch.testing.assert_close(mine, expected[parameter])
 
 
-def test_a_tapped_layers_gradient_stays_factored_until_somebody_reads_it() -> None:
+@pytest.mark.parametrize("kinds", [(), (Labels.NONE,), EVERY], ids=["none asked", "inputs", "all labels"])
+@pytest.mark.parametrize(("micro_batch", "size"), [(None, 2), (None, 3), (2, 3), (2, 4)])
+def test_a_gradient_of_fewer_rows_than_its_matrix_has_stays_factored_until_somebody_reads_it(
+    kinds: tuple[Labels, ...], micro_batch: int | None, size: int
+) -> None:
+    """Of 5 by 5 and 3 by 6: two rows are fewer than either has, three and four than the first."""
     model, x, y = classifier()
-    seen = ask(objective(model, nn.CrossEntropyLoss(), x, y), wanting(factored=True), layers_of(model))
-    assert set(seen.gradient.outers) == {"0", "2"}
+    asked = objective(model, nn.CrossEntropyLoss(), x[:size], y[:size], micro_batch=micro_batch)
+    seen = ask(asked, wanting(*kinds, factored=True), layers_of(model))
+    assert set(seen.gradient.outers) == ({"0", "2"} if size == 2 else {"0"})
     assert seen.gradient["0"].shape == (5, 5)
-    assert set(seen.gradient.outers) == {"2"}
+    assert "0" not in seen.gradient.outers
+    expected = gradients(model, F.cross_entropy(model(x[:size]), y[:size]))
+    for parameter, mine in layers_of(model).slots(seen.gradient).items():
+        torch.testing.assert_close(mine, expected[parameter])
+
+
+def test_positions_count_as_rows() -> None:
+    model, x, y = made("shared positions")  # two positions an example; 5 by 5 and 3 by 6
+    for n, factored in ((1, {"layer", "out"}), (2, {"layer", "out"}), (3, set())):
+        asked = objective(model, nn.MSELoss(), x[:n], y[:n])
+        seen = ask(asked, wanting(factored=True), layers_of(model))
+        assert set(seen.gradient.outers) == factored, n
+
+
+def test_a_layer_without_statistics_to_make_is_not_kept() -> None:
+    """Where autograd forms the gradient and nobody asks for rows, no input outlives the backward pass."""
+    model, x, y = classifier()
+    kept: list[weakref.ref[Tensor]] = []
+    model[1].register_forward_hook(lambda m, args, out: kept.append(weakref.ref(out)))
+    seen = ask(objective(model, nn.CrossEntropyLoss(), x, y), wanting(factored=True), layers_of(model))
+    gc.collect()
+    assert not seen.gradient.outers
+    assert kept[0]() is None
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
@@ -221,7 +253,7 @@ def grams(seen: Pass, blocks: Blocks) -> dict[str, Tensor]:
         for name, (stats,) in layers.items():
             found[f"{kind} {name} A"] = torch.einsum("nsi,nsj->ij", stats.inputs, stats.inputs)
             if stats.grads is not None:
-                per_example = torch.einsum("vnso,nsi->vnoi", stats.grads, stats.inputs)
+                per_example = products(stats.inputs, stats.grads)
                 found[f"{kind} {name} F"] = per_example.square().sum((0, 1))
     return found
 
@@ -253,6 +285,31 @@ def test_micro_batches_are_one_batch_sampled_labels_included(size: int, reductio
         torch.testing.assert_close(many[key], value, msg=lambda m, k=key: f"{k}: {m}")
 
 
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "weight used functionally too"])
+def test_micro_batches_leave_the_statistics_of_one_batch_for_every_model(name: str) -> None:
+    model, x, y = made(name)
+    blocks, needs = layers_of(model), wanting(*EVERY, samples=2, factored=True)
+    one = grams(ask(objective(model, nn.MSELoss(), x, y), needs, blocks), blocks)
+    many = grams(ask(objective(model, nn.MSELoss(), x, y, micro_batch=3), needs, blocks), blocks)
+    assert one.keys() == many.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(many[key], value, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "weight used functionally too"])
+def test_statistics_are_by_the_losss_examples_and_explain_each_ones_gradient(name: str) -> None:
+    """Of ℓ_n, one example at a time: so do the rows of every layer, wherever its examples came from."""
+    model, x, y = made(name)
+    criterion, blocks = nn.MSELoss(reduction="sum"), layers_of(model)
+    seen = ask(objective(model, criterion, x, y), wanting(Labels.DATA), blocks)
+    for n in range(len(x)):
+        truth = gradients(model, criterion(model(x[n : n + 1]), y[n : n + 1]))
+        for block, (stats,) in seen.layers[Labels.DATA].items():
+            mine = products(stats.inputs, stats.grads)[0, n]
+            for parameter, part in blocks.split(blocks[block], mine).items():
+                torch.testing.assert_close(part, truth[parameter])
+
+
 def test_micro_batches_have_the_loss_and_the_products_of_one_batch() -> None:
     model, x, y = classifier()
     blocks = layers_of(model)
@@ -263,6 +320,15 @@ def test_micro_batches_have_the_loss_and_the_products_of_one_batch() -> None:
     G, H = (ask(o, Needs(products=1), blocks).ggn for o in (one, many))
     torch.testing.assert_close((H @ v).flat, (G @ v).flat)
     assert H.count == 1
+
+
+@pytest.mark.parametrize("name", ["convolutions", "frames as examples", "half-frozen convolution"])
+def test_products_are_with_the_dense_ggn_where_layers_are_convolutions(name: str) -> None:
+    model, x, y = made(name)
+    blocks = layers_of(model)
+    G = ask(objective(model, nn.MSELoss(), x, y), Needs(products=1), blocks).ggn
+    v = blocks.pack({n: torch.randn_like(p) for n, p in blocks.parameters.items()})
+    torch.testing.assert_close((G @ v).flat, ggn(model, nn.MSELoss(), x, y, blocks) @ v.flat)
 
 
 def test_a_micro_batch_below_one_is_refused_in_words() -> None:

@@ -18,7 +18,9 @@ from curvlab.testing.problems import DTYPE, normal
 def network(seed: int = 0) -> nn.Sequential:
     """Layers with and without a bias, a norm, an embedding-like table and a tensor of three axes."""
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2, bias=False), nn.Conv1d(2, 3, 2))
+    net = nn.Sequential(
+        nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2, bias=False), nn.ConvTranspose1d(2, 3, 2)
+    )
     return net.to(DTYPE)
 
 

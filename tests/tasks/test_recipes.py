@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import pickle
-import struct
 from typing import Any
 
 import numpy as np
@@ -17,27 +15,11 @@ from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task, Workload
 from curvlab.tasks.digits import Digits
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
+from curvlab.tasks.fashion_convnet import FashionConvnet
 from curvlab.tasks.fashion_mnist import FashionMnist
+from curvlab.tasks.fashion_vit import FashionVit
 from curvlab.tasks.quadratic import Quadratic
 from curvlab.tasks.teacher_student import TeacherStudent
-
-
-@pytest.fixture(scope="module")
-def fashion(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of four small files in Fashion-MNIST's format: bright on the left or on the right."""
-    folder, rng = tmp_path_factory.mktemp("fashion"), np.random.default_rng(0)
-    for part, n in (("train", 96), ("t10k", 32)):
-        labels = rng.integers(0, 2, n, dtype=np.uint8)
-        pixels = rng.integers(0, 40, (n, 28, 28), dtype=np.uint8)
-        for k, label in enumerate(labels):
-            pixels[k, :, 14 * label : 14 * label + 14] += 200
-        images = struct.pack(">HBBIII", 0, 8, 3, n, 28, 28) + pixels.tobytes()
-        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">HBBI", 0, 8, 1, n) + labels.tobytes()
-        )
-    return str(folder)
-
 
 RECIPES: dict[str, Any] = {
     "quadratic": lambda root: Quadratic(dimension=20, condition=10.0, noise=0.1),
@@ -45,6 +27,8 @@ RECIPES: dict[str, Any] = {
     "digits": lambda root: Digits(),
     "fashion-mnist": lambda root: FashionMnist(hidden=(16,), root=root),
     "fashion-autoencoder": lambda root: FashionAutoencoder(hidden=(32,), code=4, root=root, batch_size=32),
+    "fashion-convnet": lambda root: FashionConvnet(channels=(4, 4, 8), hidden=16, root=root),
+    "fashion-vit": lambda root: FashionVit(patch=7, dim=16, depth=2, heads=2, root=root),
 }
 
 #: a rate at which plain SGD makes progress in twenty steps
@@ -54,6 +38,8 @@ RATES = {
     "digits": 0.5,
     "fashion-mnist": 0.1,
     "fashion-autoencoder": 1e-3,
+    "fashion-convnet": 0.1,
+    "fashion-vit": 0.05,
 }
 
 
@@ -177,6 +163,18 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (FashionMnist, {"hidden": (-4,)}, "hidden = [-4] must hold widths of at least 1"),
     (FashionAutoencoder, {"code": 0}, "code = 0 must be at least 1"),
     (FashionAutoencoder, {"connections": -1}, "connections = -1 must be at least 0"),
+    (FashionConvnet, {"channels": (8, 8)}, "channels = [8, 8] must hold 3 widths of at least 1"),
+    (FashionConvnet, {"channels": (8, 0, 8)}, "channels = [8, 0, 8] must hold 3 widths of at least 1"),
+    (FashionConvnet, {"hidden": 0}, "hidden = 0 must be at least 1"),
+    (FashionConvnet, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
+    (FashionVit, {"patch": 5}, "patch = 5 must be a divisor of the images' side, 28"),
+    (FashionVit, {"patch": 0}, "patch = 0 must be a divisor of the images' side, 28"),
+    (FashionVit, {"dim": 0}, "dim = 0 must be at least 1"),
+    (FashionVit, {"depth": 0}, "depth = 0 must be at least 1"),
+    (FashionVit, {"heads": 3}, "heads = 3 must be a divisor of dim, 128"),
+    (FashionVit, {"heads": -4}, "heads = -4 must be a divisor of dim, 128"),
+    (FashionVit, {"mlp_ratio": 0}, "mlp_ratio = 0 must be at least 1"),
+    (FashionVit, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
 ]
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
@@ -14,8 +17,8 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.rows import Sharing, rows_of
 from curvlab.protocols.structure import Family, Structure, as_gram
-from curvlab_kfac.rows import Sharing, rows_of
 
 
 @dataclass
@@ -71,17 +74,21 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         return CovarianceState(A, {} if self.labels is Labels.NONE else B, dict.fromkeys(shapes, 0))
 
     def observe(self, state: CovarianceState, seen: Pass, ctx: Context) -> None:
-        A, B = as_gram(self.A, "layer-covariance"), as_gram(self.B, "layer-covariance")
         for name, terms in seen.layers[self.labels].items():
             rows = rows_of("layer-covariance", name, terms, seen, self.sharing)
             state.observed[name] += 1
             w = (1 - self.decay) / (1 - self.decay ** state.observed[name])
-            A.average_(state.A[name], 1 - w, rows.a, w * rows.a_weight, ctx.backend)
+            _average_(state.A[name], 1 - w, rows.a, w * rows.a_weight, ctx)
             if rows.g is not None:
-                B.average_(state.B[name], 1 - w, rows.g, w * rows.g_weight, ctx.backend)
+                _average_(state.B[name], 1 - w, rows.g, w * rows.g_weight, ctx)
 
     def curvature(self, state: CovarianceState) -> BlockDiagonal:
         blocks: dict[str, BlockOperator] = {
             name: Kronecker(state.B.get(name), A) for name, A in state.A.items()
         }
         return BlockDiagonal(blocks)
+
+
+def _average_(M: Structure, keep: float, X: Float[Tensor, "n d"], weight: float, ctx: Context) -> None:
+    """M ← keep · M + Π(weight · XᵀX), by the family that M belongs to."""
+    as_gram(M.family, "layer-covariance").average_(M, keep, X, weight, ctx.backend)

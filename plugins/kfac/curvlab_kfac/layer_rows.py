@@ -16,7 +16,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Labels, Needs
-from curvlab_kfac.rows import Sharing, rows_of
+from curvlab.protocols.rows import Sharing, rows_of
 
 
 @dataclass

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import curvlab
 from curvlab.protocols.evidence import LayerStats
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.rows import rows_of
 from curvlab.testing.asserts import assert_close, assert_mean
 from curvlab.testing.problems import Problem, classifier, deep_linear, normal
 from curvlab.testing.reference import block_of, ggn, reference_context
-from curvlab_kfac.rows import rows_of
 from plugins.kfac.tests.test_limits import mixed_net
 
 Setting = Literal["expand", "reduce"]

@@ -11,16 +11,21 @@ scales of the mean loss (KFAC-expand and KFAC-reduce, arXiv 2311.00636):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import UnsupportedEvidence
+from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.protocols.evidence import LayerStats, Pass
 
-Sharing = Literal["expand", "reduce", "auto"]
+Rule = Literal["expand", "reduce", "auto"]
+
+#: one rule for all layers, or rules by pattern of block names (shell wildcards; the first that matches)
+Sharing = Rule | Mapping[str, Rule]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sh
     """The rows of one block's statistics.
 
     ``auto`` expands where the loss has a term per position (or nothing is shared) and reduces where
-    it has one per example.  Raises ``UnsupportedEvidence`` for more than one loss term.
+    it has one per example, which the loss says; a pattern of block names overrides it.  Raises
+    ``UnsupportedEvidence`` for more than one loss term and ``ConfigError`` if no pattern matches.
     """
     if len(terms) != 1:
         raise UnsupportedEvidence(
@@ -45,10 +51,21 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sh
         )
     a, g = terms[0].inputs, terms[0].grads
     n, s = seen.examples, a.shape[1]
-    if sharing == "auto":
-        sharing = "expand" if seen.terms > 1 or s == 1 else "reduce"
-    if sharing == "expand":
+    rule = sharing if isinstance(sharing, str) else _matching(sharing, part, block)
+    if rule == "auto":
+        positions = s if g is None else g.shape[2]  # a grouped layer has several rows of inputs at each
+        rule = "expand" if seen.terms > 1 or positions == 1 else "reduce"
+    if rule == "expand":
         rows = None if g is None else g.flatten(0, 2)
         return Rows(a.flatten(0, 1), 1.0 / (n * s), rows, 1.0 / n)
     rows = None if g is None else g.sum(2).flatten(0, 1)
     return Rows(a.mean(1), 1.0 / n, rows, 1.0 / n)
+
+
+def _matching(sharing: Mapping[str, Rule], part: str, block: str) -> Rule:
+    """The rule of the first pattern that matches a block's name."""
+    for pattern, rule in sharing.items():
+        if fnmatchcase(block, pattern):
+            return rule
+    what = f'{part}: of the patterns {", ".join(sharing) or "(none)"} none matches block "{block}"'
+    raise ConfigError(Fault(what, path="sharing", hint='end with "*" = "auto"'))

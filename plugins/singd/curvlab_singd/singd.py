@@ -1,0 +1,190 @@
+"""Preconditioner: inverse-free Kronecker factors in structured matrix groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import Kronecker
+from curvlab.linalg.operator import BlockOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.rows import Rows, Sharing, rows_of
+from curvlab.protocols.schedule import Schedule, at_step
+from curvlab.protocols.structure import Family, as_group
+from curvlab_singd.update import PART, Coupling, Factors, Rule, fit, update
+
+
+@dataclass
+class SingdState:
+    """Factors by block.  Blocks of one shape are views of one stack, updated together."""
+
+    blocks: dict[str, Factors]
+    stacks: list[Stack] = field(default_factory=list, metadata={"transient": True})
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of one shape, side by side in memory."""
+
+    names: tuple[str, ...]
+    factors: Factors
+
+
+@dataclass(frozen=True)
+class Singd(Preconditioner[SingdState]):
+    """``x = (C Cᵀ) g (K Kᵀ)`` with K, C moved towards ``(B ⊗ A + λI)^{-1/2}`` by products alone.
+
+    SINGD (Lin et al. 2024, arXiv 2312.05705); with dense K and C, INGD (Lin et al. 2023, arXiv
+    2302.09738).
+
+    ``coupling`` says how the two sides weigh each other: "mean" is INGD's and SINGD's rule, "none"
+    IKFAC's, whose ``K Kᵀ`` follows ``(A + λI)⁻¹`` and ``C Cᵀ`` ``(B + λI)⁻¹``; "spread" has SINGD's fixed
+    point and comes to it without overshooting (``update``).  λ acts on the Kronecker product, with "none"
+    on each factor.
+
+    Every ``every``-th step, the first included, the batch's rows update K and C before they are
+    applied.  ``lr`` is β₁, ``momentum`` α₁ of the factors' log-space steps; no update changes a direction
+    of a factor by more than about the fraction ``limit``.  The first observation is fitted by ``fit``
+    Newton-Schulz iterations; 0 starts from K = C = I and leaves it to the updates, as the paper does.
+    ``order`` truncates the exponential.
+
+    State: K and C, and as much again with momentum.  Cost of an update with dense factors, r rows:
+    ``2 r d² + 2 r d² + 4 d³`` flops each; of an application, two products with each factor.
+    """
+
+    K: Family
+    C: Family
+    lr: float | Schedule = 0.1
+    momentum: float = 0.5
+    every: int = 1
+    coupling: Coupling = "spread"
+    labels: Labels = Labels.DATA
+    samples: int = 1
+    sharing: Sharing = "auto"
+    limit: float = 0.5
+    fit: int = 6
+    order: Literal[1, 2] = 1
+    stacked: bool = True  #: update blocks of one shape by one batched product
+
+    def __post_init__(self) -> None:
+        as_group(self.K, PART)
+        as_group(self.C, PART)
+        if self.labels is Labels.NONE:
+            raise ConfigError(
+                Fault(
+                    'labels = "none" gives no output gradients', path="labels", hint='use "data" or "model"'
+                )
+            )
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "≥ 0 and < 1")
+        _check("every", self.every, self.every >= 1, "at least 1")
+        _check("samples", self.samples, self.samples >= 1, "at least 1")
+        _check("fit", self.fit, self.fit >= 0, "≥ 0")
+        _check("limit", self.limit, self.limit > 0, "positive (inf: no limit)")
+        _check("lr", self.lr, isinstance(self.lr, Schedule) or self.lr >= 0, "≥ 0")
+
+    def needs(self, step: int) -> Needs:
+        if step % self.every:
+            return Needs(factored=True)
+        samples = self.samples if self.labels is Labels.MODEL else 0
+        return Needs(layers=frozenset({self.labels}), samples=samples, factored=True)
+
+    def joins(self, layer: str) -> bool:
+        return True
+
+    def refuses(self, block: Block) -> str | None:
+        return None if block.is_layer else block.reason
+
+    def init(self, like: BlockVector, ctx: Context) -> SingdState:
+        by_shape: dict[torch.Size, list[str]] = defaultdict(list)
+        for name, shape in like.layout.shapes.items():
+            by_shape[shape].append(name)
+        groups = list(by_shape.values()) if self.stacked else [[n] for n in like.layout.names]
+        state = SingdState({})
+        for names in groups:
+            stack = Stack(tuple(names), self._fresh(like.layout.shapes[names[0]], len(names), like))
+            state.stacks.append(stack)
+            state.blocks.update({name: _part(stack.factors, k) for k, name in enumerate(names)})
+        return state
+
+    def observe(self, state: SingdState, seen: Pass, ctx: Context) -> None:
+        if ctx.step % self.every:
+            return
+        layers = seen.layers[self.labels]
+        lr = at_step(self.lr, ctx.step)
+        for stack in state.stacks:
+            rows = {n: rows_of(PART, n, layers[n], seen, self.sharing) for n in stack.names if n in layers}
+            for factors, observed in self._together(state, stack, rows):
+                if self.fit and not factors.updates:
+                    fit(factors, observed, ctx.damping, self.fit, self._rule)
+                else:
+                    update(factors, observed, ctx.damping, lr, self._rule)
+            for name in rows:
+                state.blocks[name].updates += 1
+
+    def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
+        blocks: dict[str, BlockOperator] = {}
+        for name, f in state.blocks.items():
+            K, C = as_group(f.K.family, PART), as_group(f.C.family, PART)
+            blocks[name] = Kronecker(C.gramian(f.C), K.gramian(f.K))
+        return Solve(BlockDiagonal(blocks) @ v)
+
+    @property
+    def _rule(self) -> Rule:
+        return Rule(self.coupling, self.momentum, self.order, self.limit)
+
+    def _fresh(self, shape: torch.Size, count: int, like: BlockVector) -> Factors:
+        """``count`` blocks of one shape at the identity, side by side."""
+        K, C = self.K.at(shape[1]), self.C.at(shape[0])
+        flat, batch = like.flat, (count,)
+        eyes = K.eye(shape[1], like=flat, batch=batch), C.eye(shape[0], like=flat, batch=batch)
+        if not self.momentum:
+            return Factors(*eyes, None, None)
+        return Factors(
+            *eyes, K.zeros(shape[1], like=flat, batch=batch), C.zeros(shape[0], like=flat, batch=batch)
+        )
+
+    def _together(self, state: SingdState, stack: Stack, rows: dict[str, Rows]) -> list[tuple[Factors, Rows]]:
+        """What is updated at once: the whole stack if all of it was seen alike, else block by block."""
+        if len(stack.names) == len(rows) > 1 and _alike(list(rows.values())):
+            ages = {state.blocks[n].updates for n in stack.names}
+            if len(ages) == 1:
+                found = [rows[n] for n in stack.names]
+                stack.factors.updates = ages.pop()
+                return [(stack.factors, _stacked(found))]
+        return [(state.blocks[name], found) for name, found in rows.items()]
+
+
+def _alike(rows: list[Rows]) -> bool:
+    """Whether rows of several blocks have one shape and one weight."""
+    return len({(r.a.shape, None if r.g is None else r.g.shape, r.a_weight, r.g_weight) for r in rows}) == 1
+
+
+def _stacked(rows: list[Rows]) -> Rows:
+    g = torch.stack([r.g for r in rows if r.g is not None])
+    return Rows(torch.stack([r.a for r in rows]), rows[0].a_weight, g, rows[0].g_weight)
+
+
+def _part(f: Factors, k: int) -> Factors:
+    """The k-th of stacked factors: views of the same memory."""
+    m_K, m_C = f.m_K, f.m_C
+    return Factors(
+        f.K.part(k),
+        f.C.part(k),
+        None if m_K is None else m_K.part(k),
+        None if m_C is None else m_C.part(k),
+    )
+
+
+def _check(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(Fault(f"{name} = {value!r} must be {expected}", path=name))

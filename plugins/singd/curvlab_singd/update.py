@@ -1,0 +1,180 @@
+"""The inverse-free update of Kronecker factors: log-space steps on K and C, and the moves they make.
+
+For one layer, ``U_K = E[a aᵀ]`` and ``U_C = E[g gᵀ]`` of the present batch, whitened by the factors:
+``H_K = Kᵀ U_K K``, ``H_C = Cᵀ U_C C``.  Everything is products, sums and traces of structured
+matrices, so it exists in every dtype; nothing is inverted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from curvlab.protocols.rows import Rows
+from curvlab.protocols.structure import Structure, as_group
+
+PART = "singd"
+
+#: what weighs one factor's H in the other's step: see ``update``
+Coupling = Literal["spread", "mean", "none"]
+
+#: angles per index of the vectors that the power iteration starts from; the first is constant, as the
+#: longest axis of non-negative inputs nearly is
+ANGLES = (0.0, 1.0, 2.3999632, 0.7548777)
+
+
+@dataclass
+class Factors:
+    """One layer's preconditioner ``(C Cᵀ) ⊗ (K Kᵀ)`` and the log-space momenta of its factors.
+
+    No momentum, no tensor.  ``updates`` counts the observations taken in.
+    """
+
+    K: Structure
+    C: Structure
+    m_K: Structure | None
+    m_C: Structure | None
+    updates: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How factors move; the settings of ``singd`` that the update reads."""
+
+    coupling: Coupling
+    momentum: float
+    order: int
+    limit: float
+
+
+def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> None:
+    """One step of K and C on one observation, each from the other's old value; m, K and C change in place.
+
+    ``m_K ← α₁ m_K + ½ Π[w_C H_K + λ_C KᵀK − I]`` and ``K ← K Exp(−β m_K)``; C's likewise.
+
+    | coupling | w_C | λ_C |  |
+    |---|---|---|---|
+    | mean | avg(H_C) | λ avg(CᵀC) | INGD, SINGD (arXiv 2302.09738, 2312.05705; specs 3 and 5) |
+    | spread | avg(H_C) √(s_K s_C) | λ avg(CᵀC) | the same fixed point, approached from below |
+    | none | 1 | λ | IKFAC (specs 4) |
+
+    avg is the mean of the diagonal, ``s = d tr(H²)/tr(H)²`` the spread of H's eigenvalues: 1 where H is a
+    multiple of I, as at the fixed point.  While it is not, the mean lets the largest curvature of the
+    layer grow to ``1/(avg H_K avg H_C)`` times what the step can bear; with the spread it stays near 1.
+    """
+    assert rows.g is not None, "the labels of singd always give gradients"
+    K, C = f.K, f.C
+    on_K, on_C = as_group(K.family, PART), as_group(C.family, PART)
+    H_K = on_K.congruence(K, rows.a).scale_(rows.a_weight)
+    H_C = on_C.congruence(C, rows.g).scale_(rows.g_weight)
+    square_K, square_C = on_K.square(K), on_C.square(C)
+    w_K: Tensor | float = 0.5
+    w_C: Tensor | float = 0.5
+    damping_K: Tensor | float = 0.5 * damping
+    damping_C: Tensor | float = 0.5 * damping
+    if rule.coupling != "none":
+        w_K, w_C = 0.5 * H_K.mean_diagonal(), 0.5 * H_C.mean_diagonal()
+        if rule.coupling == "spread":
+            both = (spread(H_K) * spread(H_C)).sqrt()
+            w_K, w_C = w_K * both, w_C * both
+        damping_K = 0.5 * damping * square_K.mean_diagonal()
+        damping_C = 0.5 * damping * square_C.mean_diagonal()
+    if not bool(torch.isfinite(H_K.mean_diagonal() + H_C.mean_diagonal()).all()):
+        return  # an observation that overflowed would stay in K, C and m for good
+    m_K = _log_step(f.m_K, H_K, w_C, square_K, damping_C, rule.momentum)
+    m_C = _log_step(f.m_C, H_C, w_K, square_C, damping_K, rule.momentum)
+    move(K, m_K, lr, rule.order, rule.limit)
+    move(C, m_C, lr, rule.order, rule.limit)
+
+
+def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> None:
+    """``K ← K Exp(−β m)``, Exp truncated to ``I + X`` or, at order 2, ``I + X + ½ X²``.
+
+    ``β = min(lr, limit/‖m‖₂)``, the norm found by power iteration: no direction of K changes by much more
+    than the fraction ``limit`` whatever was observed, so that ``I − β m`` stays regular.
+    """
+    group = as_group(K.family, PART)
+    beta: float | Tensor = lr
+    if limit < float("inf"):
+        norm = top(m)
+        beta = torch.clamp(limit / norm.clamp(min=torch.finfo(norm.dtype).tiny), max=lr)
+    change = group.product(K, m)
+    if order == 2:
+        K.combine_(1.0, group.product(change, m), 0.5 * beta**2)
+    K.combine_(1.0, change, -beta)
+
+
+def top(M: Structure) -> Tensor:
+    """Largest singular value, from below: two products with M and Mᵀ on a few fixed vectors."""
+    like = next(iter(M.tensors().values()))
+    index = torch.arange(M.d, dtype=like.dtype, device=like.device)
+    v = torch.stack([torch.cos(index * angle) for angle in ANGLES], dim=-1)
+    w = M @ v.expand(*M.batch, M.d, len(ANGLES))
+    u = M.rmatmul(w.mT)
+    length = torch.linalg.vector_norm(w, dim=-2).clamp(min=torch.finfo(like.dtype).tiny)
+    found: Tensor = (torch.linalg.vector_norm(u, dim=-1) / length).amax(-1)
+    return found
+
+
+def spread(H: Structure) -> Tensor:
+    """``d tr(H²)/tr(H)²``: 1 for a multiple of I, d for a matrix of rank one."""
+    mean = H.mean_diagonal().clamp(min=torch.finfo(H.mean_diagonal().dtype).tiny)
+    return ((H.norm() / mean).square() / H.d).clamp(min=1.0)
+
+
+def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> None:
+    """K and C from one observation: ``K Kᵀ ≈ (U_K + λ_K I)⁻¹``, ``C Cᵀ ≈ (U_C + λ_C I)⁻¹`` by products alone.
+
+    Scales each factor so that its largest damped curvature is 1, and then iterates
+    ``K ← K (I − ½ Π[H_K + λ_K KᵀK − I])``: IKFAC's update with β₁ = 1, which is the Newton-Schulz iteration
+    of the inverse square root; n rounds reach curvatures down to ``2.25⁻ⁿ`` of the largest, so that what one
+    batch has not seen is not yet trusted to be flat.
+    λ is split as KFAC does, ``λ_K = √λ π``, ``λ_C = √λ / π``, ``π² = avg(U_K)/avg(U_C)``; without coupling
+    each factor takes λ.
+    """
+    assert rows.g is not None
+    h_K = rows.a.square().mean((-2, -1)) * (rows.a_weight * rows.a.shape[-2])
+    h_C = rows.g.square().mean((-2, -1)) * (rows.g_weight * rows.g.shape[-2])
+    if rule.coupling == "none":
+        damping_K = damping_C = torch.full_like(h_K, damping)
+    else:
+        tiny = torch.finfo(h_K.dtype).tiny
+        pi = (h_K.clamp(min=tiny) / h_C.clamp(min=tiny)).sqrt()
+        damping_K, damping_C = damping**0.5 * pi, damping**0.5 / pi
+    if bool(torch.isfinite(h_K + h_C).all()):
+        _fit(f.K, rows.a, rows.a_weight, damping_K, rounds)
+        _fit(f.C, rows.g, rows.g_weight, damping_C, rounds)
+
+
+def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -> None:
+    group = as_group(K.family, PART)
+    for k in range(rounds):
+        H, square = group.congruence(K, X).scale_(weight), group.square(K)
+        if k == 0:
+            s = _power(top(H) + damping * square.mean_diagonal(), -0.5)
+            K.scale_(s)
+            H.scale_(s.square())
+            square.scale_(s.square())
+        move(K, _log_step(None, H, 0.5, square, 0.5 * damping, 0.0), 1.0, 1, 0.5)
+
+
+def _power(x: Tensor, p: float) -> Tensor:
+    """x to a negative power; 1 where nothing was observed and nothing damps."""
+    return torch.where(x > 0, x, torch.ones_like(x)) ** p
+
+
+def _log_step(
+    m: Structure | None,
+    H: Structure,
+    weight: Tensor | float,
+    square: Structure,
+    damping: Tensor | float,
+    keep: float,
+) -> Structure:
+    """``m ← keep · m + weight · H + damping · KᵀK − ½ I``, in m's buffer; in H's if there is no momentum."""
+    if m is None:
+        return H.combine_(weight, square, damping).shift_(-0.5)
+    return m.combine_(keep, H, weight).combine_(1.0, square, damping).shift_(-0.5)

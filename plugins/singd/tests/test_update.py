@@ -1,0 +1,257 @@
+"""The inverse-free update against formulas: as they are written, entry by entry, and at its fixed points."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from curvlab.protocols.structure import Family, Group
+from curvlab.structures.dense import Dense
+from curvlab.structures.diagonal import Diagonal
+from curvlab.testing.asserts import assert_close
+from curvlab.testing.problems import DTYPE, normal
+from plugins.singd.tests.bare import IKFAC, INGD, SPREAD, named, rules, singd
+from plugins.singd.tests.hand_fed import Fed, Written, average, eye, moments, rows
+from tests.limits.registered import families
+
+OUT, IN, N = 4, 6, 9
+
+#: families closed under products that are vector spaces; each as K's and as C's
+GROUPS = [f for f in families() if isinstance(f, Group)]
+
+orders = pytest.mark.parametrize("order", [1, 2])
+
+
+def batches(count: int, o: int = OUT, i: int = IN) -> list[tuple[Tensor, Tensor]]:
+    return [(rows(N, i, seed=k), rows(N, o, seed=100 + k)) for k in range(count)]
+
+
+# as it is written
+
+
+@pytest.mark.parametrize(
+    ("family", "rule", "order"),
+    [
+        *((f, INGD, 2) for f in GROUPS),
+        *((f, IKFAC, 1) for f in GROUPS),
+        *((f, SPREAD, 1) for f in GROUPS),
+        *((f, rule, order) for f in (Dense(), Diagonal()) for rule, order in ((INGD, 1), (IKFAC, 2))),
+    ],
+    ids=named,
+)
+@pytest.mark.filterwarnings("ignore::curvlab.protocols.structure.NaiveFallback")
+def test_ten_updates_are_those_of_the_formulas(family: Family, rule: dict[str, Any], order: int) -> None:
+    """K and C lose their symmetry on the way, so that a transpose forgotten anywhere is found."""
+    settings: dict[str, Any] = {"lr": 0.1, "order": order, **rule}
+    fed = Fed(singd(family, family, **settings), OUT, IN, damping=0.05)
+    written = Written(
+        family.at(IN), family.at(OUT), eye(IN), eye(OUT), 0.05, 0.1, rule["momentum"], rule["coupling"], order
+    )
+    for a, g in batches(10):
+        fed.see(a, g)
+        written.see(a, g)
+    for found, expected in ((fed.K, written.K), (fed.C, written.C)):
+        assert_close(found, expected, dimension=IN * IN, condition=10.0, what=str(family))
+    v = normal(OUT, IN, seed=7)
+    expected = written.C @ written.C.mT @ v @ written.K @ written.K.mT
+    assert_close(fed.direction(v), expected, dimension=IN * IN, condition=10.0, what=str(family))
+
+
+def test_dense_factors_do_lose_their_symmetry() -> None:
+    fed = Fed(singd(Dense(), lr=0.1), OUT, IN, damping=0.05)
+    for a, g in batches(10):
+        fed.see(a, g)
+    assert float((fed.K - fed.K.mT).abs().max()) > 1e-3
+
+
+@rules
+def test_a_diagonal_factor_is_a_vector_of_numbers(rule: dict[str, Any]) -> None:
+    alpha, beta, lam = rule["momentum"], 0.1, 0.05
+    fed = Fed(singd(Diagonal(), lr=beta, **rule), OUT, IN, damping=lam)
+    k, c = torch.ones(IN, dtype=DTYPE), torch.ones(OUT, dtype=DTYPE)
+    m_k, m_c = torch.zeros_like(k), torch.zeros_like(c)
+    for a, g in batches(20):
+        h_k, h_c = k**2 * (a**2).mean(0), c**2 * (g**2).mean(0)
+        if rule["coupling"] != "none":
+            s_k = h_c.mean() * h_k + lam * (c**2).mean() * k**2 - 1
+            s_c = h_k.mean() * h_c + lam * (k**2).mean() * c**2 - 1
+        else:
+            s_k, s_c = h_k + lam * k**2 - 1, h_c + lam * c**2 - 1
+        m_k, m_c = alpha * m_k + s_k / 2, alpha * m_c + s_c / 2
+        k, c = k - beta * k * m_k, c - beta * c * m_c
+        fed.see(a, g)
+    assert_close(fed.K, torch.diag(k), dimension=N)
+    assert_close(fed.C, torch.diag(c), dimension=N)
+    v = normal(OUT, IN, seed=7)
+    assert_close(fed.direction(v), (c**2)[:, None] * v * k**2, dimension=N)
+
+
+# fixed points
+
+
+@orders
+@rules
+@pytest.mark.parametrize(("u", "v", "lam"), [(2.0, 0.5, 0.1), (0.3, 4.0, 0.0), (1e-3, 1e-2, 1.0)])
+def test_of_a_number_the_fixed_point_is_the_inverse(
+    rule: dict[str, Any], u: float, v: float, lam: float, order: int
+) -> None:
+    """(K C)² = 1/(u v + λ): adaptive damping is of the product; IKFAC damps each factor."""
+    fed = Fed(singd(lr=0.2, order=order, **rule), 1, 1, damping=lam)
+    a, g = (torch.full((3, 1), math.sqrt(x), dtype=DTYPE) for x in (u, v))
+    for _ in range(250):
+        fed.see(a, g)
+    expected = 1 / (u * v + lam) if rule["coupling"] != "none" else 1 / ((u + lam) * (v + lam))
+    assert float((fed.K * fed.C) ** 2) == pytest.approx(expected, rel=1e-9)
+
+
+@orders
+def test_ikfac_rests_where_K_is_a_root_of_the_damped_inverse(order: int) -> None:
+    fed, (a, g) = Fed(singd(lr=0.2, order=order, **IKFAC), OUT, IN, damping=0.05), batches(1)[0]
+    for _ in range(300):
+        fed.see(a, g)
+    for P, U in zip(fed.P, (moments(a), moments(g)), strict=True):
+        assert_close(P @ (U + 0.05 * eye(len(U))), eye(len(U)), dimension=IN, condition=1e3)
+
+
+@orders
+def test_ingd_rests_where_each_factor_inverts_its_side_damped_by_the_other(order: int) -> None:
+    """K Kᵀ = [avg(H_C) U_K + λ avg(CᵀC) I]⁻¹ and C's likewise."""
+    fed, (a, g) = Fed(singd(lr=0.2, order=order, **INGD), OUT, IN, damping=0.05), batches(1)[0]
+    for _ in range(300):
+        fed.see(a, g)
+    K, C, (P_K, P_C) = fed.K, fed.C, fed.P
+    U_K, U_C = moments(a), moments(g)
+    on_K = average(C.mT @ U_C @ C) * U_K + 0.05 * average(C.mT @ C) * eye(IN)
+    on_C = average(K.mT @ U_K @ K) * U_C + 0.05 * average(K.mT @ K) * eye(OUT)
+    assert_close(P_K @ on_K, eye(IN), dimension=IN, condition=1e3)
+    assert_close(P_C @ on_C, eye(OUT), dimension=IN, condition=1e3)
+
+
+def test_undamped_ingd_rests_at_the_inverse_of_the_kronecker_product() -> None:
+    fed, (a, g) = Fed(singd(lr=0.2, **INGD), OUT, IN), batches(1)[0]
+    for _ in range(400):
+        fed.see(a, g)
+    v = normal(OUT, IN, seed=7)
+    expected = torch.linalg.solve(moments(g), v) @ torch.linalg.inv(moments(a))
+    assert_close(fed.direction(v), expected, dimension=IN, condition=1e4)
+
+
+# how near to KFAC
+
+
+def slope(xs: list[float], errors: list[float]) -> float:
+    """The order of convergence: of log(error) over log(x), by least squares."""
+    x, y = (torch.tensor(v, dtype=DTYPE).log() for v in (xs, errors))
+    return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+
+
+BETAS = [0.1, 0.05, 0.025, 0.0125]
+
+
+@orders
+@pytest.mark.parametrize("start", ["identity", "anywhere"])
+def test_one_step_of_ikfac_is_kfacs_inverse_up_to_the_square_of_its_rate(start: str, order: int) -> None:
+    """K Kᵀ against [(1 − β) (K₀K₀ᵀ)⁻¹ + β (U_K + λI)]⁻¹: the error falls like β²."""
+    lam, (a, g) = 0.05, (0.6 * x for x in batches(1)[0])  # so small that β = 0.1 is asymptotic
+    K, C = (eye(IN), eye(OUT)) if start == "identity" else (_any(IN, 3, 0.2), _any(OUT, 4, 0.2))
+    errors: list[list[float]] = [[], []]
+    for beta in BETAS:
+        fed = Fed(singd(lr=beta, order=order, **IKFAC), OUT, IN, damping=lam)
+        fed.put(K, C)
+        fed.see(a, g)
+        for k, (P, start_, U) in enumerate(zip(fed.P, (K, C), (moments(a), moments(g)), strict=True)):
+            old = torch.linalg.inv(start_ @ start_.mT)
+            kfac = torch.linalg.inv((1 - beta) * old + beta * (U + lam * eye(len(U))))
+            errors[k].append(float((P - kfac).norm()))
+    for found in errors:
+        assert slope(BETAS, found) == pytest.approx(2.0, abs=0.15), found
+
+
+def test_ikfac_follows_kfacs_average_to_first_order() -> None:
+    """Over one span of time β · steps, on batches that change: errors of order β² add up to order β."""
+    lam, span, errors = 0.05, 1.0, []
+    for beta in BETAS:
+        fed, S = Fed(singd(lr=beta, **IKFAC), OUT, IN, damping=lam), (1 - lam) * eye(IN)
+        for k in range(round(span / beta)):
+            a, g = batches(1)[0]
+            a = a * (1 + 0.3 * math.sin(6 * k * beta))
+            fed.see(a, g)
+            S = (1 - beta) * S + beta * moments(a)
+        errors.append(float((fed.P[0] - torch.linalg.inv(S + lam * eye(IN))).norm()))
+    assert slope(BETAS, errors) == pytest.approx(1.0, abs=0.15), errors
+
+
+def _any(d: int, seed: int, off: float) -> Tensor:
+    """Invertible and not symmetric."""
+    return eye(d) + off * normal(d, d, seed=seed) / math.sqrt(d)
+
+
+# the exponential
+
+
+@pytest.mark.parametrize(("order", "falls"), [(1, 2.0), (2, 3.0)])
+def test_the_exponential_is_truncated_behind_its_order(order: int, falls: float) -> None:
+    (a, g), lam, errors = batches(1)[0], 0.05, []
+    K, C = _any(IN, 3, 0.4), _any(OUT, 4, 0.4)
+    m = 0.5 * (K.mT @ (moments(a) + lam * eye(IN)) @ K - eye(IN))
+    for beta in BETAS:
+        fed = Fed(singd(lr=beta, order=order, **IKFAC), OUT, IN, damping=lam)
+        fed.put(K, C)
+        fed.see(a, g)
+        errors.append(float((fed.K - K @ torch.linalg.matrix_exp(-beta * m)).norm()))
+    assert slope(BETAS, errors) == pytest.approx(falls, abs=0.15), errors
+
+
+# gauge
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "t"),
+    [
+        (Dense(), {}, 3.0),
+        (Dense(), {}, 1e-2),
+        (Diagonal(), {}, 3.0),
+        (Dense(), {"limit": 0.05}, 3.0),
+        (Dense(), {"fit": 3}, 3.0),
+        (Dense(), SPREAD, 3.0),
+        (Dense(), {"order": 2}, 3.0),
+        (Dense(), {"momentum": 0.9}, 3.0),
+    ],
+    ids=str,
+)
+def test_scale_that_the_factors_of_ingd_exchange_is_never_seen(
+    family: Family, settings: dict[str, Any], t: float
+) -> None:
+    """(K, C) → (tK, C/t) leaves 50 directions as they were, and K's share of the scale where it was."""
+    one, other = (Fed(singd(family, **{**INGD, **settings}), OUT, IN, damping=0.05) for _ in range(2))
+    other.put(t * eye(IN), eye(OUT) / t)
+    for k, (a, g) in enumerate(batches(50)):
+        one.see(a, g)
+        other.see(a, g)
+        v = normal(OUT, IN, seed=k)
+        assert_close(other.direction(v), one.direction(v), dimension=N * IN, condition=10.0)
+    assert_close(other.K, t * one.K, dimension=N * IN, condition=10.0)
+
+
+def test_ikfac_does_see_it() -> None:
+    one, other = (Fed(singd(**IKFAC), OUT, IN, damping=0.05) for _ in range(2))
+    other.put(1.5 * eye(IN), eye(OUT) / 1.5)
+    for a, g in batches(50):
+        one.see(a, g)
+        other.see(a, g)
+    v = normal(OUT, IN, seed=7)
+    apart = (other.direction(v) - one.direction(v)).norm() / one.direction(v).norm()
+    assert float(apart) > 1e-2
+
+
+@pytest.mark.filterwarnings("error::curvlab.protocols.structure.NaiveFallback")
+@pytest.mark.parametrize("family", GROUPS, ids=str)
+def test_no_registered_family_falls_back_to_a_dense_matrix(family: Family) -> None:
+    fed = Fed(singd(family, family, limit=0.5, fit=3, order=2), OUT, IN, damping=0.05)
+    for a, g in batches(3):
+        fed.see(a, g)
+        assert bool(torch.isfinite(fed.direction(normal(OUT, IN, seed=7))).all())

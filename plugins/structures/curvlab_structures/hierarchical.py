@@ -1,0 +1,68 @@
+"""Hierarchical matrices: dense blocks at both ends, whose rows are dense, and a diagonal between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab_structures.bordered import Bordered, Head
+from curvlab_structures.bordered_structure import BorderedFamily, BorderedMatrix
+from curvlab_structures.settings import at_least
+
+
+@dataclass(frozen=True)
+class HierarchicalMatrix(BorderedMatrix):
+    """``[[A, B₁, B₂], [0, Diag D, 0], [0, E₁, E₂]]``.
+
+    It is bordered, with the indices of A and E₂ as the head: the corner is ``[[A, B₂], [0, E₂]]``, the border
+    ``[[B₁], [E₁]]``.
+    """
+
+    top: Float[Tensor, "*b t t"]  #: A
+    across: Float[Tensor, "*b t l"]  #: B₂
+    bottom: Float[Tensor, "*b l l"]  #: E₂
+
+    def form(self) -> Bordered:
+        head = self.family.head(self.d)
+        corner = self.border.new_zeros(*self.batch, head.size, head.size)
+        corner[..., : head.top, : head.top] = self.top
+        corner[..., : head.top, head.top :] = self.across
+        corner[..., head.top :, head.top :] = self.bottom
+        return Bordered(corner, self.border, self.diagonal, head)
+
+    def squares(self) -> tuple[Float[Tensor, "*b _ _"], ...]:
+        return self.top, self.bottom
+
+
+@dataclass(frozen=True)
+class Hierarchical(BorderedFamily):
+    """Π(S): S's blocks over the first k₁ and over the last k₂ indices, its diagonal between, twice the rest.
+
+    The pattern is ``[[A, B₁, B₂], [0, Diag D, 0], [0, E₁, E₂]]`` with k₁ = ``top`` and k₂ = ``bottom``; if
+    d ≤ k₁ it is A alone, if d ≤ k₁ + k₂ there is no middle.  With m = d − k₁ − k₂:
+    ``k₁² + k₁·(d − k₁) + (k₂ + 1)·m + k₂²`` scalars.  With k = k₁ + k₂, a product with a vector costs about
+    (2·k + 1)·d flops, one with K Kᵀ (4·k + 1)·d, a congruence of n rows 4·n·k·d.  Source: arXiv 2312.05705,
+    with the transposes that A and E₂ need once they have lost their symmetry.
+    """
+
+    top: int = 15
+    bottom: int = 15
+
+    def __post_init__(self) -> None:
+        at_least("top", self.top, 1)
+        at_least("bottom", self.bottom, 1)
+
+    def head(self, d: int) -> Head:
+        top = min(self.top, d)
+        return Head(top, min(self.bottom, d - top))
+
+    def scalars(self, d: int) -> int:
+        head = self.head(d)
+        return super().scalars(d) - head.bottom * head.top
+
+    def fold(self, M: Bordered, weight: float = 1.0) -> HierarchicalMatrix:
+        t, A = M.head.top, M.corner
+        pieces = A[..., :t, :t].clone(), weight * A[..., :t, t:], A[..., t:, t:].clone()
+        return HierarchicalMatrix(M.border, M.diagonal, self, *(p.contiguous() for p in pieces))
