@@ -19,93 +19,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import json
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pairs import Ratio, ours, paired, quiet, seconds, torch_adamw
 
 import curvlab
 from curvlab.protocols.report import Reporter, StepRecord
-from curvlab.tasks.mlp import mlp
 
-WIDTHS = (784, 512, 512, 512, 10)
-BATCH = 128
 BOUNDS = {"adamw composition": 1.15, "engine loop": 1.05, "kfac, refresh 10": 2.0}
-
-
-def network() -> nn.Module:
-    """The same weights every time."""
-    torch.manual_seed(0)
-    return mlp(WIDTHS, "relu")
-
-
-def batches() -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of random images and labels, the same 64 over and over."""
-    generator = torch.Generator().manual_seed(1)
-    made = [
-        (
-            torch.rand(BATCH, WIDTHS[0], generator=generator),
-            torch.randint(0, WIDTHS[-1], (BATCH,), generator=generator),
-        )
-        for _ in range(64)
-    ]
-    return itertools.cycle(made)
-
-
-def torch_adamw() -> Callable[[], None]:
-    """The baseline: a step of torch's own AdamW, CPU defaults."""
-    model, data = network(), batches()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-
-    def step() -> None:
-        x, y = next(data)
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    return step
-
-
-def ours(method: str, **knobs: object) -> Callable[[], None]:
-    """A step of one of our methods, on a new objective each time."""
-    model, data = network(), batches()
-    optimizer = curvlab.optimizer(method, model, **knobs)
-    criterion = nn.CrossEntropyLoss()
-
-    def step() -> None:
-        x, y = next(data)
-        optimizer.step(curvlab.objective(model, criterion, x, y))
-
-    return step
-
-
-def seconds(step: Callable[[], None], steps: int) -> float:
-    """CPU seconds of ``steps`` steps."""
-    begun = time.process_time()
-    for _ in range(steps):
-        step()
-    return time.process_time() - begun
-
-
-def paired(subject: Callable[[], None], baseline: Callable[[], None], rounds: int, steps: int) -> list[float]:
-    """One ratio per round, after a warm-up of both."""
-    seconds(baseline, steps)
-    seconds(subject, steps)
-    ratios = []
-    for _ in range(rounds):
-        base = seconds(baseline, steps)
-        ratios.append(seconds(subject, steps) / base)
-    return ratios
 
 
 @dataclass(frozen=True)
@@ -164,8 +92,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    quiet()
     rounds, steps = arguments.rounds, arguments.steps
     base = torch_adamw()
     measured = {
@@ -173,23 +100,17 @@ def main() -> int:
         "kfac, refresh 10": paired(ours("kfac", refresh=10), base, rounds, steps),
         "engine loop": engine_loop(min(rounds, 9), 300),
     }
-    rows = {
-        name: {
-            "median": statistics.median(found),
-            "min": min(found),
-            "max": max(found),
-            "bound": BOUNDS[name],
-        }
-        for name, found in measured.items()
-    }
+    rows = {name: Ratio.of(found) for name, found in measured.items()}
     if arguments.json:
-        json.dump(rows, sys.stdout, indent=2)
+        table = {
+            name: {"median": row.median, "min": row.least, "max": row.most, "bound": BOUNDS[name]}
+            for name, row in rows.items()
+        }
+        json.dump(table, sys.stdout, indent=2)
     else:
         for name, row in rows.items():
-            print(
-                f"{name:20} {row['median']:.2f}  ({row['min']:.2f} – {row['max']:.2f})  bound {row['bound']}"
-            )
-    return int(any(row["median"] > row["bound"] for row in rows.values()))
+            print(f"{name:20} {row}  bound {BOUNDS[name]}")
+    return int(any(row.median > BOUNDS[name] for name, row in rows.items()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, NotPositiveDefinite
+from curvlab.linalg.gram import gram_
 from curvlab.protocols.backend import Backend
 
 
@@ -42,7 +43,7 @@ class Full(Backend):
     def gram_(
         self, M: Float[Tensor, "d d"], keep: float, X: Float[Tensor, "n d"], weight: float
     ) -> Float[Tensor, "d d"]:
-        return M.addmm_(X.mT, X, beta=keep, alpha=weight)
+        return gram_(M, keep, X, weight)
 
     def cholesky(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
         return self._lifted(A, _cholesky)

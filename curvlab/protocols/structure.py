@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -33,6 +34,10 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.backend import Backend
 
 M = TypeVar("M", bound="Structure")
+
+#: angles per index of the vectors that power iteration starts from; the first vector is constant, as the
+#: longest axis of a Gram matrix of non-negative rows nearly is
+ANGLES = (0.0, 1.0, 2.3999632, 0.7548777)
 
 
 class NaiveFallback(UserWarning):
@@ -109,6 +114,16 @@ class Structure(ABC):
         """Frobenius norm of the matrix."""
         _naive(self, "norm")
         return self.dense().square().sum((-2, -1)).sqrt()
+
+    def spectral_norm(self) -> Float[Tensor, "*b"]:
+        """Largest singular value, estimated from below: one step of power iteration on a few fixed vectors."""
+        like = next(iter(self.tensors().values()))
+        v = _probes(self.d, like.dtype, like.device)
+        w = self @ v.expand(*self.batch, self.d, len(ANGLES))
+        u = self.rmatmul(w.mT)
+        length = torch.linalg.vector_norm(w, dim=-2).clamp(min=torch.finfo(like.dtype).tiny)
+        found: Tensor = (torch.linalg.vector_norm(u, dim=-1) / length).amax(-1)
+        return found
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -275,6 +290,13 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
                 as_gram(side.family, part)
         found[name] = block
     return found
+
+
+@lru_cache(maxsize=256)
+def _probes(d: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "d k"]:
+    """What power iteration starts from."""
+    index = torch.arange(d, dtype=torch.float64, device=device)
+    return torch.stack([torch.cos(index * angle) for angle in ANGLES], dim=-1).to(dtype)
 
 
 def _per_matrix(c: Any, t: Tensor) -> Any:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.linalg.gram import gram
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group, Structure
 
@@ -85,13 +86,11 @@ class Dense(Family, Gram, Group):
     def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> DenseMatrix:
         matrix, (n, d) = K.dense(), X.shape[-2:]
         if n > 2 * d:  # Kᵀ (XᵀX) K costs n d² + 2 d³ and (X K)ᵀ (X K) costs 2 n d²
-            return DenseMatrix(matrix.mT @ ((X.mT @ X) @ matrix), self)
-        S = X @ matrix
-        return DenseMatrix(S.mT @ S, self)
+            return DenseMatrix(matrix.mT @ (gram(X) @ matrix), self)
+        return DenseMatrix(gram(X @ matrix), self)
 
     def square(self, K: Structure) -> DenseMatrix:
-        matrix = K.dense()
-        return DenseMatrix(matrix.mT @ matrix, self)
+        return DenseMatrix(gram(K.dense()), self)
 
     def product(self, K: Structure, M: Structure) -> DenseMatrix:
         return DenseMatrix(K.dense() @ M.dense(), self)

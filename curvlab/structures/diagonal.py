@@ -50,6 +50,9 @@ class DiagonalMatrix(Structure):
         norm: Tensor = torch.linalg.vector_norm(self.entries, dim=-1)
         return norm
 
+    def spectral_norm(self) -> Float[Tensor, "*b"]:
+        return self.entries.abs().amax(-1)
+
     @property
     def batch(self) -> tuple[int, ...]:
         return tuple(self.entries.shape[:-1])

@@ -13,7 +13,7 @@ from torch import Tensor
 from curvlab.errors import CapabilityError, UnsupportedEvidence
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import GramKronecker, Kronecker
-from curvlab.protocols.structure import Family, NaiveFallback, Structure, as_gram, kronecker_blocks
+from curvlab.protocols.structure import Family, NaiveFallback, Structure, as_gram, as_group, kronecker_blocks
 from curvlab.structures.dense import Dense
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close
@@ -110,6 +110,23 @@ def test_a_family_without_the_capability_is_refused_by_name() -> None:
     ):
         as_gram(Lazy(), "layer-covariance")
     assert as_gram(Dense(), "anybody") == Dense()
+
+
+@dataclass(frozen=True)
+class Either(Diagonal):
+    """A choice between diagonal matrices and lazy ones."""
+
+    def options(self) -> tuple[Family, ...]:
+        return (Diagonal(), Lazy())
+
+
+def test_a_choice_can_do_what_all_of_its_options_can() -> None:
+    with pytest.raises(CapabilityError, match="inverse-free needs a structure that is a Group.*Lazy is not"):
+        as_group(Lazy(), "inverse-free")
+    assert as_group(Diagonal(), "inverse-free") == Diagonal()
+    for capability in (as_gram, as_group):
+        with pytest.raises(CapabilityError, match="Lazy is not one"):
+            capability(Either(), "anybody")
 
 
 def test_kronecker_blocks_are_taken_from_a_block_diagonal_or_a_single_one() -> None:

@@ -18,4 +18,10 @@ def curvlab_register(registry: Any) -> None:
         "curvlab_singd.singd:Singd",
         summary="Kronecker factors of the inverse, moved in a structured matrix group by products alone",
     )
+    registry.add(
+        "preconditioner",
+        "sirf-shampoo",
+        "curvlab_singd.sirf_shampoo:SirfShampoo",
+        summary="Shampoo without roots or inverses: one such factor per axis of each block's gradient",
+    )
     registry.methods("curvlab_singd")

@@ -21,11 +21,6 @@ PART = "singd"
 #: what weighs one factor's H in the other's step: see ``update``
 Coupling = Literal["spread", "mean", "none"]
 
-#: angles per index of the vectors that the power iteration starts from; the first is constant, as the
-#: longest axis of non-negative inputs nearly is
-ANGLES = (0.0, 1.0, 2.3999632, 0.7548777)
-
-
 @dataclass
 class Factors:
     """One layer's preconditioner ``(C Cᵀ) ⊗ (K Kᵀ)`` and the log-space momenta of its factors.
@@ -68,22 +63,22 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> Non
     assert rows.g is not None, "the labels of singd always give gradients"
     K, C = f.K, f.C
     on_K, on_C = as_group(K.family, PART), as_group(C.family, PART)
-    H_K = on_K.congruence(K, rows.a).scale_(rows.a_weight)
-    H_C = on_C.congruence(C, rows.g).scale_(rows.g_weight)
+    H_K, H_C = on_K.congruence(K, rows.a), on_C.congruence(C, rows.g)  # times rows' weights below
     square_K, square_C = on_K.square(K), on_C.square(C)
-    w_K: Tensor | float = 0.5
-    w_C: Tensor | float = 0.5
+    h_K, h_C = H_K.mean_diagonal(), H_C.mean_diagonal()
+    if not bool(torch.isfinite(h_K + h_C).all()):
+        return  # an observation that overflowed would stay in K, C and m for good
+    w_K: Tensor | float = 0.5 * rows.g_weight
+    w_C: Tensor | float = 0.5 * rows.a_weight
     damping_K: Tensor | float = 0.5 * damping
     damping_C: Tensor | float = 0.5 * damping
     if rule.coupling != "none":
-        w_K, w_C = 0.5 * H_K.mean_diagonal(), 0.5 * H_C.mean_diagonal()
+        both = torch.full_like(h_K, 0.5 * rows.a_weight * rows.g_weight)
         if rule.coupling == "spread":
-            both = (spread(H_K) * spread(H_C)).sqrt()
-            w_K, w_C = w_K * both, w_C * both
+            both = both * (_spread(H_K, h_K) * _spread(H_C, h_C)).sqrt()
+        w_K, w_C = both * h_K, both * h_C
         damping_K = 0.5 * damping * square_K.mean_diagonal()
         damping_C = 0.5 * damping * square_C.mean_diagonal()
-    if not bool(torch.isfinite(H_K.mean_diagonal() + H_C.mean_diagonal()).all()):
-        return  # an observation that overflowed would stay in K, C and m for good
     m_K = _log_step(f.m_K, H_K, w_C, square_K, damping_C, rule.momentum)
     m_C = _log_step(f.m_C, H_C, w_K, square_C, damping_K, rule.momentum)
     move(K, m_K, lr, rule.order, rule.limit)
@@ -93,13 +88,13 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> Non
 def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> None:
     """``K ← K Exp(−β m)``, Exp truncated to ``I + X`` or, at order 2, ``I + X + ½ X²``.
 
-    ``β = min(lr, limit/‖m‖₂)``, the norm found by power iteration: no direction of K changes by much more
+    ``β = min(lr, limit/‖m‖₂)``, the norm as ``spectral_norm`` estimates it: no direction of K changes by much more
     than the fraction ``limit`` whatever was observed, so that ``I − β m`` stays regular.
     """
     group = as_group(K.family, PART)
     beta: float | Tensor = lr
     if limit < float("inf"):
-        norm = top(m)
+        norm = m.spectral_norm()
         beta = torch.clamp(limit / norm.clamp(min=torch.finfo(norm.dtype).tiny), max=lr)
     change = group.product(K, m)
     if order == 2:
@@ -107,22 +102,10 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
     K.combine_(1.0, change, -beta)
 
 
-def top(M: Structure) -> Tensor:
-    """Largest singular value, from below: two products with M and Mᵀ on a few fixed vectors."""
-    like = next(iter(M.tensors().values()))
-    index = torch.arange(M.d, dtype=like.dtype, device=like.device)
-    v = torch.stack([torch.cos(index * angle) for angle in ANGLES], dim=-1)
-    w = M @ v.expand(*M.batch, M.d, len(ANGLES))
-    u = M.rmatmul(w.mT)
-    length = torch.linalg.vector_norm(w, dim=-2).clamp(min=torch.finfo(like.dtype).tiny)
-    found: Tensor = (torch.linalg.vector_norm(u, dim=-1) / length).amax(-1)
-    return found
-
-
-def spread(H: Structure) -> Tensor:
+def _spread(H: Structure, mean: Tensor) -> Tensor:
     """``d tr(H²)/tr(H)²``: 1 for a multiple of I, d for a matrix of rank one."""
-    mean = H.mean_diagonal().clamp(min=torch.finfo(H.mean_diagonal().dtype).tiny)
-    return ((H.norm() / mean).square() / H.d).clamp(min=1.0)
+    tiny = torch.finfo(mean.dtype).tiny
+    return ((H.norm() / mean.clamp(min=tiny)).square() / H.d).clamp(min=1.0)
 
 
 def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> None:
@@ -154,7 +137,7 @@ def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -
     for k in range(rounds):
         H, square = group.congruence(K, X).scale_(weight), group.square(K)
         if k == 0:
-            s = _power(top(H) + damping * square.mean_diagonal(), -0.5)
+            s = _power(H.spectral_norm() + damping * square.mean_diagonal(), -0.5)
             K.scale_(s)
             H.scale_(s.square())
             square.scale_(s.square())

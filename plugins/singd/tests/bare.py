@@ -44,6 +44,8 @@ SPREAD: dict[str, Any] = {"coupling": "spread", "momentum": 0.5}
 IKFAC: dict[str, Any] = {"coupling": "none", "momentum": 0.0}
 RULES = {"INGD": INGD, "spread": SPREAD, "IKFAC": IKFAC}
 rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+#: one that couples the sides, by all that couples them, and the one that does not
+two_rules = pytest.mark.parametrize("rule", [SPREAD, IKFAC], ids=["spread", "IKFAC"])
 
 
 def named(value: object) -> str:

@@ -16,7 +16,7 @@ from curvlab.structures.dense import Dense
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, normal
-from plugins.singd.tests.bare import INGD, factors, matrices, optimizer, rules, singd, theta
+from plugins.singd.tests.bare import INGD, factors, matrices, optimizer, singd, theta, two_rules
 from tests.limits.registered import families
 
 D, STEPS = 5, 9
@@ -104,7 +104,7 @@ def assert_same(together: CurvatureOptimizer, single: CurvatureOptimizer) -> Non
     assert {name: f.updates for name, f in factors(together).items()} == ages
 
 
-@rules
+@two_rules
 @pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_together_is_one_by_one(way: list[list[int]], shared: Shared, rule: dict[str, Any]) -> None:
@@ -139,14 +139,14 @@ def test_layers_that_saw_other_numbers_of_examples_are_not_weighed_alike() -> No
     assert_same(*ends)
 
 
-@rules
+@two_rules
 def test_objectives_and_plain_loops_miss_the_same_layers(rule: dict[str, Any]) -> None:
     way = WAYS["some are missing"]
     plain, asked = (trained(way, Shared(), Dense(), rule, plain=p) for p in (True, False))
     assert_close(theta(asked.model), theta(plain.model), dimension=32, condition=10.0)
 
 
-@rules
+@two_rules
 @pytest.mark.parametrize("stacked", [True, False], ids=["together", "one by one"])
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "objective"])
 def test_a_layer_that_is_not_called_keeps_its_factors_bit_for_bit(

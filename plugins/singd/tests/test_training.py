@@ -19,7 +19,7 @@ from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, deep_linear
 from curvlab.testing.reference import block_of, damped_solve, ggn, gradient, mean_loss, reference_context
-from plugins.singd.tests.bare import IKFAC, INGD, factors, matrices, optimizer, rules, singd, theta
+from plugins.singd.tests.bare import IKFAC, INGD, factors, matrices, optimizer, singd, theta, two_rules
 
 BATCH, STEPS = 16, 7
 
@@ -76,7 +76,7 @@ def identical(one: CurvatureOptimizer, other: CurvatureOptimizer) -> bool:
 # accumulation
 
 
-@rules
+@two_rules
 @everys
 @pytest.mark.parametrize("parts", [(8, 8), (4, 4, 4, 4), (7, 7, 2)], ids=str)
 def test_accumulated_passes_are_one_batch(rule: dict[str, Any], every: int, parts: tuple[int, ...]) -> None:
@@ -86,7 +86,7 @@ def test_accumulated_passes_are_one_batch(rule: dict[str, Any], every: int, part
     assert_same(cut, whole)
 
 
-@rules
+@two_rules
 @everys
 @pytest.mark.parametrize("micro", [None, 8, 4, 7])
 def test_an_objective_in_micro_batches_is_one_batch_of_a_plain_loop(
@@ -99,7 +99,7 @@ def test_an_objective_in_micro_batches_is_one_batch_of_a_plain_loop(
     assert_same(asked, plain)
 
 
-@rules
+@two_rules
 @pytest.mark.parametrize("parts", [(16,), (7, 7, 2)], ids=str)
 def test_a_sum_of_losses_trains_as_their_mean(rule: dict[str, Any], parts: tuple[int, ...]) -> None:
     mean, total = make(network(), rule), make(network(), rule, reduction="sum")
@@ -134,7 +134,7 @@ def grad_scaler(scale: float, interval: int = 1000) -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval)
 
 
-@rules
+@two_rules
 @everys
 @pytest.mark.parametrize(
     "scaler", [(1.0, 1000), (2.0**10, 1000), (2.0**10, 2)], ids=["1", "2^10", "growing from 2^10"]
@@ -150,7 +150,7 @@ def test_the_scale_of_a_scaler_is_never_seen(
     assert theirs.get_scale() > scaler[0] or scaler[1] == 1000
 
 
-@rules
+@two_rules
 @everys
 @pytest.mark.parametrize("spoilt", [(0,), (3,), (4, 5)], ids=str)
 def test_a_skipped_step_was_never_taken(rule: dict[str, Any], every: int, spoilt: tuple[int, ...]) -> None:
@@ -164,7 +164,7 @@ def test_a_skipped_step_was_never_taken(rule: dict[str, Any], every: int, spoilt
     assert identical(skipping, plain)
 
 
-@rules
+@two_rules
 def test_a_skipped_step_leaves_every_state_bit_for_bit(rule: dict[str, Any]) -> None:
     ours, scaler = make(network(torch.float32), rule), grad_scaler(2.0**10)
     train(ours.model, ours, range(2))
@@ -202,7 +202,7 @@ def test_layers_are_read_on_the_steps_that_update_and_on_no_other(
     assert all(f.updates == len(range(0, STEPS, every)) for f in factors(ours).values())
 
 
-@rules
+@two_rules
 def test_between_updates_the_factors_rest(rule: dict[str, Any]) -> None:
     ours = make(network(), rule, every=3)
     train(ours.model, ours, range(1))
@@ -224,7 +224,7 @@ def look_and_discard(model: nn.Module) -> None:
     model(10 * batch(99)[0])
 
 
-@rules
+@two_rules
 @pytest.mark.parametrize("look", [look_without_gradients, look_and_discard])
 def test_a_forward_pass_that_goes_nowhere_leaves_nothing_behind(
     rule: dict[str, Any], look: Callable[[nn.Module], None]
@@ -247,7 +247,7 @@ def test_a_forward_pass_that_goes_nowhere_leaves_nothing_behind(
 # positions
 
 
-@rules
+@two_rules
 @pytest.mark.parametrize("sharing", ["expand", "reduce", "auto"])
 def test_one_position_is_no_sharing(rule: dict[str, Any], sharing: str) -> None:
     flat, one = make(network(), rule, sharing="expand"), make(network(), rule, sharing=sharing)
@@ -291,7 +291,7 @@ def resumed(ours: CurvatureOptimizer, rule: dict[str, Any], every: int) -> Curva
     return new
 
 
-@rules
+@two_rules
 @everys
 def test_saved_between_backward_passes_the_step_starts_again(rule: dict[str, Any], every: int) -> None:
     """What a step has accumulated is not its state: gradients and captured rows live until ``step()``.
@@ -316,7 +316,7 @@ def test_saved_between_backward_passes_the_step_starts_again(rule: dict[str, Any
     assert identical(midway, ours)
 
 
-@rules
+@two_rules
 def test_a_state_loaded_into_a_running_optimizer_replays_to_the_bit(rule: dict[str, Any]) -> None:
     """Rewinding in mid-accumulation: ``zero_grad()`` drops what the abandoned step had captured."""
     ours = make(network(), rule, every=2)
@@ -334,7 +334,7 @@ def test_a_state_loaded_into_a_running_optimizer_replays_to_the_bit(rule: dict[s
 # labels
 
 
-@rules
+@two_rules
 @pytest.mark.parametrize("labels", [Labels.DATA, Labels.MODEL, Labels.EXACT], ids=str)
 def test_every_kind_of_label_trains(rule: dict[str, Any], labels: Labels) -> None:
     ours, x = make(network(), rule, labels=labels, every=2, samples=2), batch(0)[0]

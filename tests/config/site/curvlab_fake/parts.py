@@ -37,8 +37,8 @@ class Shear(Family, Group):
     def scalars(self, d: int) -> int:
         return d * d
 
-    def congruence(self, K: Any, X: torch.Tensor) -> DenseMatrix:
-        return Dense().congruence(K, X)
+    def member(self, A: torch.Tensor) -> DenseMatrix:
+        return Dense().member(A)
 
 
 class Voice(Enum):

@@ -1,0 +1,165 @@
+"""Preconditioner: Shampoo without roots and without inverses, one factor per axis of each gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import Factor, Kronecker
+from curvlab.linalg.operator import BlockOperator
+from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.parts.settings import at_least, fraction, not_negative, positive
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.schedule import Schedule, at_step
+from curvlab.protocols.structure import Family, Structure, as_group
+from curvlab_singd.update import move
+
+PART = "sirf-shampoo"
+
+
+@dataclass
+class Modes:
+    """One block's factors, one per axis of its gradient, and their log-space momenta (none: empty)."""
+
+    K: list[Structure]
+    m: list[Structure]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The gradient's shape; a number has one axis of dimension 1."""
+        return tuple(factor.d for factor in self.K)
+
+
+@dataclass(frozen=True)
+class SirfShampoo(Preconditioner[dict[str, Modes]]):
+    """``x`` = g with ``K_j K_jᵀ`` on every axis j of a block; needs the gradient alone, treats any block.
+
+    SIRF-Shampoo (Lin et al. 2024, arXiv 2402.03496; specs 10).  For a block of shape ``d_1, …, d_N`` and
+    axis n, ``X_n`` is the gradient times ``√examples`` with ``K_jᵀ`` on every *other* axis j, unfolded to
+    ``[Π_{j≠n} d_j, d_n]``; every ``every``-th step, the first included, all axes from the old factors:
+
+        step_n = ½ Π[ K_nᵀ X_nᵀ X_n K_n / Π_{j≠n} d_j + λ Π_{j≠n} avg(K_jᵀ K_j) K_nᵀ K_n − I ]
+        m_n ← α m_n + (1 − α) step_n ;   K_n ← K_n (I − β m_n)
+
+    α is ``momentum``.  λ acts on the product of all factors: a block of one number rests at
+    ``Π_j K_j² = 1/(examples · g² + λ)``.  The gradient is that of the batch mean, so that ``examples`` times
+    its square estimates, without a per-example gradient, the second moment of the examples' gradients.
+
+    ``β = min(lr, limit) / max(1, ‖m_n‖_F)``, as published; then no step changes any direction of a factor
+    by more than the fraction lr, and ``limit`` matters only to rates above it.  The Frobenius norm grows
+    with √d, so that the factors of wide axes move slowly.  With ``normalised = false`` the norm is the
+    spectral one and ``β = min(lr, limit/‖m_n‖₂)``, as in ``singd``.
+
+    State: K, and as much again with momentum.  An update of a block of D entries costs, with
+    dense factors, ``2 D Σ_j d_j`` flops for each of the N axes, once more ``2 D Σ_j d_j`` and ``4 Σ_j d_j³``;
+    an application, two products with each factor.
+    """
+
+    K: Family
+    lr: float | Schedule = 0.01
+    momentum: float = 0.5
+    every: int = 1
+    normalised: bool = True
+    limit: float = 0.5
+
+    def __post_init__(self) -> None:
+        as_group(self.K, PART)
+        not_negative("lr", self.lr)
+        fraction("momentum", self.momentum)
+        at_least("every", self.every, 1)
+        positive("limit", self.limit)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(factored=True) if step % self.every else GRADIENT_ONLY
+
+    def joins(self, layer: str) -> bool:
+        return True
+
+    def init(self, like: BlockVector, ctx: Context) -> dict[str, Modes]:
+        state = {}
+        for name, shape in like.layout.shapes.items():
+            pairs = [(self.K.at(d), d) for d in tuple(shape) or (1,)]
+            K = [family.eye(d, like=like.flat) for family, d in pairs]
+            m = [family.zeros(d, like=like.flat) for family, d in pairs] if self.momentum else []
+            state[name] = Modes(K, m)
+        return state
+
+    def observe(self, state: dict[str, Modes], seen: Pass, ctx: Context) -> None:
+        if ctx.step % self.every:
+            return
+        lr = at_step(self.lr, ctx.step)
+        for name, modes in state.items():
+            self._update(modes, seen.gradient[name], seen.examples, ctx.damping, lr)
+
+    def apply(self, state: dict[str, Modes], v: BlockVector, ctx: Context) -> Solve:
+        blocks: dict[str, BlockOperator] = {}
+        for name, modes in state.items():
+            factors = tuple(as_group(K.family, PART).gramian(K) for K in modes.K)
+            matrix = len(v.layout.shapes[name]) == 2
+            blocks[name] = Kronecker(*factors) if matrix else ModeProducts(modes.shape, factors)
+        return Solve(BlockDiagonal(blocks) @ v)
+
+    def _update(self, modes: Modes, gradient: Tensor, examples: int, damping: float, lr: float) -> None:
+        """One step of a block's factors, each from the others' old values; m and K change in place."""
+        groups = [as_group(K.family, PART) for K in modes.K]
+        squares = [group.square(K) for group, K in zip(groups, modes.K, strict=True)]
+        sizes = [square.mean_diagonal() for square in squares]
+        G, Hs, weights = gradient.reshape(modes.shape), [], []
+        for n, (group, K) in enumerate(zip(groups, modes.K, strict=True)):
+            X = unfolded(G, modes.K, n)
+            Hs.append(group.congruence(K, X * (examples / len(X)) ** 0.5))  # scaled first: H stays near I
+            weights.append(damping * math.prod(sizes[:n] + sizes[n + 1 :], start=torch.ones_like(sizes[n])))
+        damped = [H.mean_diagonal() + w * size for H, w, size in zip(Hs, weights, sizes, strict=True)]
+        if not bool(torch.isfinite(torch.stack(damped)).all()):
+            return  # an observation that overflowed would stay in K and m for good
+        share = 0.5 * (1 - self.momentum)
+        for n, (H, square, w) in enumerate(zip(Hs, squares, weights, strict=True)):
+            m = modes.m[n].combine_(self.momentum, H, share) if modes.m else H.scale_(share)
+            m.combine_(1.0, square, share * w).shift_(-share)
+            self._move(modes.K[n], m, lr)
+
+    def _move(self, K: Structure, m: Structure, lr: float) -> None:
+        if not self.normalised:
+            move(K, m, lr, 1, self.limit)
+            return
+        beta = min(lr, self.limit) / m.norm().clamp(min=1.0)
+        K.combine_(1.0, as_group(K.family, PART).product(K, m), -beta)
+
+
+@dataclass(frozen=True)
+class ModeProducts(BlockOperator):
+    """A tensor with a symmetric factor multiplied to every axis; ``shape`` is that of the factors."""
+
+    shape: tuple[int, ...]
+    factors: tuple[Factor, ...]
+
+    def product(self, v: Tensor | Outer, out: Tensor | None = None) -> Tensor:
+        V = v.dense() if isinstance(v, Outer) else v
+        W = V.reshape(self.shape)
+        for n, factor in enumerate(self.factors):
+            W = on_axis(W, n, factor.rmatmul)
+        W = W.reshape(V.shape)
+        return W if out is None else out.copy_(W)
+
+
+def unfolded(G: Tensor, K: list[Structure], n: int) -> Float[Tensor, "r d"]:
+    """G with ``K_jᵀ`` on every axis j but n, as rows: axis n is last, the others are one."""
+    for j, factor in enumerate(K):
+        if j != n:
+            G = on_axis(G, j, factor.rmatmul)
+    return G.movedim(n, -1).reshape(-1, G.shape[n])
+
+
+def on_axis(T: Tensor, n: int, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+    """T with ``multiply``, a map of rows ``[r, d]``, applied along axis n."""
+    rows = T.movedim(n, -1)
+    return multiply(rows.reshape(-1, T.shape[n])).reshape(rows.shape).movedim(-1, n)
