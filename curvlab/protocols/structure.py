@@ -116,13 +116,12 @@ class Structure(ABC):
         return self.dense().square().sum((-2, -1)).sqrt()
 
     def spectral_norm(self) -> Float[Tensor, "*b"]:
-        """Largest singular value, estimated from below: one step of power iteration on a few fixed vectors."""
+        """Largest singular value, from below: one step of power iteration on a few fixed vectors."""
         like = next(iter(self.tensors().values()))
-        v = _probes(self.d, like.dtype, like.device)
-        w = self @ v.expand(*self.batch, self.d, len(ANGLES))
-        u = self.rmatmul(w.mT)
-        length = torch.linalg.vector_norm(w, dim=-2).clamp(min=torch.finfo(like.dtype).tiny)
-        found: Tensor = (torch.linalg.vector_norm(u, dim=-1) / length).amax(-1)
+        w = self @ probes(self.d, like).expand(*self.batch, self.d, -1)
+        length = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
+        w = w / length.clamp(min=torch.finfo(like.dtype).tiny)  # before the second product: squares overflow
+        found: Tensor = torch.linalg.vector_norm(self.rmatmul(w.mT), dim=-1).amax(-1)
         return found
 
     @property
@@ -292,9 +291,13 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
     return found
 
 
+def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:
+    """The few fixed vectors that power iteration starts from, as columns, in ``like``'s dtype and place."""
+    return _probes(d, like.dtype, like.device)
+
+
 @lru_cache(maxsize=256)
 def _probes(d: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "d k"]:
-    """What power iteration starts from."""
     index = torch.arange(d, dtype=torch.float64, device=device)
     return torch.stack([torch.cos(index * angle) for angle in ANGLES], dim=-1).to(dtype)
 

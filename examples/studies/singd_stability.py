@@ -17,12 +17,13 @@ import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from training import NETS, ROOT, Contestant, Ledger, families, name_of
+from training import NETS, ROOT, Contestant, Ledger, families, name_of, quiet
 
 import curvlab
 from curvlab.errors import Diverged
@@ -154,13 +155,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="instead of 5,000 and 1,000")
     parser.add_argument("--page", type=Path, default=PAGE)
     asked = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    quiet()
     ledger, steps = Ledger(asked.runs), {net: asked.steps or STEPS[net] for net in STEPS}
     good = True
     for net, seed, c in itertools.product(asked.net, asked.seeds, contestants(asked.every)):
         if c.name in asked.only:
-            found = ledger.get(key(c, net, seed, steps[net]), lambda: run(c, net, seed, steps[net]))  # noqa: B023
+            found = ledger.get(key(c, net, seed, steps[net]), partial(run, c, net, seed, steps[net]))
             good &= held(found)
             words = (
                 f"{found['end']:.3f} at the end, {found['worst'] / found['start']:.3f} of the start at worst"

@@ -3,12 +3,12 @@
     python examples/studies/structures.py --runs runs/structures
     python examples/studies/structures.py --runs runs/structures --progress mlp          # and autoencoder
 
-The first trains every structure under ``singd``, and INGD, IKFAC, ``kfac`` and ``torch.optim.AdamW``, at their
-defaults, from three seeds, and times a step of each beside AdamW's and ``kfac``'s.  The second lets settings of
-SINGD (``progress.RIVALS``, or a JSON list given by ``--rivals``) and AdamW meet at equal compute, each at the
-best of its rates.  Each writes ``docs/studies/structures.md`` and ``.png`` of all that is in the folder; what
-is there is not repeated (use a new folder when code changes; changed defaults are noticed).  About 40
-minutes each on one core.
+The first trains every structure under ``singd``, and INGD, IKFAC, ``kfac`` and ``torch.optim.AdamW``, at
+their defaults, from three seeds, and times a step of each beside AdamW's and ``kfac``'s.  The second lets
+settings of SINGD (``progress.RIVALS``, or a JSON list given by ``--rivals``) and AdamW meet at equal compute,
+each at the best of its rates.  Each writes ``docs/studies/structures.md`` and ``.png`` of all that is in the
+folder; what is there is not repeated (use a new folder when code changes; changed defaults are noticed).
+About 40 minutes each on one core.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import argparse
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from pairs import quiet
-from progress import PROBLEMS, progress, rivals_of, table_of
+from progress import STEPS as BUDGETS
+from progress import rivals_of, section
 from timing import Cost, costs
-from training import ADAMW, NETS, ROOT, Contestant, Ledger, families
+from training import ADAMW, NETS, ROOT, Contestant, Ledger, families, quiet
 
 from curvlab.errors import Diverged
 
@@ -97,22 +97,20 @@ def curves(ledger: Ledger, found: Sequence[Contestant], arguments: argparse.Name
         points = []
         for seed in arguments.seeds:
             key = c.key(study="structures", seed=seed, steps=steps, every=every)
-            points.append(ledger.get(key, bound(c, seed, steps, every))["points"])
+            points.append(ledger.get(key, partial(train, c, seed, steps, every))["points"])
         made.append(Curve(c.name, cost, points))
-        print(f"{c.name}: {spread(made[-1].at(arguments.steps, 1))} after {arguments.steps} steps", flush=True)
+        print(
+            f"{c.name}: {spread(made[-1].at(arguments.steps, 1))} after {arguments.steps} steps", flush=True
+        )
     return made
 
 
-def bound(c: Contestant, seed: int, steps: int, every: int) -> Callable[[], dict[str, Any]]:
-    """The run of these settings, to be made if it is missing."""
-    return lambda: train(c, seed, steps, every)
-
-
 def spread(values: Sequence[float]) -> str:
-    """Mean ± half the range."""
+    """Mean ± half the range; "gave up" if a run did, or came to numbers that are none."""
     if any(math.isnan(v) for v in values):
         return "gave up"
-    return f"{statistics.fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+    digits = ".3f" if max(values) < 100 else ".1e"
+    return f"{statistics.fmean(values):{digits}} ± {(max(values) - min(values)) / 2:{digits}}"
 
 
 def table(found: Sequence[Curve], steps: int) -> str:
@@ -135,6 +133,7 @@ def picture(found: Sequence[Curve], steps: int, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     for k, c in enumerate(found):
@@ -146,27 +145,37 @@ def picture(found: Sequence[Curve], steps: int, path: Path) -> None:
             axis.plot(at, [statistics.fmean(y) for y in ys], label=c.name, color=colour, lw=1.5)
             axis.fill_between(at, [min(y) for y in ys], [max(y) for y in ys], color=colour, alpha=0.15, lw=0)
     for axis, words in zip(axes, ("steps", "time, in AdamW steps"), strict=True):
-        axis.set(xlabel=words, yscale="log", xlim=(0, steps))
-        axis.grid(alpha=0.2, which="both")
+        axis.set(xlabel=words, yscale="log", xlim=(0, steps), ylim=(0.1, 3.0))
+        axis.set_yticks((0.1, 0.2, 0.3, 0.5, 1.0, 2.0))
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.2)
     axes[0].set_ylabel("training loss")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def page(first: str, progresses: Mapping[str, str], arguments: argparse.Namespace) -> str:
-    """The page of the study."""
-    steps, seeds = arguments.steps, len(arguments.seeds)
-    sections = [f"## Equal compute: {name}\n\n{text}" for name, text in progresses.items()]
-    body = "\n\n".join([first, *sections])
-    return f"""# Structures: what they cost and what they bring
+def overview(found: Sequence[Curve], steps: int) -> str:
+    """The first section of the page."""
+    return f"""MLP 784-512-512-512-10 on Fashion-MNIST, batch 128, float32, one thread, every method at its
+default settings: AdamW at rate 1e-3; `kfac`, `singd` and its kin look at curvature every 10 steps. State is
+bytes held beside parameters and gradients. Step times are medians of paired rounds in one process, process
+CPU time, refreshes included. The training loss is that of the first {MEASURED:,} training examples, the
+accuracy that of the test set, after {steps:,} steps (equal steps) and after the time of {steps:,} AdamW
+steps (equal seconds: steps times the measured ratio). Mean of {len(found[0].points)} seeds ± half
+their range.
 
-MLP 784-512-512-512-10 on Fashion-MNIST, batch 128, float32, one thread, every method at its default settings
-(AdamW at rate 1e-3; `kfac` and `singd` look at curvature every 10 steps). Bytes are those of `state_bytes()`.
-Step times are medians of paired rounds in one process, process CPU time, refreshes included. The training loss is
-that of the first {MEASURED:,} training examples, the accuracy that of the test set, both after {steps:,} steps
-(equal steps) and after the time of {steps:,} AdamW steps (equal seconds: steps times the measured ratio); mean
-of {seeds} seeds ± half their range.
+{table(found, steps)}
+
+![Training loss by steps and by time](structures.png)"""
+
+
+def page(folder: Path) -> str:
+    """The page of the study: the sections that are in the folder."""
+    names = ("overview", *BUDGETS)
+    body = "\n\n".join(p.read_text() for name in names if (p := folder / f"{name}.md").exists())
+    return f"""# Structures: what they cost and what they bring
 
 {body}
 
@@ -183,22 +192,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=Path, default=Path("runs/structures"))
     parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows, by the end of their names")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows: structures and methods")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--every", type=int, default=EVERY, help="steps between evaluations")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--rounds", type=int, default=15, help="of timing")
-    parser.add_argument("--progress", choices=PROBLEMS, help="equal compute, each at the best of its rates")
+    parser.add_argument("--progress", choices=BUDGETS, help="equal compute, each at the best of its rates")
     parser.add_argument("--adamw-steps", type=int, help="whose compute that is; default 2,500 or 500")
     parser.add_argument("--rivals", type=Path, help="JSON list of name, method, knobs, settings, rates")
     arguments = parser.parse_args(argv)
     quiet()
     ledger = Ledger(arguments.runs)
-    arguments.page.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (arguments.runs, arguments.page.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     if arguments.progress:
-        steps = arguments.adamw_steps or PROBLEMS[arguments.progress]
-        progress(ledger, arguments.progress, steps, rivals_of(arguments.rivals), arguments.rounds)
-    ...
+        budget = arguments.adamw_steps or BUDGETS[arguments.progress]
+        net = arguments.progress
+        text = section(ledger, net, budget, rivals_of(arguments.rivals, net), arguments.rounds)
+    else:
+        asked = [c for c in contestants() if arguments.only is None or c.short in arguments.only]
+        found = curves(ledger, asked, arguments)
+        text = overview(found, arguments.steps)
+        picture(found, arguments.steps, arguments.page.with_suffix(".png"))
+    (arguments.runs / f"{arguments.progress or 'overview'}.md").write_text(text)
+    arguments.page.write_text(page(arguments.runs))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "asv_benchmarks"))  # pairs lives there
 
-from pairs import Problem, Subject, hand_written, ours
+from pairs import Pair, Problem, Ratio, Subject, hand_written, interleaved, ours, quiet
 
 import curvlab
 from curvlab.config import build_method
@@ -31,6 +31,11 @@ from curvlab.tasks.fashion_mnist import FashionMnist, find_files, labelled
 from curvlab.tasks.supervised import Examples
 
 ROOT = Path(__file__).resolve().parents[2]
+
+__all__ = [
+    "ADAMW", "NETS", "ROOT", "Contestant", "Ledger", "Net", "Pair", "Ratio",
+    "families", "interleaved", "name_of", "quiet",
+]  # fmt: skip
 
 #: the one contestant that is not ours
 ADAMW = "torch.optim.AdamW"
@@ -116,6 +121,11 @@ class Contestant:
     method: str
     knobs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def short(self) -> str:
+        """Its name without the method's: the structure's."""
+        return self.name.rpartition(", ")[2]
 
     def key(self, **more: object) -> dict[str, object]:
         """What tells its runs from others: all settings, defaults included, by a digest."""

@@ -48,9 +48,9 @@ class Singd(Preconditioner[SingdState]):
     2302.09738).
 
     ``coupling`` says how the two sides weigh each other: "mean" is INGD's and SINGD's rule, "none"
-    IKFAC's, whose ``K Kᵀ`` follows ``(A + λI)⁻¹`` and ``C Cᵀ`` ``(B + λI)⁻¹``; "spread" has SINGD's fixed
-    point and comes to it without overshooting (``update``).  λ acts on the Kronecker product, with "none"
-    on each factor.
+    IKFAC's, whose ``K Kᵀ`` follows ``(A + λI)⁻¹`` and ``C Cᵀ`` ``(B + λI)⁻¹``; "peak" comes to SINGD's
+    fixed point (exactly, where λ = 0) without overshooting on the way (``update``).  λ acts on the
+    Kronecker product, with "none" on each factor.
 
     Every ``every``-th step, the first included, the batch's rows update K and C before they are
     applied.  ``lr`` is β₁, ``momentum`` α₁ of the factors' log-space steps; no update changes a direction
@@ -67,7 +67,7 @@ class Singd(Preconditioner[SingdState]):
     lr: float | Schedule = 0.1
     momentum: float = 0.5
     every: int = 1
-    coupling: Coupling = "spread"
+    coupling: Coupling = "peak"
     labels: Labels = Labels.DATA
     samples: int = 1
     sharing: Sharing = "auto"
@@ -123,13 +123,13 @@ class Singd(Preconditioner[SingdState]):
         lr = at_step(self.lr, ctx.step)
         for stack in state.stacks:
             rows = {n: rows_of(PART, n, layers[n], seen, self.sharing) for n in stack.names if n in layers}
-            for factors, observed in self._together(state, stack, rows):
+            for names, factors, observed in self._together(state, stack, rows):
                 if self.fit and not factors.updates:
-                    fit(factors, observed, ctx.damping, self.fit, self._rule)
+                    taken = fit(factors, observed, ctx.damping, self.fit, self._rule)
                 else:
-                    update(factors, observed, ctx.damping, lr, self._rule)
-            for name in rows:
-                state.blocks[name].updates += 1
+                    taken = update(factors, observed, ctx.damping, lr, self._rule)
+                for name in names:
+                    state.blocks[name].updates += taken
 
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
         blocks: dict[str, BlockOperator] = {}
@@ -153,15 +153,17 @@ class Singd(Preconditioner[SingdState]):
             *eyes, K.zeros(shape[1], like=flat, batch=batch), C.zeros(shape[0], like=flat, batch=batch)
         )
 
-    def _together(self, state: SingdState, stack: Stack, rows: dict[str, Rows]) -> list[tuple[Factors, Rows]]:
+    def _together(
+        self, state: SingdState, stack: Stack, rows: dict[str, Rows]
+    ) -> list[tuple[tuple[str, ...], Factors, Rows]]:
         """What is updated at once: the whole stack if all of it was seen alike, else block by block."""
         if len(stack.names) == len(rows) > 1 and _alike(list(rows.values())):
             ages = {state.blocks[n].updates for n in stack.names}
             if len(ages) == 1:
                 found = [rows[n] for n in stack.names]
                 stack.factors.updates = ages.pop()
-                return [(stack.factors, _stacked(found))]
-        return [(state.blocks[name], found) for name, found in rows.items()]
+                return [(stack.names, stack.factors, _stacked(found))]
+        return [((name,), state.blocks[name], found) for name, found in rows.items()]
 
 
 def _alike(rows: list[Rows]) -> bool:

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector, Outer
-from curvlab.parts.settings import at_least, fraction, not_negative, positive
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -57,7 +57,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
     ``β = min(lr, limit) / max(1, ‖m_n‖_F)``, as published; then no step changes any direction of a factor
     by more than the fraction lr, and ``limit`` matters only to rates above it.  The Frobenius norm grows
     with √d, so that the factors of wide axes move slowly.  With ``normalised = false`` the norm is the
-    spectral one and ``β = min(lr, limit/‖m_n‖₂)``, as in ``singd``.
+    spectral one, ``β = lr``, and m_n is shortened until ``‖β m_n‖₂ ≤ limit``, as in ``singd``.
 
     State: K, and as much again with momentum.  An update of a block of D entries costs, with
     dense factors, ``2 D Σ_j d_j`` flops for each of the N axes, once more ``2 D Σ_j d_j`` and ``4 Σ_j d_j³``;
@@ -73,10 +73,15 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
 
     def __post_init__(self) -> None:
         as_group(self.K, PART)
-        not_negative("lr", self.lr)
-        fraction("momentum", self.momentum)
-        at_least("every", self.every, 1)
-        positive("limit", self.limit)
+        ranges = (
+            ("lr", self.lr, isinstance(self.lr, Schedule) or self.lr >= 0, "≥ 0"),
+            ("momentum", self.momentum, 0 <= self.momentum < 1, "≥ 0 and < 1"),
+            ("every", self.every, self.every >= 1, "at least 1"),
+            ("limit", self.limit, self.limit > 0, "positive (inf: no limit)"),
+        )
+        wrong = [Fault(f"{n} = {v!r} must be {what}", path=n) for n, v, holds, what in ranges if not holds]
+        if wrong:
+            raise ConfigError(*wrong)
 
     def needs(self, step: int) -> Needs:
         return Needs(factored=True) if step % self.every else GRADIENT_ONLY

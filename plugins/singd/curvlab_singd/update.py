@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from curvlab.protocols.rows import Rows
-from curvlab.protocols.structure import Structure, as_group
+from curvlab.protocols.structure import Structure, as_group, probes
 
 PART = "singd"
 
 #: what weighs one factor's H in the other's step: see ``update``
-Coupling = Literal["spread", "mean", "none"]
+Coupling = Literal["peak", "mean", "none"]
+
 
 @dataclass
 class Factors:
@@ -45,7 +46,7 @@ class Rule:
     limit: float
 
 
-def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> None:
+def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> bool:
     """One step of K and C on one observation, each from the other's old value; m, K and C change in place.
 
     ``m_K ← α₁ m_K + ½ Π[w_C H_K + λ_C KᵀK − I]`` and ``K ← K Exp(−β m_K)``; C's likewise.
@@ -53,12 +54,16 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> Non
     | coupling | w_C | λ_C |  |
     |---|---|---|---|
     | mean | avg(H_C) | λ avg(CᵀC) | INGD, SINGD (arXiv 2302.09738, 2312.05705; specs 3 and 5) |
-    | spread | avg(H_C) √(s_K s_C) | λ avg(CᵀC) | the same fixed point, approached from below |
+    | peak | avg(H_C) √(p_K p_C) | λ avg(CᵀC) | SINGD's fixed point where λ = 0, approached from below |
     | none | 1 | λ | IKFAC (specs 4) |
 
-    avg is the mean of the diagonal, ``s = d tr(H²)/tr(H)²`` the spread of H's eigenvalues: 1 where H is a
-    multiple of I, as at the fixed point.  While it is not, the mean lets the largest curvature of the
-    layer grow to ``1/(avg H_K avg H_C)`` times what the step can bear; with the spread it stays near 1.
+    avg is the mean of the diagonal, ``p = ‖Kᵀ U K‖₂ / avg(H)`` the peak of the whitened curvature over its
+    mean, before any projection: 1 where it is a multiple of I, as at the fixed point of dense factors.
+    While it is not, the mean lets a layer's largest curvature overshoot by ``p_K p_C``; under the peak it
+    stays near 1.  Narrow structures, which cannot whiten everything, rest with it at ``√(p_K p_C)``, under the
+    mean at ``p_K p_C``.
+
+    False if the observation is not finite: nothing has changed then, as it would stay in K, C and m.
     """
     assert rows.g is not None, "the labels of singd always give gradients"
     K, C = f.K, f.C
@@ -67,15 +72,15 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> Non
     square_K, square_C = on_K.square(K), on_C.square(C)
     h_K, h_C = H_K.mean_diagonal(), H_C.mean_diagonal()
     if not bool(torch.isfinite(h_K + h_C).all()):
-        return  # an observation that overflowed would stay in K, C and m for good
+        return False
     w_K: Tensor | float = 0.5 * rows.g_weight
     w_C: Tensor | float = 0.5 * rows.a_weight
     damping_K: Tensor | float = 0.5 * damping
     damping_C: Tensor | float = 0.5 * damping
     if rule.coupling != "none":
         both = torch.full_like(h_K, 0.5 * rows.a_weight * rows.g_weight)
-        if rule.coupling == "spread":
-            both = both * (_spread(H_K, h_K) * _spread(H_C, h_C)).sqrt()
+        if rule.coupling == "peak":
+            both = both * (_over_mean(K, rows.a, h_K) * _over_mean(C, rows.g, h_C)).sqrt()
         w_K, w_C = both * h_K, both * h_C
         damping_K = 0.5 * damping * square_K.mean_diagonal()
         damping_C = 0.5 * damping * square_C.mean_diagonal()
@@ -83,40 +88,50 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> Non
     m_C = _log_step(f.m_C, H_C, w_K, square_C, damping_K, rule.momentum)
     move(K, m_K, lr, rule.order, rule.limit)
     move(C, m_C, lr, rule.order, rule.limit)
+    return True
 
 
 def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> None:
     """``K ← K Exp(−β m)``, Exp truncated to ``I + X`` or, at order 2, ``I + X + ½ X²``.
 
-    ``β = min(lr, limit/‖m‖₂)``, the norm as ``spectral_norm`` estimates it: no direction of K changes by much more
-    than the fraction ``limit`` whatever was observed, so that ``I − β m`` stays regular.
+    If ``‖β m‖₂``, as ``spectral_norm`` finds it, exceeds ``limit``, m is first shortened to that: no
+    direction of K changes by much more than the fraction ``limit`` whatever was observed, ``I − β m`` stays
+    regular, and m does not remember an outlier at its full size.
     """
     group = as_group(K.family, PART)
-    beta: float | Tensor = lr
     if limit < float("inf"):
-        norm = m.spectral_norm()
-        beta = torch.clamp(limit / norm.clamp(min=torch.finfo(norm.dtype).tiny), max=lr)
+        norm = m.spectral_norm() * lr
+        m.scale_((limit / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0))
     change = group.product(K, m)
     if order == 2:
-        K.combine_(1.0, group.product(change, m), 0.5 * beta**2)
-    K.combine_(1.0, change, -beta)
+        K.combine_(1.0, group.product(change, m), 0.5 * lr**2)
+    K.combine_(1.0, change, -lr)
 
 
-def _spread(H: Structure, mean: Tensor) -> Tensor:
-    """``d tr(H²)/tr(H)²``: 1 for a multiple of I, d for a matrix of rank one."""
-    tiny = torch.finfo(mean.dtype).tiny
-    return ((H.norm() / mean.clamp(min=tiny)).square() / H.d).clamp(min=1.0)
+def peak(K: Structure, X: Tensor) -> Tensor:
+    """``‖Kᵀ XᵀX K‖₂``, from below: one step of power iteration on a few fixed vectors; O(n d)."""
+    w = X @ (K @ probes(K.d, X).expand(*K.batch, K.d, -1))
+    length = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
+    w = w / length.clamp(min=torch.finfo(w.dtype).tiny)  # before the second product: squares overflow
+    found: Tensor = torch.linalg.vector_norm(K.rmatmul(w.mT @ X), dim=-1).square().amax(-1)
+    return found
 
 
-def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> None:
+def _over_mean(K: Structure, X: Tensor, mean: Tensor) -> Tensor:
+    """The peak of ``Kᵀ XᵀX K`` over the mean of its diagonal; at least 1."""
+    return (peak(K, X) / mean.clamp(min=torch.finfo(mean.dtype).tiny)).clamp(min=1.0)
+
+
+def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool:
     """K and C from one observation: ``K Kᵀ ≈ (U_K + λ_K I)⁻¹``, ``C Cᵀ ≈ (U_C + λ_C I)⁻¹`` by products alone.
 
     Scales each factor so that its largest damped curvature is 1, and then iterates
     ``K ← K (I − ½ Π[H_K + λ_K KᵀK − I])``: IKFAC's update with β₁ = 1, which is the Newton-Schulz iteration
     of the inverse square root; n rounds reach curvatures down to ``2.25⁻ⁿ`` of the largest, so that what one
     batch has not seen is not yet trusted to be flat.
+    At last a factor whose structure could not whiten the observation is scaled down until its peak is 1.
     λ is split as KFAC does, ``λ_K = √λ π``, ``λ_C = √λ / π``, ``π² = avg(U_K)/avg(U_C)``; without coupling
-    each factor takes λ.
+    each factor takes λ.  False, and nothing changed, if the observation is not finite.
     """
     assert rows.g is not None
     h_K = rows.a.square().mean((-2, -1)) * (rows.a_weight * rows.a.shape[-2])
@@ -125,11 +140,14 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> None
         damping_K = damping_C = torch.full_like(h_K, damping)
     else:
         tiny = torch.finfo(h_K.dtype).tiny
-        pi = (h_K.clamp(min=tiny) / h_C.clamp(min=tiny)).sqrt()
+        # a side that saw nothing (below a layer that starts at zero) says nothing of the ratio
+        pi = torch.where((h_K > 0) & (h_C > 0), h_K / h_C.clamp(min=tiny), 1.0).sqrt()
         damping_K, damping_C = damping**0.5 * pi, damping**0.5 / pi
-    if bool(torch.isfinite(h_K + h_C).all()):
-        _fit(f.K, rows.a, rows.a_weight, damping_K, rounds)
-        _fit(f.C, rows.g, rows.g_weight, damping_C, rounds)
+    if not bool(torch.isfinite(h_K + h_C).all()):
+        return False
+    _fit(f.K, rows.a, rows.a_weight, damping_K, rounds)
+    _fit(f.C, rows.g, rows.g_weight, damping_C, rounds)
+    return True
 
 
 def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -> None:
@@ -142,6 +160,7 @@ def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -
             H.scale_(s.square())
             square.scale_(s.square())
         move(K, _log_step(None, H, 0.5, square, 0.5 * damping, 0.0), 1.0, 1, 0.5)
+    K.scale_(_power((peak(K, X) * weight).clamp(min=1.0), -0.5))
 
 
 def _power(x: Tensor, p: float) -> Tensor:

@@ -40,12 +40,12 @@ PLAIN: dict[str, Any] = {
 
 #: the rules of specs 3 and 4, and ours, by name
 INGD: dict[str, Any] = {"coupling": "mean", "momentum": 0.5}
-SPREAD: dict[str, Any] = {"coupling": "spread", "momentum": 0.5}
+PEAK: dict[str, Any] = {"coupling": "peak", "momentum": 0.5}
 IKFAC: dict[str, Any] = {"coupling": "none", "momentum": 0.0}
-RULES = {"INGD": INGD, "spread": SPREAD, "IKFAC": IKFAC}
+RULES = {"INGD": INGD, "peak": PEAK, "IKFAC": IKFAC}
 rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 #: one that couples the sides, by all that couples them, and the one that does not
-two_rules = pytest.mark.parametrize("rule", [SPREAD, IKFAC], ids=["spread", "IKFAC"])
+two_rules = pytest.mark.parametrize("rule", [PEAK, IKFAC], ids=["peak", "IKFAC"])
 
 
 def named(value: object) -> str:

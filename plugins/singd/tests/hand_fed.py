@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.evidence import LayerStats, Pass
-from curvlab.protocols.structure import Family
+from curvlab.protocols.structure import Family, probes
+from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.problems import DTYPE, normal
 from curvlab.testing.reference import nearest_member, reference_context
 from curvlab_singd.singd import Singd, SingdState
@@ -91,11 +93,33 @@ def average(M: Tensor) -> Tensor:
     return M.diagonal().mean()
 
 
+def iterated(H: Tensor) -> Tensor:
+    """The largest ``vᵀH²v / vᵀHv`` over the probes v: one step of power iteration for the norm of H ≥ 0."""
+    V = probes(len(H), H)
+    found: Tensor = ((H @ V).square().sum(0) / (V * (H @ V)).sum(0).clamp(min=1e-300)).max()
+    return found
+
+
+def over_mean(H: Tensor) -> Tensor:
+    """p: what power iteration finds of ‖H‖₂, over the mean of the diagonal; at least 1."""
+    return (iterated(H) / average(H)).clamp(min=1.0)
+
+
+def largest(M: Tensor) -> float:
+    """‖M‖₂, exactly."""
+    return float(torch.linalg.matrix_norm(M, 2))
+
+
+def whitened(fed: Fed, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Kᵀ U_K K and Cᵀ U_C C, not projected."""
+    return fed.K.mT @ moments(a) @ fed.K, fed.C.mT @ moments(g) @ fed.C
+
+
 @dataclass
 class Written:
-    """Specs 3 to 5 and the spread, as they are written, on dense matrices: the slow twin of the update.
+    """Specs 3 to 5 and the peak, as they are written, on dense matrices: the slow twin of the update.
 
-    Projections are found by least squares over all members of the family.
+    Projections are found by least squares over all members of the family.  m is shortened to ``limit``.
     """
 
     family_K: Family
@@ -107,6 +131,7 @@ class Written:
     alpha: float
     coupling: str
     order: int
+    limit: float = math.inf
 
     def __post_init__(self) -> None:
         self.m_K, self.m_C = torch.zeros_like(self.K), torch.zeros_like(self.C)
@@ -116,21 +141,23 @@ class Written:
         H_K, H_C = K.mT @ moments(a) @ K, C.mT @ moments(g) @ C
         if self.coupling != "none":
             both = 1.0
-            if self.coupling == "spread":
-                both = float((self._spread(self.family_K, H_K) * self._spread(self.family_C, H_C)).sqrt())
+            if self.coupling == "peak":
+                both = float((over_mean(H_K) * over_mean(H_C)).sqrt())
             on_K = both * average(H_C) * H_K + lam * average(C.mT @ C) * K.mT @ K - eye(len(K))
             on_C = both * average(H_K) * H_C + lam * average(K.mT @ K) * C.mT @ C - eye(len(C))
         else:
             on_K = H_K + lam * K.mT @ K - eye(len(K))
             on_C = H_C + lam * C.mT @ C - eye(len(C))
-        self.m_K = self.alpha * self.m_K + 0.5 * nearest_member(self.family_K, on_K)
-        self.m_C = self.alpha * self.m_C + 0.5 * nearest_member(self.family_C, on_C)
+        self.m_K = self._log_step(self.family_K, self.m_K, on_K)
+        self.m_C = self._log_step(self.family_C, self.m_C, on_C)
         self.K, self.C = K @ self._exp(self.m_K), C @ self._exp(self.m_C)
 
-    def _spread(self, family: Family, H: Tensor) -> Tensor:
-        """d ‖Π H‖²/tr(H)²; at least 1."""
-        found = len(H) * (nearest_member(family, H).norm() / H.trace()) ** 2
-        return found.clamp(min=1.0)
+    def _log_step(self, family: Family, m: Tensor, step: Tensor) -> Tensor:
+        """The next m, or that much of it that ‖β m‖₂ is the limit; a diagonal knows its norm exactly."""
+        m = self.alpha * m + 0.5 * nearest_member(family, step)
+        size = m.abs().max() if isinstance(family, Diagonal) else iterated(m.mT @ m).sqrt()
+        norm = self.beta * float(size)
+        return m * min(1.0, self.limit / max(norm, 1e-300))
 
     def _exp(self, m: Tensor) -> Tensor:
         X = -self.beta * m

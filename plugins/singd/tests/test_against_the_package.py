@@ -291,7 +291,7 @@ def test_groups_of_channels_in_expand_differ() -> None:
         {"momentum": 0.4},
         {"every": 2},
         {"coupling": "none", "momentum": 0.0},
-        {"coupling": "spread"},
+        {"coupling": "peak"},
         {"sharing": "reduce"},
         {"limit": 0.01},
         {"fit": 3},
