@@ -60,8 +60,8 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> boo
     avg is the mean of the diagonal, ``p = ‖Kᵀ U K‖₂ / avg(H)`` the peak of the whitened curvature over its
     mean, before any projection: 1 where it is a multiple of I, as at the fixed point of dense factors.
     While it is not, the mean lets a layer's largest curvature overshoot by ``p_K p_C``; under the peak it
-    stays near 1.  Narrow structures, which cannot whiten everything, rest with it at ``√(p_K p_C)``, under the
-    mean at ``p_K p_C``.
+    stays near 1.  Narrow structures, which cannot whiten everything, rest with it at ``√(p_K p_C)``, under
+    the mean at ``p_K p_C``.
 
     False if the observation is not finite: nothing has changed then, as it would stay in K, C and m.
     """
