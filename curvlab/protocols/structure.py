@@ -119,9 +119,7 @@ class Structure(ABC):
         """Largest singular value, from below: one step of power iteration on a few fixed vectors."""
         like = next(iter(self.tensors().values()))
         w = self @ probes(self.d, like).expand(*self.batch, self.d, -1)
-        length = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
-        w = w / length.clamp(min=torch.finfo(like.dtype).tiny)  # before the second product: squares overflow
-        found: Tensor = torch.linalg.vector_norm(self.rmatmul(w.mT), dim=-1).amax(-1)
+        found: Tensor = torch.linalg.vector_norm(self.rmatmul(unit(w).mT), dim=-1).amax(-1)
         return found
 
     @property
@@ -289,6 +287,14 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
                 as_gram(side.family, part)
         found[name] = block
     return found
+
+
+def unit(w: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
+    """Columns of length 1, zeros as they are; through the largest entry, whose square may overflow."""
+    tiny = torch.finfo(w.dtype).tiny
+    w = w / w.abs().amax(-2, keepdim=True).clamp(min=tiny)
+    columns: Tensor = w / torch.linalg.vector_norm(w, dim=-2, keepdim=True).clamp(min=tiny)
+    return columns
 
 
 def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:

@@ -16,7 +16,7 @@ def curvlab_register(registry: Any) -> None:
         "estimator",
         "layer-covariance",
         "curvlab_kfac.layer_covariance:LayerCovariance",
-        summary="Kronecker factors A (inputs) and B (output gradients) of every linear layer",
+        summary="Kronecker factors A (inputs) and B (output gradients) of linear layers and convolutions",
     )
     registry.add(
         "estimator",

@@ -123,13 +123,20 @@ class Singd(Preconditioner[SingdState]):
         lr = at_step(self.lr, ctx.step)
         for stack in state.stacks:
             rows = {n: rows_of(PART, n, layers[n], seen, self.sharing) for n in stack.names if n in layers}
-            for names, factors, observed in self._together(state, stack, rows):
-                if self.fit and not factors.updates:
-                    taken = fit(factors, observed, ctx.damping, self.fit, self._rule)
-                else:
-                    taken = update(factors, observed, ctx.damping, lr, self._rule)
-                for name in names:
-                    state.blocks[name].updates += taken
+            together = self._together(state, stack, rows)
+            if together is not None and self._take(together, ctx.damping, lr):
+                for name in rows:
+                    state.blocks[name].updates += 1
+                continue
+            for name, observed in rows.items():  # one by one, too, if one of them is not finite
+                state.blocks[name].updates += self._take((state.blocks[name], observed), ctx.damping, lr)
+
+    def _take(self, what: tuple[Factors, Rows], damping: float, lr: float) -> bool:
+        """Factors take in an observation; false, and nothing has changed, if it is not finite."""
+        factors, observed = what
+        if self.fit and not factors.updates:
+            return fit(factors, observed, damping, self.fit, self._rule)
+        return update(factors, observed, damping, lr, self._rule)
 
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
         blocks: dict[str, BlockOperator] = {}
@@ -155,15 +162,13 @@ class Singd(Preconditioner[SingdState]):
 
     def _together(
         self, state: SingdState, stack: Stack, rows: dict[str, Rows]
-    ) -> list[tuple[tuple[str, ...], Factors, Rows]]:
-        """What is updated at once: the whole stack if all of it was seen alike, else block by block."""
-        if len(stack.names) == len(rows) > 1 and _alike(list(rows.values())):
-            ages = {state.blocks[n].updates for n in stack.names}
-            if len(ages) == 1:
-                found = [rows[n] for n in stack.names]
-                stack.factors.updates = ages.pop()
-                return [(stack.names, stack.factors, _stacked(found))]
-        return [((name,), state.blocks[name], found) for name, found in rows.items()]
+    ) -> tuple[Factors, Rows] | None:
+        """A whole stack and its rows, if there are several blocks and all of them were seen alike."""
+        ages = {state.blocks[n].updates for n in stack.names}
+        if not (len(stack.names) == len(rows) > 1 and len(ages) == 1 and _alike(list(rows.values()))):
+            return None
+        stack.factors.updates = ages.pop()
+        return stack.factors, _stacked([rows[n] for n in stack.names])
 
 
 def _alike(rows: list[Rows]) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from curvlab.protocols.rows import Rows
-from curvlab.protocols.structure import Structure, as_group, probes
+from curvlab.protocols.structure import Structure, as_group, probes, unit
 
 PART = "singd"
 
@@ -71,7 +71,7 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> boo
     H_K, H_C = on_K.congruence(K, rows.a), on_C.congruence(C, rows.g)  # times rows' weights below
     square_K, square_C = on_K.square(K), on_C.square(C)
     h_K, h_C = H_K.mean_diagonal(), H_C.mean_diagonal()
-    if not bool(torch.isfinite(h_K + h_C).all()):
+    if not bool(torch.isfinite(h_K + h_C).all()) or not bool(torch.isfinite(h_K * h_C).all()):
         return False
     w_K: Tensor | float = 0.5 * rows.g_weight
     w_C: Tensor | float = 0.5 * rows.a_weight
@@ -111,9 +111,7 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
 def peak(K: Structure, X: Tensor) -> Tensor:
     """``‖Kᵀ XᵀX K‖₂``, from below: one step of power iteration on a few fixed vectors; O(n d)."""
     w = X @ (K @ probes(K.d, X).expand(*K.batch, K.d, -1))
-    length = torch.linalg.vector_norm(w, dim=-2, keepdim=True)
-    w = w / length.clamp(min=torch.finfo(w.dtype).tiny)  # before the second product: squares overflow
-    found: Tensor = torch.linalg.vector_norm(K.rmatmul(w.mT @ X), dim=-1).square().amax(-1)
+    found: Tensor = torch.linalg.vector_norm(K.rmatmul(unit(w).mT @ X), dim=-1).square().amax(-1)
     return found
 
 
@@ -147,7 +145,17 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool
         return False
     _fit(f.K, rows.a, rows.a_weight, damping_K, rounds)
     _fit(f.C, rows.g, rows.g_weight, damping_C, rounds)
-    return True
+    size = f.K.norm() * f.C.norm()
+    if bool(((size > 0) & torch.isfinite(size)).all()):
+        return True
+    for factor in (
+        f.K,
+        f.C,
+    ):  # overflow on the way: a factor of zeros would leave its layer untrained for good
+        one = factor.family.eye(factor.d, like=h_K, batch=factor.batch)
+        for name, t in factor.tensors().items():
+            t.copy_(one.tensors()[name])
+    return False
 
 
 def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -> None:

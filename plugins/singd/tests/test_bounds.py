@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from curvlab.config import build_method
+from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.state import export
+from curvlab.precision.full import Full
 from curvlab.protocols.structure import Family, Group
 from curvlab.structures.dense import Dense
 from curvlab.structures.diagonal import Diagonal
@@ -18,7 +22,7 @@ from curvlab.testing.problems import normal
 from curvlab_singd.update import peak
 from plugins.singd.tests.bare import IKFAC, INGD, PEAK, factors, named, optimizer, rules, singd
 from plugins.singd.tests.hand_fed import Fed, average, eye, largest, moments, rows, whitened
-from tests.limits.registered import families
+from tests.limits.registered import families, registry
 
 OUT, IN, N = 4, 6, 9
 
@@ -417,3 +421,27 @@ def test_fifty_steps_in_every_dtype(family: Family, rule: dict[str, Any], dtype:
             for tensor in {} if member is None else member.tensors().values():
                 assert tensor.dtype == dtype
                 assert bool(torch.isfinite(tensor).all())
+
+
+@pytest.mark.parametrize("size", [1e6, 1e9, 1e12, 1e18])
+@pytest.mark.parametrize("coupling", ["peak", "mean", "none"])
+@pytest.mark.parametrize("at", [0, 3])
+def test_enormous_inputs_leave_factors_that_still_train_their_layer(
+    size: float, coupling: str, at: int
+) -> None:
+    """float32, where squares overflow from 2e19 on: as the first observation, or as a later one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    method = build_method(registry(), "singd", {"refresh": 1, "structure": "dense"})
+    part = replace(method.preconditioner, coupling=coupling)
+    optimizer = CurvatureOptimizer(replace(method, preconditioner=part), net, backend=Full("float32"))
+    x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    for step in range(6):
+        scale = size if step == at else 1.0
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x * scale), y).backward()
+        optimizer.step()
+    for block in optimizer.arms[0].state.preconditioner.blocks.values():
+        for factor in (block.K, block.C):
+            assert bool(torch.isfinite(factor.dense()).all())
+            assert bool(torch.linalg.matrix_rank(factor.dense().double(), rtol=1e-30) == factor.d)
