@@ -166,6 +166,13 @@ def _tasks(registry: Registry) -> None:
     )
     add(
         "task",
+        "curves",
+        "curvlab.tasks.curves:Curves",
+        summary="28 × 28 images of curves through a bottleneck of 6",
+        source="computed",
+    )
+    add(
+        "task",
         "digits",
         "curvlab.tasks.digits:Digits",
         summary="8 × 8 handwritten digits, an MLP",

@@ -6,7 +6,8 @@
     │   ├── CoverageError            3  some parameters would be trained by nobody
     │   ├── CapabilityError          3  a part lacks what another part asks of it
     │   ├── NeedsObjective           3  a method asks for more than ``loss.backward()`` leaves behind
-    │   └── UnsupportedEvidence      3  a part was handed evidence that it cannot use
+    │   ├── UnsupportedEvidence      3  a part was handed evidence that it cannot use
+    │   └── Unrepeatable             3  a layer that gives other outputs for the same inputs
     ├── DataError                    3  the data of a task is missing or malformed
     ├── PluginError                  4  an installed plugin is broken, clashing or incompatible
     ├── CheckpointError              1  a checkpoint is missing, damaged or of another run
@@ -102,6 +103,20 @@ class UnsupportedEvidence(ConfigError):
     def __init__(self, part: str, block: str, expected: str, got: str, hint: str = "") -> None:
         where = f'{part} on block "{block}"' if block else part
         super().__init__(Fault(f"{where}: expected {expected}, got {got}", hint=hint))
+
+
+class Unrepeatable(ConfigError):
+    """The objective is no function of the parameters: ``what`` gives other outputs every time."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            Fault(
+                f"{what} gave other outputs the second time, for the same inputs and parameters:"
+                " Gauss-Newton products and trial losses would be of another function each",
+                hint="let it draw from torch's global generators, which are put back within a step, and keep"
+                " its state in buffers; or call eval() on it, or use a method without products",
+            )
+        )
 
 
 class DataError(CurvlabError):

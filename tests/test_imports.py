@@ -33,16 +33,17 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "structures": FLOOR_3,
     "precision": FLOOR_3,
     "reporting": FLOOR_3,
+    "scaffold": frozenset({"errors", "registry"}),
     "registry": frozenset({"protocols", "errors"}),
     "objective": FLOOR_3 | {"model"},
     "tasks": FLOOR_5,
     "engine": FLOOR_5,
     "config": FLOOR_6 | {"registry"},
-    "testing": FLOOR_6,
+    "testing": FLOOR_6 | {"registry", "structures"},
     "default_plugin": frozenset({"registry"}),
     "face": FLOOR_6 | {"registry", "config", "reporting"},
     "__init__": frozenset({"errors", "registry", "face", "engine", "objective"}),
-    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "__init__"},
+    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "scaffold", "__init__"},
     "__main__": frozenset({"cli"}),
 }
 
@@ -50,7 +51,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 FACTS = frozenset({"__version__"})
 
 #: what a plugin may take from the core; ``hookimpl`` is a name of the package itself
-PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"structures", "hookimpl"}
+PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"structures", "tasks", "hookimpl"}
 
 #: entered on every ``--help`` and listing, so what they import when they are imported is torch-free
 ENTRANCES = ("curvlab", "curvlab.cli.app", "curvlab.registry", "curvlab.default_plugin")

@@ -81,7 +81,7 @@ def closure() -> set[str]:
 
 
 def test_there_is_a_plugin() -> None:
-    assert {"firstorder", "kfac", "singd", "structures"} <= set(PLUGINS)
+    assert {"firstorder", "hessianfree", "kfac", "lbfgs", "singd", "speech", "structures"} <= set(PLUGINS)
 
 
 @pytest.mark.parametrize("name", PROJECTS)
@@ -200,7 +200,7 @@ def test_a_wheel_is_pure_and_whole(name: str, wheels: Path) -> None:
         about = _metadata(archive)
     source = PROJECTS[name] / package
     files = {
-        str(f.relative_to(source.parent)) for f in source.rglob("*") if f.suffix in (".py", ".toml", ".typed")
+        str(f.relative_to(source.parent)) for f in source.rglob("*") if f.suffix in (".py", ".toml", ".typed", ".tmpl")
     }
     assert f"{package}/py.typed" in files
     info = f"{package}-{curvlab.__version__}.dist-info"

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from curvlab import __version__
-from curvlab.cli import configuration, listing, run
+from curvlab.cli import configuration, listing, preparing, run, scaffolding
 from curvlab.cli.output import complain, print_text
 from curvlab.cli.plugin_commands import add_plugin_commands
 from curvlab.errors import ConfigError, CurvlabError, UsageError
@@ -72,8 +72,10 @@ app.command("resume")(run.resume)
 app.command("eval")(run.evaluate)
 app.command("methods")(listing.methods)
 app.command("parts")(listing.parts)
-app.command("tasks")(listing.tasks)
+listing.tasks_app.command("prepare", **preparing.COMMAND)(preparing.prepare)
+app.add_typer(listing.tasks_app, name="tasks")
 app.add_typer(configuration.app, name="config")
+listing.plugins_app.command("new")(scaffolding.new)
 app.add_typer(listing.plugins_app, name="plugins")
 app.command("env")(run.env)
 
@@ -86,6 +88,9 @@ def main() -> None:
     except CurvlabError as err:
         complain(words(err))
         raise SystemExit(err.exit_code) from err
+    except KeyboardInterrupt as err:  # a plugin that takes for ever is named
+        complain(" ".join(["interrupted", *map(str, err.args)]))
+        raise SystemExit(_INTERRUPTED) from err
     add_plugin_commands(app, registry)
     app()
 

@@ -9,12 +9,13 @@ import typer
 
 from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.errors import PluginError, UsageError
-from curvlab.registry import MethodEntry, PartEntry, Registry, installed
+from curvlab.registry import MethodEntry, PartEntry, PluginRecord, Registry, installed
 from curvlab.registry.kinds import PROTOCOLS
 from curvlab.registry.suggest import advice
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
+tasks_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 plugins_app = typer.Typer(no_args_is_help=True, help="What is installed.", rich_markup_mode=None)
 
 
@@ -59,8 +60,15 @@ def parts(
     _complain_of_plugins(registry)
 
 
-def tasks(as_json: AsJson = False) -> None:
-    """The tasks, and where each takes its data from."""
+@tasks_app.callback()
+def tasks(context: typer.Context, as_json: AsJson = False) -> None:
+    """The tasks, and where each takes its data from; ``prepare`` makes the data of those that need it."""
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise UsageError(
+                f"--json is of the listing: `curvlab tasks {context.invoked_subcommand}` has none"
+            )
+        return
     registry = installed()
     found = list(registry.parts("task"))
     if as_json:
@@ -72,15 +80,15 @@ def tasks(as_json: AsJson = False) -> None:
 
 @plugins_app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """The plugins that were found; broken ones with their error."""
+    """The plugins that were found, those that are broken, clashing or slow with the reason."""
     records = installed().plugins
     if as_json:
         print_json([asdict(record) for record in records])
     else:
         print_table(
-            ("plugin", "distribution", "version", "api", "status", "parts", "error"),
+            ("plugin", "distribution", "version", "api", "status", "parts", "trouble"),
             [
-                (r.name, r.distribution, r.version, r.api_version, r.status, str(len(r.parts)), r.reason)
+                (r.name, r.distribution, r.version, r.api_version, r.status, str(len(r.parts)), _trouble(r))
                 for r in records
             ],
         )
@@ -136,3 +144,10 @@ def _complain_of_plugins(registry: Registry) -> None:
         if record.status in ("broken", "incompatible"):
             who = f'plugin "{record.name}" ({record.distribution} {record.version})'
             complain(f"{who} is {record.status}: {record.reason}")
+        if record.slow:
+            complain(f'plugin "{record.name}" ({record.distribution} {record.version}) is {record.slow}')
+
+
+def _trouble(record: PluginRecord) -> str:
+    """What is wrong with a plugin, in one line."""
+    return "; ".join(word for word in (record.reason, record.slow) if word)

@@ -12,6 +12,7 @@ from typing import Any
 from curvlab.config.composition import compose
 from curvlab.config.describe import described, entries_in
 from curvlab.config.knobpaths import check_knob_paths
+from curvlab.config.knobs import read_method
 from curvlab.config.merge import NONE
 from curvlab.config.schema import (
     Setting,
@@ -34,6 +35,9 @@ from curvlab.registry.kinds import METHOD
 from curvlab.registry.records import PartEntry
 from curvlab.registry.registry import Registry
 from curvlab.registry.suggest import advice, nearest
+
+#: the place of a method that may be filled by another method's name, which then lends what stands there
+LENT = "preconditioner"
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,9 @@ class Builder:
             what = f'needs use = "NAME", the {kind} it is' if wrong is table else "use takes a name in quotes"
             self.blame(wrong, what, f"Known: {', '.join(names)}.", place)
             return None
+        if kind == LENT and not self._names_part(table, [annotation]) and self._names_method(table.use):
+            lent = self._lent(table, place)
+            return None if lent is None else self.part(lent, annotation, place)
         found = self._class(table, kind)
         if found is None:
             return None
@@ -183,6 +190,29 @@ class Builder:
             return None
         use = Node(self.registry.use(entry), table.table["use"].origin)
         return Built(built.value, Node({"use": use, **built.node.table}, node.origin))
+
+    def _names_method(self, use: str) -> bool:
+        return any(use in (entry.name, self.registry.use(entry)) for entry in self.registry.method_entries())
+
+    def _lent(self, table: Node, place: str) -> Node | None:
+        """A method's preconditioner, where the method is named in a preconditioner's place.
+
+        Its knobs turn what is lent; one that turns another part of the method would do nothing.
+        """
+        before = len(self.faults)
+        composition = compose(table, self.registry, self.faults)
+        if composition is None or composition.entry is None:
+            return None
+        knobs = read_method(composition.entry).knobs
+        for key, node in table.without("use").table.items():
+            paths = knobs[key].paths if key in knobs else ((key,),)
+            if any(path[0] != LENT for path in paths):
+                message = f'"{table.use}" lends its preconditioner here, and {key} is not of that'
+                self.blame(node, message, "take it out", _below(place, key))
+        if len(self.faults) > before or LENT not in composition.table.table:
+            return None
+        self.provenance[f"{METHOD}/{composition.entry.name}"] = composition.entry.origin
+        return composition.table.table[LENT]
 
     def method(self, node: Node, place: str) -> Built | None:
         """A method: its composition, its fallback included."""

@@ -171,12 +171,17 @@ def _assignment(text: str) -> tuple[Path, Any]:
     keys = _keys(key.strip())
     if not equals or not keys:
         raise UsageError(f"--set {text}: expected key=value, as in --set method.lr=0.01")
+    return keys, value_of(value)
+
+
+def value_of(text: str) -> Any:
+    """What is written on a command line: the TOML value if it is one, else the text itself."""
     try:
-        parsed = tomli.loads(f"value = {value}")
+        parsed = tomli.loads(f"value = {text}")
     except tomli.TOMLDecodeError:
-        return keys, value
+        return text
     # a value with a newline could smuggle in more keys; then it is a string
-    return keys, parsed["value"] if len(parsed) == 1 else value
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _keys(text: str) -> Path:

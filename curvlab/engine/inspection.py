@@ -19,6 +19,8 @@ from curvlab.protocols.needs import Labels, Needs
 
 #: so many first steps are looked at: every cadence in use has come round by then
 CYCLE = 100
+#: examples that a sampler is shown to be asked what it needs; how many there are, only the data know
+SOME = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class StepCost:
     """What one kind of step evaluates; ``steps`` of ``of_steps`` are of this kind.
 
     ``backwards_per_output`` more backward passes are made for each output of the model (exact labels).
-    A product with the GGN costs about a forward and a backward, a trial loss a forward; of both, the
-    numbers are upper bounds.
+    A product with the GGN costs about a forward and a backward, a trial loss a forward, a trial gradient
+    both; of all three, the numbers are upper bounds.  What an adaptive sampler asks for depends on its
+    state and is that of the first step.
     """
 
     steps: int
@@ -36,6 +39,8 @@ class StepCost:
     backwards_per_output: int
     products: int
     losses: int
+    gradients: int
+    variance: bool
     labels: tuple[str, ...]
     of_steps: int = CYCLE
 
@@ -50,6 +55,8 @@ class StepCost:
             backwards_per_output=int(Labels.EXACT in needs.layers),
             products=needs.products,
             losses=needs.losses,
+            gradients=needs.gradients,
+            variance=needs.variance,
             labels=tuple(sorted(str(kind) for kind in needs.layers)),
         )
 
@@ -62,6 +69,10 @@ class StepCost:
             words.append(f"at most {_count(self.products, 'GGN product')}")
         if self.losses:
             words.append(f"at most {_count(self.losses, 'trial loss', 'es')}")
+        if self.gradients:
+            words.append(f"at most {_count(self.gradients, 'trial gradient')}")
+        if self.variance:
+            words.append("the gradients' variance over examples")
         return ", ".join(words)
 
 
@@ -92,6 +103,8 @@ def inspect(plan: Plan) -> Inspection:
     optimizer = CurvatureOptimizer(
         plan.method, model, backend=plan.backend, seed=plan.run.seed, name=plan.method_name
     )
+    state = plan.sampler.init(SOME, min(plan.task.batch_size, SOME), plan.run.seed)
+    optimizer.wanted = lambda: plan.sampler.needs(state)
     kinds = Counter(optimizer.needs(step) for step in range(CYCLE))
     parameters = list(model.parameters())
     return Inspection(

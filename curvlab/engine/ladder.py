@@ -11,6 +11,7 @@ Rungs, each reported as an event:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,13 +43,13 @@ Emit = Callable[[Event], None]
 def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, emit: Emit) -> Pass:
     """The pass at θ; in float64, cast back, if its loss is not finite; raises ``Diverged``."""
     seen = objective.evaluate(needs, blocks, ctx)
-    if bool(torch.isfinite(seen.loss)):
+    if math.isfinite(float(seen.loss)):
         return seen
     wide = objective.cast(torch.float64)
     if wide is not None and seen.gradient.dtype != torch.float64:
         with _in_double(blocks.model):
             again = wide.evaluate(needs, blocks, ctx)
-        if bool(torch.isfinite(again.loss)):
+        if math.isfinite(float(again.loss)):
             emit(Event("retried-in-float64", ctx.step, {"loss": float(again.loss)}))
             return _narrowed(again, seen.gradient.dtype, blocks.model)
     raise Diverged(

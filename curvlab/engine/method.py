@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
@@ -31,6 +32,33 @@ class Method:
     on_update: tuple[Transform[Any], ...] = ()
     sampler: Sampler[Any] | None = None
     fallback: Method | None = None
+
+    def __post_init__(self) -> None:
+        if self.preconditioner.pairs() is not None:
+            what = (
+                f"{type(self.preconditioner).__name__} learns from the pairs of a solve that it preconditions"
+            )
+            hint = 'make it the inner of [method.preconditioner] use = "iterative"'
+            raise ConfigError(Fault(what, path="preconditioner", hint=hint))
+        if not self.step.chooses:
+            return
+        rule, preconditioner = type(self.step).__name__, type(self.preconditioner).__name__
+        if not self.preconditioner.iterates:
+            raise ConfigError(
+                Fault(
+                    f"{rule} chooses among the iterates of a solve, and {preconditioner} keeps none",
+                    path="step",
+                    hint='give the solver that keeps them, such as krylov = { use = "flexible-cg" }',
+                )
+            )
+        if self.on_update:
+            raise ConfigError(
+                Fault(
+                    f"{rule} chooses among the iterates of a solve, which on_update would not transform",
+                    path="on_update",
+                    hint="leave on_update empty, or use another step rule",
+                )
+            )
 
     def needs(self, step: int) -> Needs:
         """What this step costs, over all parts but the fallback."""

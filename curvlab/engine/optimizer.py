@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -21,7 +21,7 @@ from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
-from curvlab.protocols.needs import Needs
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
 from curvlab.protocols.step import At
@@ -83,8 +83,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.method, self.model, self.backend, self.name = method, model, backend, name
         self.on_event = on_event or (lambda event: None)
-        #: told of every step of the method's own blocks; a sampler that adapts listens here
+        #: told of every step: the whole pass, and what the method's own blocks made of it; a sampler listens
         self.on_learn: Callable[[Aftermath], None] = lambda what: None
+        #: what that listener wants to be evaluated beside what the method needs
+        self.wanted: Callable[[], Needs] = lambda: GRADIENT_ONLY
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
         self.steps = 0
         self.last: StepFacts | None = None
@@ -101,8 +103,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     # what it is
 
     def needs(self, step: int) -> Needs:
-        """What step ``step`` (from 0) costs, over the method and its fallback."""
-        united = Needs()
+        """What step ``step`` (from 0) costs, over the method, its fallback and an adaptive sampler."""
+        united = self.wanted()
         for arm in self.arms:
             united = united | arm.method.needs(step)
         return united
@@ -162,7 +164,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         ways = [self._way(arm, seen) for arm in self.arms]
         outcomes = [self._go(way, objective) for way in ways]
         self.last = self._facts(seen, outcomes[0])
-        self.on_learn(outcomes[0][0])
+        # a sampler judges the gradient of all blocks: the variance beside it is of them all
+        self.on_learn(replace(outcomes[0][0], before=seen))
         for what, _ in outcomes:
             one_step.recycle(what)
         self.steps += 1
@@ -215,9 +218,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def _go(self, way: _Way, objective: Objective | None) -> tuple[Aftermath, Context]:
         arm, ctx = way.arm, way.ctx
-        what = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, self._rate())
+        what, said = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, self._rate())
         if not what.step.accepted:
             self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))
+        for event in said:
+            self.on_event(event)
         return what, ctx
 
     def _asking(self) -> str:
@@ -244,7 +249,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def _facts(self, seen: Pass, outcome: tuple[Aftermath, Context]) -> StepFacts:
         what, ctx = outcome
-        searched = self.method.step.needs(self.steps).losses or self.method.step.needs(self.steps).products
+        asks = self.method.step.needs(self.steps)
+        searched = asks.losses or asks.products or asks.gradients
         iterative = what.solve.iterations > 0
         count = getattr(seen.ggn, "count", None)
         return StepFacts(

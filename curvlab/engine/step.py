@@ -6,15 +6,17 @@ buffers are used again by the next one.  A part that wants to remember one copie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from curvlab.engine.method import Arm
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve
 from curvlab.protocols.objective import Objective
+from curvlab.protocols.report import Event
 from curvlab.protocols.step import At
 
 
@@ -48,20 +50,24 @@ def commit(
     at: At,
     ctx: Context,
     rate: float,
-) -> Aftermath:
-    """Transform, search, write θ once (or not at all), learn."""
+) -> tuple[Aftermath, tuple[Event, ...]]:
+    """Transform, search, write θ once (or not at all), learn; what came of it, and what is to be told."""
     method, state = arm.method, arm.state
     update = solve.x
     for transform, own in zip(method.on_update, state.on_update, strict=True):
         update = transform(own, update, at)
+    trial = Trial(arm, objective, seen)
     line = Line(
         update=update,
         gradient=seen.gradient,
         rate=rate,
         damping=ctx.damping,
         ggn=seen.ggn,
-        loss_of=_loss_of(arm, objective),
-        start=lambda: float(_asked(objective).start(seen)),
+        loss_of=trial.loss_of,
+        start=trial.start,
+        differentiate=trial.differentiate,
+        loss=float(seen.loss) if method.step.needs(ctx.step).gradients else float("nan"),
+        iterates=solve.iterates,
     )
     step = method.step.search(state.step, line, ctx.step)
     asks = method.damping.needs(ctx.step)
@@ -69,9 +75,9 @@ def commit(
     if step.accepted:
         arm.blocks.subtract_(step.update, step.alpha)
     what = Aftermath(seen, solve, step, ratio)
-    method.preconditioner.learn(state.preconditioner, what, ctx)
+    said = method.preconditioner.learn(state.preconditioner, what, ctx)
     method.damping.learn(state.damping, what, ctx.step)
-    return what
+    return what, said
 
 
 def recycle(what: Aftermath) -> None:
@@ -80,18 +86,45 @@ def recycle(what: Aftermath) -> None:
         vector.layout.recycle(vector)
 
 
-def _asked(objective: Objective | None) -> Objective:
-    assert objective is not None, "needs.losses without an objective is refused before the step"
-    return objective
+@dataclass
+class Trial:
+    """What a step rule may try: losses and gradients at θ − α·u.  Nothing is written.
 
+    A loss is computed once, however often it is asked for.
+    """
 
-def _loss_of(arm: Arm, objective: Objective | None) -> Callable[[BlockVector, float], float]:
-    """The loss on the acceptance sample at θ − α·u: functional, nothing is written."""
+    arm: Arm
+    objective: Objective | None
+    seen: Pass
+    #: by identity of the direction, which is kept so that no other can take on its identity, and rate
+    known: dict[tuple[int, float], tuple[BlockVector, float]] = field(default_factory=dict)
+    at_start: float | None = None
 
-    def loss_of(update: BlockVector, alpha: float) -> float:
-        slots = arm.blocks.slots(update)
-        with torch.no_grad():
-            trial = {n: p.sub(slots[n], alpha=alpha) for n, p in arm.blocks.parameters.items()}
-        return float(_asked(objective).loss(trial))
+    def loss_of(self, update: BlockVector, alpha: float) -> float:
+        """The loss at θ − α·u on the acceptance sample."""
+        key = (id(update), alpha)
+        if key not in self.known:
+            self.known[key] = update, float(self._asked().loss(self._at(update, alpha)))
+        return self.known[key][1]
 
-    return loss_of
+    def start(self) -> float:
+        """The loss at θ on the acceptance sample."""
+        if self.at_start is None:
+            self.at_start = float(self._asked().start(self.seen))
+        return self.at_start
+
+    def differentiate(
+        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
+    ) -> tuple[float, BlockVector]:
+        """Loss and gradient at θ − α·u, on the gradient sample or on the acceptance sample."""
+        loss, gradient = self._asked().differentiate(self._at(update, alpha), acceptance=acceptance)
+        return float(loss), self.arm.blocks.pack(gradient)
+
+    @torch.no_grad()
+    def _at(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:
+        slots = self.arm.blocks.slots(update)
+        return {n: p.sub(slots[n], alpha=alpha) for n, p in self.arm.blocks.parameters.items()}
+
+    def _asked(self) -> Objective:
+        assert self.objective is not None, "trials without an objective are refused before the step"
+        return self.objective

@@ -107,6 +107,7 @@ def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
     sampler_state = plan.sampler.init(workload.size, plan.task.batch_size, plan.run.seed)
     training = Training(plan, workload.model, workload, optimizer, sampler_state)
     optimizer.on_learn = lambda what: plan.sampler.learn(training.sampler_state, what)
+    optimizer.wanted = lambda: plan.sampler.needs(training.sampler_state)
     return training
 
 

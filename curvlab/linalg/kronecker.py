@@ -54,12 +54,13 @@ class Kronecker(BlockOperator):
 
     def _factored_is_cheaper(self, v: Outer) -> bool:
         (r, o), i = v.left.shape, v.right.shape[1]
-
-        def cost(b_columns: int, a_columns: int) -> float:
-            b = 0.0 if self.B is None else self.B.flops(b_columns)
-            return b + (0.0 if self.A is None else self.A.flops(a_columns))
-
-        return cost(r, r) < cost(i, o)  # both pay 2·r·o·i for leftᵀ right
+        through_factors = through_matrix = 0.0  # both pay 2·r·o·i for leftᵀ right
+        if self.B is not None:
+            through_factors, through_matrix = self.B.flops(r), self.B.flops(i)
+        if self.A is not None:
+            through_factors += self.A.flops(r)
+            through_matrix += self.A.flops(o)
+        return through_factors < through_matrix
 
 
 @dataclass(frozen=True)

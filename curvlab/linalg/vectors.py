@@ -10,12 +10,14 @@ rows as the batch, and a Kronecker preconditioner is cheaper on the factors than
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from curvlab.linalg.accumulation import accumulate_
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class BlockLayout:
             self.offsets[name] = (start, stop)
             start = stop
         self.size: int = start
-        self._free: list[Tensor] = []
+        self._free: list[BlockVector] = []
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -70,16 +72,16 @@ class BlockLayout:
 
     def empty(self, *, like: Tensor) -> BlockVector:
         """An uninitialised vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
-        for k, flat in enumerate(self._free):
-            if flat.dtype == like.dtype and flat.device == like.device:
-                return BlockVector(self, self._free.pop(k))
+        for k, free in enumerate(self._free):
+            if free.dtype == like.dtype and free.device == like.device:
+                return self._free.pop(k)
         return BlockVector(self, like.new_empty(self.size))
 
     def recycle(self, vector: BlockVector) -> None:
         """Hand back a vector that nobody reads any more; a borrowed one, or an alias, is left alone."""
-        known = {t.data_ptr() for t in self._free}
+        known = {free._flat.data_ptr() for free in self._free}
         if not vector.borrowed and vector._flat.data_ptr() not in known and len(self._free) < self.KEEP:
-            self._free.append(vector._flat)
+            self._free.append(vector._alias())
 
     def restrict(self, names: tuple[str, ...]) -> BlockLayout:
         """The layout of some of the blocks, in the order given."""
@@ -97,7 +99,7 @@ class BlockVector:
     change the vector itself; everything else returns a new one.  Mixing layouts raises ``ValueError``.
     """
 
-    __slots__ = ("_flat", "borrowed", "layout", "outers")
+    __slots__ = ("_flat", "_parts", "_views", "borrowed", "layout", "outers")
 
     def __init__(
         self, layout: BlockLayout, flat: Float[Tensor, " D"], outers: dict[str, Outer] | None = None
@@ -106,6 +108,9 @@ class BlockVector:
             raise ValueError(f"a buffer of shape {tuple(flat.shape)} for a layout of {layout.size}")
         self.layout = layout
         self._flat = flat
+        #: blocks that have been looked at, and their parts; whoever shares the buffer shares them
+        self._views: dict[str, Tensor] = {}
+        self._parts: dict[tuple[str, Hashable], Mapping[str, Tensor]] = {}
         self.outers: dict[str, Outer] = outers or {}
         self.borrowed = False
 
@@ -122,6 +127,15 @@ class BlockVector:
         if name in self.outers:
             self._multiply_out(name)
         return self._view(name)
+
+    def parts(
+        self, name: str, what: Hashable, cut: Callable[[Tensor], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Block ``name`` in the views that ``cut`` makes of it; kept with the buffer, as ``what``."""
+        block, key = self[name], (name, what)
+        if key not in self._parts:
+            self._parts[key] = cut(block)
+        return self._parts[key]
 
     def factored(self, name: str) -> Outer | Tensor:
         """Block ``name`` as it is held: the factors if nobody has read the matrix yet."""
@@ -158,8 +172,8 @@ class BlockVector:
 
     def borrow(self) -> BlockVector:
         """The same vector, marked as somebody else's."""
-        other = BlockVector(self.layout, self._flat, self.outers)
-        other.borrowed = True
+        other = self._alias()
+        other.outers, other.borrowed = self.outers, True
         return other
 
     def owned(self) -> BlockVector:
@@ -276,7 +290,7 @@ class BlockVector:
         for name in self.layout.names:
             mine, theirs = self._view(name), other.factored(name)
             if isinstance(theirs, Outer):
-                mine.addmm_(theirs.left.mT, theirs.right, beta=a, alpha=b)
+                accumulate_(mine, a, theirs.left, theirs.right, b)
             else:
                 mine.mul_(a).add_(theirs, alpha=b)
         return self
@@ -295,6 +309,10 @@ class BlockVector:
 
     def scale_(self, factor: float | Tensor) -> BlockVector:
         """self ← factor · self; factored blocks stay factored."""
+        if isinstance(factor, Tensor) and factor.device.type == "cpu":
+            factor = float(factor)
+        if isinstance(factor, float) and factor == 1.0:  # as a bound mostly says
+            return self
         if not self.outers:
             self._flat.mul_(factor)
             return self
@@ -327,9 +345,18 @@ class BlockVector:
             what = f"{sorted(mine ^ theirs)} do not match" if mine ^ theirs else "the order is another"
             raise ValueError(f"vectors over different blocks: {what}")
 
+    def _alias(self) -> BlockVector:
+        """Another vector in the same buffer."""
+        other = BlockVector(self.layout, self._flat)
+        other._views, other._parts = self._views, self._parts
+        return other
+
     def _view(self, name: str) -> Tensor:
-        start, stop = self.layout.offsets[name]
-        return self._flat[start:stop].view(self.layout.shapes[name])
+        found = self._views.get(name)
+        if found is None:
+            start, stop = self.layout.offsets[name]
+            found = self._views[name] = self._flat[start:stop].view(self.layout.shapes[name])
+        return found
 
     def _multiply_out(self, name: str) -> None:
         self.outers.pop(name).dense(out=self._view(name))

@@ -88,12 +88,22 @@ class Loss(ABC):
         relative = self.relative_weights(targets, like)
         if relative is None:
             return examples / targets.shape[0] if self.over == "mean" else 1.0
-        return relative if self.over == "sum" else relative * (examples / relative.sum())
+        return relative if self.over == "sum" else relative * (examples / self.mass(targets, like))
+
+    def mass(self, targets: Tensor, like: Tensor) -> Float[Tensor, ""]:
+        """What the mean over these rows is divided by; of several parts of a sample it adds up."""
+        relative = self.relative_weights(targets, like)
+        return _count(targets) if relative is None else relative.sum()
 
 
 def weighted(terms: Float[Tensor, " r"], weights: float | Float[Tensor, " r"]) -> Float[Tensor, ""]:
     """``Σ_r w_r ℓ_r``."""
     return terms.sum() * weights if isinstance(weights, float) else torch.dot(terms, weights)
+
+
+def _count(targets: Tensor) -> Float[Tensor, ""]:
+    """How many rows: exact in float64, and of no say in the dtype of what it divides."""
+    return torch.tensor(float(targets.shape[0]), dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,18 @@ class CrossEntropy(Loss):
         mass = None if weight is None else self.relative_weights(targets, rows)
         return each if mass is None else each / mass.masked_fill(mass == 0, 1.0)
 
+    def mean(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
+        if self.over == "sum" or self.ignore_index is None:
+            return super().mean(outputs, targets)
+        # torch's own mean is by the same weights, in one kernel
+        return F.cross_entropy(
+            self.rows(outputs),
+            self.target_rows(targets),
+            None if self.class_weights is None else self.class_weights.to(outputs),
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+
     def relative_weights(self, targets: Tensor, like: Tensor) -> Float[Tensor, " r"] | None:
         if self.class_weights is None and (targets.is_floating_point() or self.ignore_index is None):
             return None
@@ -136,15 +158,9 @@ class CrossEntropy(Loss):
         everywhere = self.class_weights.to(like).mean() * self._kept(targets)
         return (1.0 - self.label_smoothing) * hard + self.label_smoothing * everywhere
 
-    def row_weights(self, targets: Tensor, examples: int, *, like: Tensor) -> float | Float[Tensor, " r"]:
-        relative = self.relative_weights(targets, like)
-        if relative is None:
-            return examples / targets.shape[0] if self.over == "mean" else 1.0
-        if self.over == "sum":
-            return relative
+    def mass(self, targets: Tensor, like: Tensor) -> Float[Tensor, ""]:
         # torch's mean over probabilities is over rows; over class indices it is weighted by the labels
-        total = targets.shape[0] if targets.is_floating_point() else self._label_weights(targets, like).sum()
-        return relative * (examples / total)
+        return _count(targets) if targets.is_floating_point() else self._label_weights(targets, like).sum()
 
     def _kept(self, targets: Tensor) -> Tensor:
         if self.ignore_index is None or targets.is_floating_point():

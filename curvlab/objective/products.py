@@ -1,28 +1,35 @@
 """Products with the Gauss–Newton matrix of the mean loss, matrix-free and exact.
 
-``G v = (1/n) Σ_n J_nᵀ ∇²ℓ_n J_n v``: one forward-mode product, the loss's own Hessian in the outputs,
-one reverse-mode product.  The reverse graph of a sample that fits in one micro-batch is built once
-and kept for the life of the operator (one step); larger samples are linearised chunk by chunk.
-Attention is computed by matrix products in here, whatever kernel it uses elsewhere.
+``G v = (1/n) Σ_n J_nᵀ ∇²ℓ_n J_n v``: a product with the Jacobian, the loss's own Hessian in the outputs,
+a product with the Jacobian's transpose.
+
+A sample of one micro-batch is linearised once and kept for the life of the operator (one step): its
+outputs f, their graph, and the graph of ``Jᵀ u``, which is linear in u, so that differentiating it in u
+gives ``J v``.  A product is then two backward passes, no forward pass.  Of several micro-batches nothing
+is kept: each is linearised anew in every product, in forward mode, which carries ``J v`` along in the
+pass that makes the graph.  Attention is computed by matrix products in here, whatever kernel it uses
+elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.backends import mha
-from torch.func import functional_call, jvp, vjp
+from torch.func import functional_call, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objective.losses import Loss, Opaque
 from curvlab.objective.randomness import Randomness
+from curvlab.objective.samples import Chunk, MicroBatches
 from curvlab.protocols.blocks import Blocks
 
 
@@ -30,8 +37,7 @@ from curvlab.protocols.blocks import Blocks
 def unfused_attention() -> Iterator[None]:
     """Inside, torch computes attention by matrix products, which every kind of differentiation knows.
 
-    Its fused kernels have no forward mode.  Reverse mode goes without them too, so that both linearise
-    one function: kernels that draw their own random numbers drop other weights.
+    Its fused kernels have neither forward mode nor second derivatives.
     """
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)  # of whole modules in evaluation mode
@@ -42,77 +48,148 @@ def unfused_attention() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Inputs, targets and row weights of one micro-batch."""
+@contextmanager
+def plain_kernels(model: nn.Module) -> Iterator[None]:
+    """Inside, torch takes kernels that every kind of differentiation knows, for this model's layers."""
+    with unfused_attention():
+        if not any(isinstance(m, nn.LSTM) for m in model.modules()):
+            yield
+            return
+        # oneDNN's LSTM has no forward mode; other layers would be slower without it
+        onednn: Any = torch.backends.mkldnn
+        before = onednn.enabled
+        onednn.enabled = False
+        try:
+            yield
+        finally:
+            onednn.enabled = before
 
-    inputs: Any
-    targets: Tensor
-    weights: float | Tensor
+
+def outputs_at(model: nn.Module, at: Mapping[str, Tensor], inputs: Any) -> Tensor:
+    """The model's outputs at these parameters; buffers stay as they are."""
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    return functional_call(model, {**buffers, **at}, (inputs,))  # type: ignore[no-any-return]
 
 
 @dataclass
 class GaussNewton(LinearOperator[BlockVector]):
-    """The GGN of the mean loss over ``examples`` examples, restricted to ``blocks``.
+    """The GGN of the mean loss over a sample, restricted to ``blocks``.
 
     ``count`` is the number of products made.  Random layers repeat themselves and buffers stay as
-    they are.
+    they are.  Memory beside the product: the graphs of one micro-batch, whatever the sample's size.
     """
 
     model: nn.Module
     blocks: Blocks
-    loss: Loss
-    chunks: Sequence[Chunk]
-    examples: int
+    batches: MicroBatches
     randomness: Randomness
     count: int = 0
-    _reverse: Callable[[Tensor], tuple[dict[str, Tensor]]] | None = field(default=None, repr=False)
+    _kept: _Linearised | None = field(default=None, repr=False)
 
     self_adjoint = True
     psd = True
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
         self.count += 1
-        tangents = {k: t.contiguous() for k, t in self.blocks.slots(v).items()}
+        tangents = self.blocks.slots(v)
+        if len(self.batches) > 1:
+            return self._anew(tangents)
+        if self._kept is None:
+            self._kept = self._linearised()
+        return self.blocks.pack(self._kept.product(tangents))
+
+    def _linearised(self) -> _Linearised:
+        with self.randomness.repeated(), plain_kernels(self.model):
+            (chunk,) = self.batches
+            return _Linearised.at(self.model, self.blocks, self.batches.loss, chunk)
+
+    def _anew(self, tangents: Mapping[str, Tensor]) -> BlockVector:
+        """The product over several micro-batches, one after the other."""
+        parameters, n = self.blocks.parameters, self.batches.examples
         total: BlockVector | None = None
-        with self.randomness.repeated(), unfused_attention():
-            for chunk in self.chunks:
-                part = self.blocks.pack(self._chunk_product(chunk, tangents))
-                total = part if total is None else total.add_(part)
-        assert total is not None
-        return total.scale_(1.0 / self.examples)
+        slots: dict[str, Tensor] = {}
+        with self.randomness.repeated(), plain_kernels(self.model), torch.enable_grad():
+            for chunk in self.batches:
+                outputs, leaves, pushed = self._both_ways(chunk, tangents)
+                if pushed is None:  # the outputs do not depend on these parameters
+                    continue
+                u = curved(self.batches.loss, chunk, outputs.detach(), pushed, n)
+                found = torch.autograd.grad(outputs, leaves, u, allow_unused=True)
+                del outputs, leaves, pushed  # before the next chunk's are made
+                part = dict(zip(parameters, found, strict=True))
+                if total is None:
+                    total = self.blocks.pack(part)
+                    slots = self.blocks.slots(total)
+                    continue
+                for name, g in part.items():
+                    if g is not None:
+                        slots[name].add_(g)
+        return self.blocks.pack({}) if total is None else total
 
-    def _chunk_product(self, chunk: Chunk, tangents: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        primals = {name: p.detach() for name, p in self.blocks.parameters.items()}
+    def _both_ways(
+        self, chunk: Chunk, tangents: Mapping[str, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+        """Outputs with their graph, its leaves, and ``J v`` (``None``: the outputs are constant)."""
+        dual, apart = forward_ad.make_dual, forward_ad.unpack_dual
+        with forward_ad.dual_level():
+            at = {
+                name: dual(p.detach().requires_grad_(), tangents[name])  # type: ignore[no-untyped-call]
+                for name, p in self.blocks.parameters.items()
+            }
+            outputs, pushed = apart(outputs_at(self.model, at, chunk.inputs))  # type: ignore[no-untyped-call]
+        return outputs, tuple(at.values()), None if pushed is None else pushed.detach()
 
-        def forward(at: dict[str, Tensor]) -> Tensor:
-            # cloned in here: a transformed function may not change what it captured
-            buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-            return functional_call(self.model, {**buffers, **at}, (chunk.inputs,))  # type: ignore[no-any-return]
 
-        start = self.randomness.now()
-        outputs, pushed = jvp(forward, (primals,), (dict(tangents),))  # type: ignore[misc]
-        curved = self._curved(chunk, outputs, pushed)
-        reverse = self._reverse
-        if reverse is None:
-            self.randomness.rewind(start)  # the same numbers once more, and on to the next chunk's
-            _, reverse = vjp(forward, primals)  # type: ignore[misc]
-            if len(self.chunks) == 1:
-                self._reverse = reverse
-        return reverse(curved)[0]
+@dataclass
+class _Linearised:
+    """One micro-batch at θ: outputs f, ``Jᵀ u`` as a graph in u, and what it takes to bend."""
 
-    def _curved(self, chunk: Chunk, outputs: Tensor, v: Tensor) -> Tensor:
-        """Weighted output Hessian times ``v``, in the shape of the outputs."""
-        loss = self.loss
-        if isinstance(loss, Opaque):
-            n = outputs.shape[0]
+    loss: Loss
+    chunk: Chunk
+    outputs: Tensor
+    parameters: Mapping[str, Tensor]
+    dual: Tensor  #: u
+    pulled: Mapping[str, Tensor]  #: Jᵀ u, for the parameters on which the outputs depend
 
-            def total(f: Tensor) -> Tensor:
-                return loss.mean(f, chunk.targets) * n
+    @classmethod
+    def at(cls, model: nn.Module, blocks: Blocks, loss: Loss, chunk: Chunk) -> _Linearised:
+        """At the current parameters; costs a forward and a backward pass."""
+        with torch.enable_grad():
+            leaves = {name: p.detach().requires_grad_() for name, p in blocks.parameters.items()}
+            outputs = outputs_at(model, leaves, chunk.inputs)
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+            if outputs.requires_grad:
+                wanted = tuple(leaves.values())
+                found = torch.autograd.grad(outputs, wanted, dual, create_graph=True, allow_unused=True)
+        pulled = {name: g for name, g in zip(leaves, found, strict=True) if g is not None and g.requires_grad}
+        return cls(loss, chunk, outputs, {name: leaves[name] for name in pulled}, dual, pulled)
 
-            # a Hessian is symmetric, and reverse mode is defined for every criterion that forward mode is not
-            return vjp(torch.func.grad(total), outputs)[1](v)[0]  # type: ignore[no-any-return]
-        rows = loss.rows(outputs)
-        curved = loss.curved(rows, loss.target_rows(chunk.targets), loss.rows(v))
-        w = chunk.weights
-        return loss.unrow(curved * (w if isinstance(w, float) else w.unsqueeze(-1)), outputs)
+    def product(self, tangents: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The chunk's share of G v by parameter, over its own number of examples."""
+        if not self.pulled:
+            return {}
+        along = tuple(tangents[name] for name in self.pulled)
+        pulled = tuple(self.pulled.values())
+        (pushed,) = torch.autograd.grad(pulled, self.dual, along, retain_graph=True, materialize_grads=True)
+        u = curved(self.loss, self.chunk, self.outputs.detach(), pushed, self.chunk.examples)
+        wanted = tuple(self.parameters.values())
+        found = torch.autograd.grad(self.outputs, wanted, u, retain_graph=True)
+        return dict(zip(self.parameters, found, strict=True))
+
+
+def curved(loss: Loss, chunk: Chunk, outputs: Tensor, v: Tensor, examples: int) -> Tensor:
+    """The Hessian of ``(1/examples) Σ ℓ_n`` in the outputs, times ``v``, in the shape of the outputs."""
+    if isinstance(loss, Opaque):
+
+        def total(f: Tensor) -> Tensor:
+            return chunk.total(loss, f)
+
+        # a Hessian is symmetric, and reverse mode is defined for every criterion that forward mode is not
+        bent: Tensor = vjp(torch.func.grad(total), outputs)[1](v)[0]
+        return bent / examples
+    rows = loss.rows(outputs)
+    bent = loss.curved(rows, loss.target_rows(chunk.targets), loss.rows(v))
+    w = chunk.weights
+    scale = w / examples if isinstance(w, float) else (w / examples).unsqueeze(-1)
+    return loss.unrow(bent * scale, outputs)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import Shifted
+from curvlab.linalg.progress import Iterate
+from curvlab.linalg.secants import Which
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.settings import fraction
 from curvlab.protocols.blocks import Block
@@ -15,6 +18,8 @@ from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.krylov import Krylov
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.report import Event
+from curvlab.protocols.schedule import Schedule, at_step
 
 
 @dataclass
@@ -34,19 +39,45 @@ class Iterative(Preconditioner[IterativeState]):
     rejected step); 0 begins from zero always.
     """
 
+    varying = True  # the number of its iterations depends on what it is applied to
+
     estimator: CurvatureEstimator[Any]
     krylov: Krylov
     inner: Preconditioner[Any] | None = None
-    warm_start: float = 0.0
+    warm_start: float | Schedule = 0.0
 
     def __post_init__(self) -> None:
-        fraction("warm_start", self.warm_start, closed=True)
+        if not isinstance(self.warm_start, Schedule):
+            fraction("warm_start", self.warm_start, closed=True)
+        if self.inner is not None and self.inner.varying and not self.krylov.varying:
+            inner, krylov = type(self.inner).__name__, type(self.krylov).__name__
+            raise ConfigError(
+                Fault(
+                    f"inner = {inner} changes during a solve, and krylov = {krylov} needs one that does not",
+                    path="krylov",
+                    hint='use = "flexible-cg" bears it',
+                )
+            )
+        pairs = None if self.inner is None else self.inner.pairs()
+        if pairs is not None and pairs.which is Which.ALL and pairs.count < self.krylov.limit:
+            raise ConfigError(
+                Fault(
+                    f"inner keeps all pairs of a solve, at most {pairs.count}, and krylov makes up to "
+                    f"{self.krylov.limit}",
+                    path="inner",
+                    hint=f"give it a memory of {self.krylov.limit}, two vectors each, or keep some of them",
+                )
+            )
 
     def needs(self, step: int) -> Needs:
         own = self.estimator.needs()
         if own.implicit:
             own = own | Needs(products=self.krylov.limit)
         return own if self.inner is None else own | self.inner.needs(step)
+
+    @property
+    def iterates(self) -> bool:
+        return self.krylov.iterates
 
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer or (self.inner is not None and self.inner.joins(layer))
@@ -59,7 +90,7 @@ class Iterative(Preconditioner[IterativeState]):
         return IterativeState(
             estimate=self.estimator.init(like, ctx),
             inner=None if self.inner is None else self.inner.init(like, ctx),
-            start=like.zeros_like() if self.warm_start else None,
+            start=like.zeros_like() if self.warm_start != 0 else None,
         )
 
     def observe(self, state: IterativeState, seen: Pass, ctx: Context) -> None:
@@ -75,15 +106,25 @@ class Iterative(Preconditioner[IterativeState]):
         A = Shifted(self.estimator.curvature(state.estimate), ctx.damping)
         inner = self.inner
         M = None if inner is None else lambda r: inner.apply(state.inner, r, ctx).x
-        solve = self.krylov.solve(A, v, x0=state.start, M=M)
+        pairs = None if inner is None else inner.pairs()
+        solve = self.krylov.solve(A, v, x0=state.start, M=M, pairs=pairs)
         # learn reads the solution again, so the transforms after it must not work in place
-        return solve if state.start is None else replace(solve, x=solve.x.borrow())
+        x = solve.x if state.start is None else solve.x.borrow()
+        iterates = tuple(_undamped(i, ctx.damping) for i in solve.iterates)
+        if iterates:  # the last of them is the solution, as whoever compares them may rely on
+            iterates = (*iterates[:-1], replace(iterates[-1], x=x))
+        secants = tuple(replace(pair, damping=ctx.damping) for pair in solve.secants)
+        return replace(solve, x=x, iterates=iterates, secants=secants)
 
-    def learn(self, state: IterativeState, what: Aftermath, ctx: Context) -> None:
+    def learn(self, state: IterativeState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
         if state.start is not None:
             if what.step.accepted:
-                state.start.copy_(what.solve.x).scale_(self.warm_start)
+                state.start.copy_(what.solve.x).scale_(at_step(self.warm_start, ctx.step))
             else:
                 state.start.zero_()
-        if self.inner is not None:
-            self.inner.learn(state.inner, what, ctx)
+        return () if self.inner is None else self.inner.learn(state.inner, what, ctx)
+
+
+def _undamped(i: Iterate, damping: float) -> Iterate:
+    """An iterate whose bend is of ``C + damping · I``, made to be of C."""
+    return replace(i, bend=i.bend - damping * float(i.x.dot(i.x)))

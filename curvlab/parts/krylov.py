@@ -5,28 +5,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from curvlab.linalg.cg import conjugate_gradients
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.cg import REFRESH, conjugate_gradients
 from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.progress import Trace
+from curvlab.linalg.secants import Pairs
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.settings import at_least, positive
+from curvlab.parts.settings import at_least, fraction
 from curvlab.protocols.evidence import Solve
 from curvlab.protocols.krylov import Krylov
 
 
 @dataclass(frozen=True)
 class ConjugateGradients(Krylov):
-    """Preconditioned CG until ``‖b − A x‖ ≤ tolerance · ‖b‖`` or ``max_iterations``."""
+    """Preconditioned CG until ``‖b − A x‖ ≤ tolerance · ‖b‖`` or ``max_iterations``.
+
+    Or until too little is gained (``progress``, ``window``: Martens 2010, §4.4; 0 turns either rule off).
+    ``grid`` > 1 keeps the iterates ``⌈gridʲ⌉`` for a step rule to choose from, the latest ``kept`` and
+    the last; each costs one vector.
+    """
 
     max_iterations: int = 50
     tolerance: float = 1e-3
+    progress: float = 0.0
+    window: int = 10
+    grid: float = 0.0
+    kept: int = 8
 
     def __post_init__(self) -> None:
         at_least("max_iterations", self.max_iterations, 1)
-        positive("tolerance", self.tolerance)
+        fraction("tolerance", self.tolerance)
+        fraction("progress", self.progress)
+        at_least("window", self.window, 1)
+        at_least("kept", self.kept, 0)
+        if self.grid and not self.grid > 1:
+            raise ConfigError(Fault(f"grid = {self.grid!r} must be above 1, or 0 for none", path="grid"))
 
     @property
     def limit(self) -> int:
-        return self.max_iterations + self.max_iterations // 50 + 1
+        return self.max_iterations + self.max_iterations // REFRESH + 1
+
+    @property
+    def iterates(self) -> bool:
+        return self.grid > 0
 
     def solve(
         self,
@@ -35,8 +56,18 @@ class ConjugateGradients(Krylov):
         *,
         x0: BlockVector | None = None,
         M: Callable[[BlockVector], BlockVector] | None = None,
+        pairs: Pairs | None = None,
     ) -> Solve:
         result = conjugate_gradients(
-            A, b, x0=x0, M=M, max_iterations=self.max_iterations, tolerance=self.tolerance
+            A,
+            b,
+            x0=x0,
+            M=M,
+            max_iterations=self.max_iterations,
+            tolerance=self.tolerance,
+            progress=self.progress,
+            window=self.window,
+            pairs=pairs,
+            trace=Trace(self.grid, self.kept, self.max_iterations),
         )
-        return Solve(result.x, result.iterations, result.reason)
+        return Solve(result.x, result.iterations, result.reason, result.iterates, result.secants)

@@ -15,6 +15,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.report import Event
 
 #: why solves ended, from the most ordinary to what a method must know
 GRAVITY = (Stop.DIRECT, Stop.CONVERGED, Stop.LIMIT, Stop.CURVATURE, Stop.NONFINITE)
@@ -39,6 +40,10 @@ class Routed(Preconditioner[RoutedState]):
     def __post_init__(self) -> None:
         if not self.routes:
             raise ConfigError(Fault("routes is empty", path="routes", hint='give at least one, such as "*"'))
+        for pattern, part in self.routes.items():
+            if part.pairs() is not None:  # a slice of a pair (s, A s) is not a pair of A's block
+                what = f"{type(part).__name__} learns from a solve of all blocks together"
+                raise ConfigError(Fault(what, path=f"routes.{pattern}", hint="use it unrouted"))
 
     def needs(self, step: int) -> Needs:
         united = GRADIENT_ONLY
@@ -80,9 +85,11 @@ class Routed(Preconditioner[RoutedState]):
                 x[name].copy_(part)
         return Solve(x, iterations, max(reasons, key=GRAVITY.index, default=Stop.DIRECT))
 
-    def learn(self, state: RoutedState, what: Aftermath, ctx: Context) -> None:
+    def learn(self, state: RoutedState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+        said: list[Event] = []
         for pattern, layout in self._split(what.before.gradient.layout).items():
-            self.routes[pattern].learn(state.routes[pattern], what.restrict(layout), ctx)
+            said += self.routes[pattern].learn(state.routes[pattern], what.restrict(layout), ctx)
+        return tuple(said)
 
     def _route(self, name: str) -> str | None:
         return next((p for p in self.routes if fnmatchcase(name, p)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from curvlab.errors import ConfigError, Fault
 from curvlab.parts.settings import at_least, fraction, positive
 from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw, Sampler
 
 
@@ -107,7 +108,10 @@ class SubsampledCurvature(Sampler[Any]):
     def draw(self, state: Any) -> Draw:
         draw = self.base.draw(state)
         kept = max(self.minimum, round(self.fraction * len(draw.curvature)))
-        return Draw(draw.gradient, draw.curvature[:kept], draw.acceptance)
+        return replace(draw, curvature=draw.curvature[:kept])
+
+    def needs(self, state: Any) -> Needs:
+        return self.base.needs(state)
 
     def learn(self, state: Any, what: Aftermath) -> None:
         self.base.learn(state, what)

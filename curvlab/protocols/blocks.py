@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class Blocks:
         """Each parameter's part of ``vector``, as views in the parameter's own shape."""
         slots: dict[str, Tensor] = {}
         for block in self.members:
-            slots.update(self.split(block, vector[block.name]))
+            slots.update(vector.parts(block.name, block.parameters, partial(self.split, block)))
         return slots
 
     def split(self, block: Block, packed: Tensor) -> dict[str, Tensor]:
@@ -84,7 +85,9 @@ class Blocks:
             name = block.parameters[0]
             return {name: packed.view(self.parameters[name].shape)}
         weight, bias = block.parameters
-        return {weight: packed[:, :-1].view(self.parameters[weight].shape), bias: packed[:, -1]}
+        inner = packed[:, :-1]
+        shape = self.parameters[weight].shape
+        return {weight: inner if inner.shape == shape else inner.view(shape), bias: packed[:, -1]}
 
     def pack(self, tensors: Mapping[str, Tensor | None]) -> BlockVector:
         """One vector from a tensor per parameter name; a missing or ``None`` one counts as zero."""

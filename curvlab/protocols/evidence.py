@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.compose import Restricted
 from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.progress import Iterate
+from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.needs import Labels
 
@@ -40,6 +43,18 @@ Layers = Mapping[Labels, Mapping[str, tuple[LayerStats, ...]]]
 
 
 @dataclass(frozen=True)
+class Variance:
+    """How much the gradients ∇ℓ_i of single examples differ: sample variances, with 1/(n − 1).
+
+    ``total`` is summed over coordinates, ``(Σ_i ‖∇ℓ_i‖² − n ‖∇L‖²) / (n − 1)``; ``along`` is that of the
+    inner products ``⟨∇ℓ_i, ∇L⟩``.
+    """
+
+    total: Float[Tensor, ""]
+    along: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
 class Pass:
     """One evaluation at θ, micro-batches merged.
 
@@ -57,6 +72,7 @@ class Pass:
     curvature_examples: int = 0
     positions: int = 1
     terms: int = 1
+    variance: Variance | None = None
 
     def restrict(self, layout: BlockLayout) -> Pass:
         """What this pass says of some of its blocks; itself if that is all of them."""
@@ -73,11 +89,25 @@ class Pass:
 
 @dataclass(frozen=True)
 class Solve:
-    """The preconditioned gradient ``x`` and how it was come by."""
+    """The preconditioned gradient ``x`` and how it was come by.
+
+    ``iterates``, of solvers that keep them, run from early to late and end with ``x`` itself.
+    ``secants`` are the pairs that were asked for (``Preconditioner.pairs``).
+    """
 
     x: BlockVector
     iterations: int = 0
     reason: Stop = Stop.DIRECT
+    iterates: tuple[Iterate, ...] = ()
+    secants: tuple[Secant, ...] = ()
+
+
+class Differentiate(Protocol):
+    """Loss and gradient at θ − α·u, on the gradient sample or on the acceptance sample."""
+
+    def __call__(
+        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
+    ) -> tuple[float, BlockVector]: ...
 
 
 @dataclass(frozen=True)
@@ -85,8 +115,9 @@ class Line:
     """What a step rule may ask of the way ahead: θ ← θ − α · update.
 
     ``rate`` multiplies the rule's own rate (a torch ``lr_scheduler`` writes it).  ``loss_of(u, α)`` is
-    the loss at θ − α·u on the acceptance sample and ``start()`` the loss at θ there; both are
-    functional: nothing is written.
+    the loss at θ − α·u on the acceptance sample and ``start()`` the loss at θ there (asked twice, they
+    cost once); ``differentiate(u, α)`` is loss and gradient there, on the *gradient* sample unless told.  All
+    are functional: nothing is written.  ``iterates`` are those of the solve, which end with ``update``.
     """
 
     update: BlockVector
@@ -96,6 +127,9 @@ class Line:
     ggn: LinearOperator[BlockVector] | None
     loss_of: Callable[[BlockVector, float], float]
     start: Callable[[], float]
+    differentiate: Differentiate
+    loss: float = float("nan")  #: at θ, on the gradient sample
+    iterates: tuple[Iterate, ...] = ()
 
     @cached_property
     def slope(self) -> float:
@@ -103,9 +137,16 @@ class Line:
         return -float(self.gradient.dot(self.update))
 
     def predicted(self, update: BlockVector, alpha: float) -> float:
-        """Change of the undamped quadratic model: −α gᵀu + ½ α² uᵀ G u.  Costs one product."""
-        assert self.ggn is not None, "a part that asks for a prediction declares products in its needs"
-        bend = float(update.dot(self.ggn @ update))
+        """Change of the undamped quadratic model: −α gᵀu + ½ α² uᵀ G u.
+
+        Costs one product, or none if ``update`` is one of the iterates.
+        """
+        known = [i.bend for i in self.iterates if i.x is update]
+        if known:
+            bend = known[0]
+        else:
+            assert self.ggn is not None, "a part that asks for a prediction declares products in its needs"
+            bend = float(update.dot(self.ggn @ update))
         return -alpha * float(self.gradient.dot(update)) + 0.5 * alpha * alpha * bend
 
     def ratio(self, step: Step) -> float:
@@ -120,11 +161,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step rule chose: subtract ``alpha · update``; a rejected step moves nothing."""
+    """What a step rule chose: subtract ``alpha · update``; a rejected step moves nothing.
+
+    ``gradient`` is the gradient there, on the step's gradient sample, if the search came to know it.
+    """
 
     update: BlockVector
     alpha: float
     accepted: bool = True
+    gradient: BlockVector | None = None
 
 
 @dataclass(frozen=True)
@@ -141,9 +186,21 @@ class Aftermath:
 
     def restrict(self, layout: BlockLayout) -> Aftermath:
         """What came of the step for some of its blocks; ``ratio`` is of them all."""
+        solve, step = self.solve, self.step
         return replace(
             self,
             before=self.before.restrict(layout),
-            solve=replace(self.solve, x=self.solve.x.restrict(layout)),
-            step=replace(self.step, update=self.step.update.restrict(layout)),
+            solve=replace(
+                solve,
+                x=solve.x.restrict(layout),
+                iterates=tuple(replace(i, x=i.x.restrict(layout)) for i in solve.iterates),
+                secants=tuple(
+                    replace(p, s=p.s.restrict(layout), y=p.y.restrict(layout)) for p in solve.secants
+                ),
+            ),
+            step=replace(
+                step,
+                update=step.update.restrict(layout),
+                gradient=None if step.gradient is None else step.gradient.restrict(layout),
+            ),
         )

@@ -25,8 +25,9 @@ class Needs:
     ``layers``: label kinds for which layer statistics are captured.  ``samples``: labels sampled
     per example under ``Labels.MODEL``.  ``factored``: layer gradients may stay as outer products.
     ``implicit``: an estimator wants the GGN as an operator; who multiplies with it counts the products.
-    ``products`` and ``losses`` bound how many GGN products and trial losses the parts will ask for
-    in this step; they add up.
+    ``variance``: how much the gradients of single examples differ.  ``products``, ``losses`` and
+    ``gradients`` bound how many GGN products, trial losses and trial gradients the parts will ask for in
+    this step; they add up.
     """
 
     layers: frozenset[Labels] = frozenset()
@@ -35,15 +36,23 @@ class Needs:
     implicit: bool = False
     products: int = 0
     losses: int = 0
+    gradients: int = 0
+    variance: bool = False
 
     def __or__(self, other: Needs) -> Needs:
+        if other is GRADIENT_ONLY:  # what most parts answer, every step
+            return self
+        if self is GRADIENT_ONLY:
+            return other
         return Needs(
             layers=self.layers | other.layers,
             samples=max(self.samples, other.samples),
             factored=self.factored or other.factored,
             implicit=self.implicit or other.implicit,
+            variance=self.variance or other.variance,
             products=self.products + other.products,
             losses=self.losses + other.losses,
+            gradients=self.gradients + other.gradients,
         )
 
     @property
@@ -60,6 +69,10 @@ class Needs:
             asked.append("Gauss-Newton products")
         if self.losses:
             asked.append("trial losses")
+        if self.gradients:
+            asked.append("trial gradients")
+        if self.variance:
+            asked.append("gradients of single examples")
         return tuple(asked)
 
 

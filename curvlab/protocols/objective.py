@@ -29,6 +29,15 @@ class Objective(ABC):
         Functional: neither parameters nor buffers change, and stochastic layers repeat themselves.
         """
 
+    @abstractmethod
+    def differentiate(
+        self, at: Mapping[str, Tensor], *, acceptance: bool = False
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
+        """Mean loss and its gradient by parameter, at other values of parameters; functional, like ``loss``.
+
+        On the gradient sample, or on the acceptance sample.
+        """
+
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         """The loss at the current parameters on the acceptance sample, ``seen`` being known."""
         return self.loss()

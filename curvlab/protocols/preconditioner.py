@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.secants import Pairs
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.report import Event
 
 S = TypeVar("S", bound=Any)
 
@@ -40,7 +42,11 @@ class Preconditioner(ABC, Generic[S]):
     Four speeds: ``observe`` is cheap and often, ``refresh`` dear and rare, ``apply`` pure, ``learn``
     after the fact.  The engine calls each of them once a step; a part that works on a cadence
     returns at once on the other steps, and ``needs`` asks for nothing then.
+
+    ``varying``: whether ``apply`` is not one linear map during a step, as a nested solve is not.
     """
+
+    varying: ClassVar[bool] = False
 
     def needs(self, step: int) -> Needs:
         """What this step's ``observe`` and ``apply`` want to be evaluated."""
@@ -70,6 +76,15 @@ class Preconditioner(ABC, Generic[S]):
     def apply(self, state: S, v: BlockVector, ctx: Context) -> Solve:
         """The update for gradient ``v``; changes neither.  The solution is a fresh vector, or borrowed."""
 
-    def learn(self, state: S, what: Aftermath, ctx: Context) -> None:
-        """Take in what came of the step."""
+    def pairs(self) -> Pairs | None:
+        """Which secant pairs of a solve this part wants to learn from, where it preconditions one."""
         return None
+
+    @property
+    def iterates(self) -> bool:
+        """Whether its ``Solve`` carries earlier iterates, for a step rule to choose from."""
+        return False
+
+    def learn(self, state: S, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+        """Take in what came of the step; returns what a user should hear of it."""
+        return ()

@@ -10,17 +10,22 @@ from jaxtyping import Int
 from torch import Tensor
 
 from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 
 S = TypeVar("S", bound=Any)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Indices into the training examples for three purposes; two may be the same tensor."""
+    """Indices into the training examples for three purposes; two may be the same tensor.
+
+    ``micro_batch`` bounds how many examples are in memory at once; the results do not depend on it.
+    """
 
     gradient: Int[Tensor, " n"]
     curvature: Int[Tensor, " m"]
     acceptance: Int[Tensor, " k"]
+    micro_batch: int | None = None
 
 
 class Sampler(ABC, Generic[S]):
@@ -33,6 +38,10 @@ class Sampler(ABC, Generic[S]):
     @abstractmethod
     def draw(self, state: S) -> Draw:
         """The next draw; moves the state on."""
+
+    def needs(self, state: S) -> Needs:
+        """What learning from the next step wants to be evaluated; ``learn`` alone may change the answer."""
+        return GRADIENT_ONLY
 
     def learn(self, state: S, what: Aftermath) -> None:
         """Take in what came of the step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Aftermath, Line, Step
@@ -35,7 +35,13 @@ class Damping(ABC, Generic[S]):
 
 
 class StepRule(ABC, Generic[S]):
-    """Chooses how far to go along an update, and whether to go at all."""
+    """Chooses how far to go along an update, and whether to go at all.
+
+    ``chooses``: whether it chooses among the iterates of the solve; then the preconditioner must carry
+    them, and nothing may transform the update in between.
+    """
+
+    chooses: ClassVar[bool] = False
 
     def needs(self, step: int) -> Needs:
         """What searching costs: trial losses and products."""

@@ -118,9 +118,13 @@ class Structure(ABC):
     def spectral_norm(self) -> Float[Tensor, "*b"]:
         """Largest singular value, from below: one step of power iteration on a few fixed vectors."""
         like = next(iter(self.tensors().values()))
-        w = self @ probes(self.d, like).expand(*self.batch, self.d, -1)
-        found: Tensor = torch.linalg.vector_norm(self.rmatmul(unit(w).mT), dim=-1).amax(-1)
+        w = (self @ probes(self.d, like).expand(*self.batch, self.d, -1)).mT
+        found: Tensor = torch.linalg.vector_norm(self.rmatmul(unit(w)), dim=-1).amax(-1)
         return found
+
+    def laid_out(self: M) -> M:
+        """The same matrix, in the form that serves several products in a row; right until it changes."""
+        return self
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -289,12 +293,12 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
     return found
 
 
-def unit(w: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
-    """Columns of length 1, zeros as they are; through the largest entry, whose square may overflow."""
-    tiny = torch.finfo(w.dtype).tiny
-    w = w / w.abs().amax(-2, keepdim=True).clamp(min=tiny)
-    columns: Tensor = w / torch.linalg.vector_norm(w, dim=-2, keepdim=True).clamp(min=tiny)
-    return columns
+def unit(w: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b k d"]:
+    """Rows of length 1, zeros as they are; through the largest entry, whose square may overflow."""
+    largest = torch.linalg.vector_norm(w, float("inf"), dim=-1, keepdim=True)
+    w = w / largest.clamp_(min=torch.finfo(w.dtype).tiny)
+    # with an entry ±1 a row is no shorter than 1, and without one it is zero
+    return w.div_(torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_(min=1.0))
 
 
 def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:
@@ -305,7 +309,8 @@ def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:
 @lru_cache(maxsize=256)
 def _probes(d: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "d k"]:
     index = torch.arange(d, dtype=torch.float64, device=device)
-    return torch.stack([torch.cos(index * angle) for angle in ANGLES], dim=-1).to(dtype)
+    # row by row in memory, as products with few vectors are fastest
+    return torch.stack([torch.cos(index * angle) for angle in ANGLES]).to(dtype).mT
 
 
 def _per_matrix(c: Any, t: Tensor) -> Any:

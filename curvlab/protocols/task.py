@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from curvlab.protocols.objective import Objective
+from curvlab.protocols.preparation import Preparation
 from curvlab.protocols.sampler import Draw
 
 
@@ -38,6 +39,8 @@ class Task(ABC):
     batch_size: int
     #: the metric that a run is judged by, and whether more of it is better
     judged_by: ClassVar[tuple[str, bool]] = ("val_loss", False)
+    #: what makes its data beforehand, by ``curvlab tasks prepare``; ``None`` if nothing has to
+    preparation: ClassVar[type[Preparation] | None] = None
 
     @abstractmethod
     def model(self) -> nn.Module:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from curvlab.objective.losses import BinaryCrossEntropy
 from curvlab.protocols.task import Task
+from curvlab.tasks.autoencoder import mirrored, reconstruction
 from curvlab.tasks.fashion_mnist import PIXELS, find_files, images
-from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
+from curvlab.tasks.mlp import Activation
 from curvlab.tasks.settings import at_least, check, widths
-from curvlab.tasks.supervised import Examples, SupervisedWorkload
+from curvlab.tasks.supervised import SupervisedWorkload
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,11 @@ class FashionAutoencoder(Task):
         )
 
     def model(self) -> nn.Module:
-        encoder = (PIXELS, *self.hidden, self.code)
-        model = mlp((*encoder, *encoder[-2::-1]), self.activation, linear=(len(encoder) - 1,))
-        if self.connections:
-            initialise_sparsely(model, self.connections)
-        return model
+        return mirrored((PIXELS, *self.hidden, self.code), self.activation, self.connections)
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         folder = find_files(self.root)
         training, validation = (images(folder, part) for part in ("train", "t10k"))
-        return SupervisedWorkload(
-            model.to(dtype=dtype, device=device),
-            BinaryCrossEntropy(over="sum"),
-            Examples(training, training).to(dtype=dtype, device=device),
-            Examples(validation, validation).to(dtype=dtype, device=device),
-            measures={"error": squared_error},
-            on_training=self.train_metrics,
+        return reconstruction(
+            model, training, validation, dtype=dtype, device=device, on_training=self.train_metrics
         )
-
-
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Per example, ‖σ(outputs) − targets‖²."""
-    return (outputs.sigmoid() - targets).square().sum(dim=1)

@@ -152,6 +152,13 @@ class QuadraticObjective(Objective):
     def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
         return self._value_and_gradient((at or {}).get(PARAMETER, self.bowl.theta), self.trial_pull)[0]
 
+    def differentiate(
+        self, at: Mapping[str, Tensor], *, acceptance: bool = False
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
+        pull = self.trial_pull if acceptance else self.pull
+        value, gradient = self._value_and_gradient(at.get(PARAMETER, self.bowl.theta), pull)
+        return value, {PARAMETER: gradient}
+
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         return seen.loss if self.trial_pull is self.pull else self.loss()
 
@@ -167,7 +174,7 @@ class QuadraticObjective(Objective):
             loss=value,
             gradient=blocks.pack({PARAMETER: gradient}),
             layers={kind: {} for kind in needs.layers},  # there are no layers
-            ggn=Matrix(self.bowl.curvature) if needs.products else None,
+            ggn=Matrix(self.bowl.curvature) if needs.ggn else None,
             curvature_examples=self.curvature_examples,
         )
 

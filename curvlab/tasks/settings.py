@@ -20,6 +20,12 @@ def at_least(least: float, **values: float) -> list[Fault]:
     return _faults(wrong, f"must be at least {least}")
 
 
+def share(**values: float) -> list[Fault]:
+    """A fault for each value that is not a share of something: more than 0 and less than 1."""
+    wrong = {n: v for n, v in values.items() if not 0 < v < 1}
+    return _faults(wrong, "must lie between 0 and 1, neither included")
+
+
 def widths(count: int | None = None, **values: Sequence[int]) -> list[Fault]:
     """A fault for each list of layer widths with an entry less than 1, or not of ``count`` entries."""
     wrong = {n: list(v) for n, v in values.items() if min(v, default=1) < 1 or count not in (None, len(v))}

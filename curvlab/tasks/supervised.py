@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.objective.losses import Loss
+from curvlab.objective.samples import Chosen, Sample, Source
 from curvlab.objective.supervised import SupervisedObjective
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Workload
@@ -23,7 +24,7 @@ PerExample = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and targets, examples leading."""
+    """Inputs and targets, examples leading: a ``Source``."""
 
     inputs: Tensor
     targets: Tensor
@@ -56,8 +57,8 @@ class SupervisedWorkload(Workload):
         self,
         model: nn.Module,
         loss: Loss,
-        training: Examples,
-        validation: Examples,
+        training: Source,
+        validation: Source,
         *,
         measures: Mapping[str, PerExample] | None = None,
         on_training: bool = False,
@@ -74,15 +75,23 @@ class SupervisedWorkload(Workload):
         return len(self.training)
 
     def objective(self, draw: Draw) -> SupervisedObjective:
-        gradient = self.training.rows(draw.gradient)
+        def sample(indices: Tensor) -> Sample:
+            lazily = draw.micro_batch is not None and draw.micro_batch < len(indices)
+            return Chosen(self.training, indices) if lazily else self.training.rows(indices)
 
-        def other(indices: Tensor) -> tuple[Tensor, Tensor] | None:
-            return None if indices is draw.gradient else self.training.rows(indices)
-
-        curvature = other(draw.curvature)
-        acceptance = curvature if draw.acceptance is draw.curvature else other(draw.acceptance)
+        gradient = sample(draw.gradient)
+        curvature = None if draw.curvature is draw.gradient else sample(draw.curvature)
+        if draw.acceptance is draw.gradient:
+            acceptance = None
+        else:
+            acceptance = curvature if draw.acceptance is draw.curvature else sample(draw.acceptance)
         return SupervisedObjective(
-            self.model, self.loss, *gradient, curvature=curvature, acceptance=acceptance
+            self.model,
+            self.loss,
+            *((gradient,) if isinstance(gradient, Chosen) else gradient),
+            curvature=curvature,
+            acceptance=acceptance,
+            micro_batch=draw.micro_batch,
         )
 
     def metrics(self) -> Mapping[str, float]:
@@ -92,11 +101,11 @@ class SupervisedWorkload(Workload):
         return found
 
     @torch.no_grad()
-    def _means(self, prefix: str, examples: Examples) -> dict[str, float]:
+    def _means(self, prefix: str, examples: Source) -> dict[str, float]:
         sums = dict.fromkeys(("loss", *self.measures), 0.0)
         with evaluating(self.model):
             for start in range(0, len(examples), CHUNK):
-                x, y = examples.inputs[start : start + CHUNK], examples.targets[start : start + CHUNK]
+                x, y = examples.rows(torch.arange(start, min(start + CHUNK, len(examples))))
                 outputs = self.model(x)
                 sums["loss"] += float(self.loss.mean(outputs, y)) * len(x)
                 for name, measure in self.measures.items():

@@ -19,6 +19,8 @@ LISTINGS = [
     ["parts"],
     ["parts", "step", "--json"],
     ["tasks"],
+    ["tasks", "--help"],
+    ["tasks", "prepare", "--help"],
     ["plugins", "list"],
     ["train", "--help"],
     ["config", "--help"],
@@ -28,7 +30,16 @@ LISTINGS = [
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "safetensors", "jaxtyping")
 
 #: what listings import of ours; Typer itself may import pydantic while it reads arguments
-OURS = ("cli.app", "cli.listing", "cli.run", "config", "config.knobs", "registry", "default_plugin")
+OURS = (
+    "cli.app",
+    "cli.listing",
+    "cli.preparing",
+    "cli.run",
+    "config",
+    "config.knobs",
+    "registry",
+    "default_plugin",
+)
 
 #: runs the command line, then says on stderr which modules were imported and how much CPU time that took
 PROBE = """

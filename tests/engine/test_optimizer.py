@@ -271,7 +271,7 @@ def test_state_bytes_are_those_of_the_tensors_really_held(name: str, steps: int)
     train(model, opt, range(steps))
     opt.last = None
     layouts = {id(b.layout): b.layout for b in (opt.blocks, *(arm.blocks for arm in opt.arms))}
-    workspace = {t.untyped_storage().data_ptr() for layout in layouts.values() for t in layout._free}
+    workspace = {v.flat.untyped_storage().data_ptr() for layout in layouts.values() for v in layout._free}
     mine = {at: size for at, size in alive().items() if at not in before and at not in workspace}
     assert opt.state_bytes() == promised
     assert sum(mine.values()) == promised

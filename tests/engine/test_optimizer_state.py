@@ -21,7 +21,8 @@ from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CheckpointError
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.supervised import LayerMismatch, objective
+from curvlab.objective.evaluation import LayerMismatch
+from curvlab.objective.supervised import objective
 from curvlab.parts.damping import Constant
 from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full

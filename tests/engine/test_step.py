@@ -24,6 +24,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.report import Event
 from curvlab.protocols.step import At, Damping, StepRule, Transform
 
 
@@ -53,8 +54,9 @@ class Noted(Preconditioner[None]):
         self.diary.said.append(("apply", ctx.step, ctx.damping))
         return Solve(v * 2.0, iterations=3)
 
-    def learn(self, state: None, what: Aftermath, ctx: Context) -> None:
+    def learn(self, state: None, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
         self.diary.said.append(("learn", ctx.step, ctx.damping))
+        return ()
 
 
 @dataclass(frozen=True)

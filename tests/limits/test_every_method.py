@@ -32,7 +32,7 @@ Knobs = tuple[tuple[str, Any], ...]
 
 #: curvature renewed every other step; and few iterations, because conjugate gradients that have lost their
 #: orthogonality amplify rounding to its square root, whoever runs them
-TAME = {"refresh": 2, "max_iterations": 5}
+TAME = {"refresh": 2, "max_iterations": 5, "dimension": 3, "iterations": 2}
 
 
 def images() -> nn.Module:
@@ -211,7 +211,7 @@ class Steep(nn.Module):
         return x + (steep - steep.detach()).sqrt()
 
 
-@pytest.mark.filterwarnings("ignore::curvlab.objective.supervised.LayerMismatch")
+@pytest.mark.filterwarnings("ignore::curvlab.objective.evaluation.LayerMismatch")
 @pytest.mark.parametrize("alone", [False, True], ids=["every block", "one block"])
 @pytest.mark.parametrize(("name", "knobs"), cases())
 def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_nothing(

@@ -333,3 +333,39 @@ def test_what_a_recycled_buffer_held_is_never_seen() -> None:
     assert not fresh.outers
     fresh.zero_()
     assert float(fresh.flat.abs().sum()) == 0.0
+
+
+def test_parts_of_a_block_are_views_that_last_as_long_as_the_buffer() -> None:
+    """Of a borrowed vector, and of one in a recycled buffer, they are the same."""
+    layout = BlockLayout({"x": (2, 3), "y": (4,)})
+    u = layout.zeros(like=torch.zeros(1))
+
+    def halves(block: Tensor) -> dict[str, Tensor]:
+        return {"left": block[:, :1], "right": block[:, 1:]}
+
+    u.parts("x", "halves", halves)["left"].fill_(1.0)
+    assert torch.equal(u.flat, torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
+    assert u.borrow().parts("x", "halves", halves) is u.parts("x", "halves", halves)
+    assert u.parts("x", "others", lambda t: {"all": t})["all"] is u["x"]
+    layout.recycle(u)
+    again = layout.empty(like=torch.zeros(1))
+    assert again.parts("x", "halves", halves)["left"].data_ptr() == again["x"].data_ptr() == u["x"].data_ptr()
+
+
+def test_parts_of_a_block_that_is_factored_are_of_its_matrix() -> None:
+    layout = BlockLayout({"x": (2, 3)})
+    u = layout.empty(like=torch.zeros(1))
+    u.outers["x"] = Outer(torch.ones(4, 2), torch.ones(4, 3))
+    assert torch.equal(u.parts("x", "", lambda t: {"row": t[0]})["row"], torch.full((3,), 4.0))
+
+
+@pytest.mark.parametrize("one", [1.0, torch.ones(()), torch.ones((), dtype=torch.float64)], ids=str)
+def test_scaled_by_one_a_vector_stays_bit_for_bit(one: float | Tensor) -> None:
+    layout = BlockLayout({"x": (2, 3), "y": (4,)})
+    u = layout.zeros(like=torch.zeros(1))
+    u.flat.normal_()
+    u.outers["x"] = Outer(torch.rand(4, 2), torch.rand(4, 3))
+    before, factors = u["y"].clone(), u.outers["x"]
+    u.scale_(one)
+    assert u.outers["x"] is factors
+    assert torch.equal(u["y"], before)

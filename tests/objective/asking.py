@@ -158,6 +158,17 @@ class Named(nn.Module):
         return self.layer(input=x)
 
 
+class Recurrent(nn.Module):
+    """Torch's recurrent layers, which have kernels of their own."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.layer, self.out = kind(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(x)[0][:, -1])
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.objective.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError, Opaque, loss_of
+from curvlab.testing.asserts import assert_close
 
 
 def outputs(*shape: int, seed: int = 0) -> Tensor:
@@ -77,6 +78,19 @@ def test_the_value_is_torchs_and_for_a_sum_its_mean_over_examples(
     criterion = make(reduction=reduction)
     torchs = criterion(f, y) / (f.shape[0] if reduction == "sum" else 1)
     torch.testing.assert_close(loss_of(criterion).mean(f, y), torchs)
+
+
+@pytest.mark.parametrize(("make", "f", "y"), [c[1:] for c in CRITERIA], ids=[c[0] for c in CRITERIA])
+def test_a_mean_in_one_kernel_is_that_of_the_weighted_rows(
+    make: Callable[..., nn.Module], f: Tensor, y: Tensor
+) -> None:
+    loss, f = loss_of(make()), f.clone().requires_grad_()
+    if isinstance(loss, Opaque):
+        return
+    fused, weighed = loss.mean(f, y), Loss.mean(loss, f, y)
+    assert_close(fused, weighed, dimension=f.numel())
+    gradients = [torch.autograd.grad(value, f)[0] for value in (fused, weighed)]
+    assert_close(*gradients, dimension=f.numel())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

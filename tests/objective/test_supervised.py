@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, UnsupportedEvidence
+from curvlab.objective.evaluation import LayerMismatch
 from curvlab.objective.losses import CrossEntropy, MeanSquaredError, Opaque
-from curvlab.objective.supervised import LayerMismatch, SupervisedObjective, objective
+from curvlab.objective.supervised import SupervisedObjective, objective
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Pass

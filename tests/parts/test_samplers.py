@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from curvlab.engine.state import export, restore
 from curvlab.parts.samplers import FullBatch, SubsampledCurvature, Uniform
-from curvlab.protocols.sampler import Sampler
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.sampler import Draw, Sampler
 from tests.parts.vectors import aftermath, vector
 
 
@@ -124,3 +126,18 @@ def test_what_a_sampler_learns_reaches_the_one_beneath() -> None:
     part, what = SubsampledCurvature(Listening()), aftermath(vector())
     part.learn(part.init(4, 2, 0), what)
     assert told == [what]
+
+
+def test_what_a_sampler_wants_and_bounds_is_what_the_one_beneath_does() -> None:
+    class Wanting(Uniform):
+        def needs(self, state: Any) -> Needs:
+            return Needs(variance=state.drawn == 0)
+
+        def draw(self, state: Any) -> Draw:
+            return replace(super().draw(state), micro_batch=3)
+
+    part = SubsampledCurvature(Wanting())
+    state = part.init(8, 4, 0)
+    assert part.needs(state).variance
+    assert part.draw(state).micro_batch == 3
+    assert not part.needs(state).variance

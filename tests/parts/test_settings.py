@@ -63,7 +63,7 @@ WRONG: list[tuple[Callable[..., object], str, list[Any]]] = [
     (inverted, "refresh_every", [0]),
     (iterative, "warm_start", [-0.1, 1.1, NAN]),
     (ConjugateGradients, "max_iterations", [0]),
-    (ConjugateGradients, "tolerance", [0.0, -1.0, NAN]),
+    (ConjugateGradients, "tolerance", [1.0, -1.0, NAN]),
     (Uniform, "batch_size", [0, -3]),
     (sampled, "fraction", [0.0, 1.1, -0.5, NAN]),
     (sampled, "minimum", [0]),

@@ -81,4 +81,11 @@ class Bowl:
         return 0.5 * float(theta.dot(self.H @ theta)) - float(self.b.dot(theta))
 
     def line(self, update: BlockVector, *, rate: float = 1.0, damping: float = 0.0) -> Line:
-        return Line(update, self.gradient, rate, damping, self.H, self.loss, lambda: 0.0)
+        return Line(
+            update, self.gradient, rate, damping, self.H, self.loss, lambda: 0.0, self.differentiate, 0.0
+        )
+
+    def differentiate(
+        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
+    ) -> tuple[float, BlockVector]:
+        return self.loss(update, alpha), (self.H @ (update * -alpha)) - self.b

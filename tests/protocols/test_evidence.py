@@ -37,6 +37,11 @@ def line(loss: float = 3.0, change: float | None = None) -> Line:
         d = -alpha * update.flat
         return loss + (float(g @ d + 0.5 * d @ G @ d) if change is None else change)
 
+    def gradient_at(
+        update: BlockVector, alpha: float, /, *, acceptance: bool = False
+    ) -> tuple[float, BlockVector]:
+        return loss_of(update, alpha), BlockVector(LAYOUT, g - alpha * (G @ update.flat))
+
     return Line(
         BlockVector(LAYOUT, u.clone()),
         BlockVector(LAYOUT, g.clone()),
@@ -45,6 +50,7 @@ def line(loss: float = 3.0, change: float | None = None) -> Line:
         Matrix(G),
         loss_of,
         lambda: loss,
+        gradient_at,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from curvlab.errors import ConfigError
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task, Workload
+from curvlab.tasks.curves import Curves
 from curvlab.tasks.digits import Digits
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
 from curvlab.tasks.fashion_convnet import FashionConvnet
@@ -24,6 +25,7 @@ from curvlab.tasks.teacher_student import TeacherStudent
 RECIPES: dict[str, Any] = {
     "quadratic": lambda root: Quadratic(dimension=20, condition=10.0, noise=0.1),
     "teacher-student": lambda root: TeacherStudent(size=256, validation_size=64),
+    "curves": lambda root: Curves(hidden=(32,), size=128, validation_size=32, batch_size=32),
     "digits": lambda root: Digits(),
     "fashion-mnist": lambda root: FashionMnist(hidden=(16,), root=root),
     "fashion-autoencoder": lambda root: FashionAutoencoder(hidden=(32,), code=4, root=root, batch_size=32),
@@ -35,6 +37,7 @@ RECIPES: dict[str, Any] = {
 RATES = {
     "quadratic": 0.5,
     "teacher-student": 0.1,
+    "curves": 1e-3,
     "digits": 0.5,
     "fashion-mnist": 0.1,
     "fashion-autoencoder": 1e-3,
@@ -158,6 +161,10 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (TeacherStudent, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
     (TeacherStudent, {"hidden": (8, 0)}, "hidden = [8, 0] must hold widths of at least 1"),
     (TeacherStudent, {"teacher_hidden": (0,)}, "teacher_hidden = [0] must hold widths of at least 1"),
+    (Curves, {"size": 0}, "size = 0 must be at least 1"),
+    (Curves, {"code": 0}, "code = 0 must be at least 1"),
+    (Curves, {"hidden": (0,)}, "hidden = [0] must hold widths of at least 1"),
+    (Curves, {"data_seed": -1}, "data_seed = -1 must be at least 0"),
     (Digits, {"batch_size": -1}, "batch_size = -1 must be at least 1"),
     (Digits, {"data_seed": -1}, "data_seed = -1 must be at least 0"),
     (FashionMnist, {"hidden": (-4,)}, "hidden = [-4] must hold widths of at least 1"),

@@ -37,6 +37,8 @@ class NewtonSchulz(Preconditioner[None]):
     parameters are.  Jordan 2024 ("Muon"); Bernstein and Newhouse 2024 (arXiv 2409.20325).
     """
 
+    varying = True  # not one linear map: the update's length does not depend on the gradient's
+
     iterations: int = 5  #: Newton–Schulz steps, ≥ 1
     skip: tuple[str, ...] = ()  #: patterns (``head.*``) of block names that go to the fallback
 

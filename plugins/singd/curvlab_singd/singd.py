@@ -11,7 +11,6 @@ import torch
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
-from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
@@ -20,7 +19,7 @@ from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.rows import Rows, Sharing, rows_of
 from curvlab.protocols.schedule import Schedule, at_step
-from curvlab.protocols.structure import Family, as_group
+from curvlab.protocols.structure import Family, Group, as_group
 from curvlab_singd.update import PART, Coupling, Factors, Rule, fit, update
 
 
@@ -139,10 +138,7 @@ class Singd(Preconditioner[SingdState]):
         return update(factors, observed, damping, lr, self._rule)
 
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
-        blocks: dict[str, BlockOperator] = {}
-        for name, f in state.blocks.items():
-            K, C = as_group(f.K.family, PART), as_group(f.C.family, PART)
-            blocks[name] = Kronecker(C.gramian(f.C), K.gramian(f.K))
+        blocks = {name: _inverse(f) for name, f in state.blocks.items()}
         return Solve(BlockDiagonal(blocks) @ v)
 
     @property
@@ -169,6 +165,14 @@ class Singd(Preconditioner[SingdState]):
             return None
         stack.factors.updates = ages.pop()
         return stack.factors, _stacked([rows[n] for n in stack.names])
+
+
+def _inverse(f: Factors) -> Kronecker:
+    """``(C Cᵀ) ⊗ (K Kᵀ)``."""
+    K, C = f.K.family, f.C.family
+    assert isinstance(K, Group)
+    assert isinstance(C, Group)
+    return Kronecker(C.gramian(f.C), K.gramian(f.K))
 
 
 def _alike(rows: list[Rows]) -> bool:

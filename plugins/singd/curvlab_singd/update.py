@@ -7,6 +7,7 @@ matrices, so it exists in every dtype; nothing is inverted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,27 +67,22 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> boo
     False if the observation is not finite: nothing has changed then, as it would stay in K, C and m.
     """
     assert rows.g is not None, "the labels of singd always give gradients"
-    K, C = f.K, f.C
+    K, C = f.K.laid_out(), f.C.laid_out()
     on_K, on_C = as_group(K.family, PART), as_group(C.family, PART)
     H_K, H_C = on_K.congruence(K, rows.a), on_C.congruence(C, rows.g)  # times rows' weights below
     square_K, square_C = on_K.square(K), on_C.square(C)
-    h_K, h_C = H_K.mean_diagonal(), H_C.mean_diagonal()
-    if not bool(torch.isfinite(h_K + h_C).all()) or not bool(torch.isfinite(h_K * h_C).all()):
-        return False
-    w_K: Tensor | float = 0.5 * rows.g_weight
-    w_C: Tensor | float = 0.5 * rows.a_weight
-    damping_K: Tensor | float = 0.5 * damping
-    damping_C: Tensor | float = 0.5 * damping
+    sizes = [H_K.mean_diagonal(), H_C.mean_diagonal()]
     if rule.coupling != "none":
-        both = torch.full_like(h_K, 0.5 * rows.a_weight * rows.g_weight)
-        if rule.coupling == "peak":
-            both = both * (_over_mean(K, rows.a, h_K) * _over_mean(C, rows.g, h_C)).sqrt()
-        w_K, w_C = both * h_K, both * h_C
-        damping_K = 0.5 * damping * square_K.mean_diagonal()
-        damping_C = 0.5 * damping * square_C.mean_diagonal()
-    m_K = _log_step(f.m_K, H_K, w_C, square_K, damping_C, rule.momentum)
-    m_C = _log_step(f.m_C, H_C, w_K, square_C, damping_K, rule.momentum)
-    move(K, m_K, lr, rule.order, rule.limit)
+        sizes += [square_K.mean_diagonal(), square_C.mean_diagonal()]
+    if rule.coupling == "peak":
+        sizes += [peak(K, rows.a), peak(C, rows.g)]
+    weights = _weights(torch.stack(sizes), rows, damping, rule.coupling)
+    if weights is None:
+        return False
+    w_K, w_C, damping_K, damping_C = weights
+    m_K = _log_step(f.m_K, H_K, w_K, square_K, damping_K, rule.momentum)
+    m_C = _log_step(f.m_C, H_C, w_C, square_C, damping_C, rule.momentum)
+    move(K, m_K, lr, rule.order, rule.limit)  # through the tensors that f.K is made of
     move(C, m_C, lr, rule.order, rule.limit)
     return True
 
@@ -99,7 +95,8 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
     regular, and m does not remember an outlier at its full size.
     """
     group = as_group(K.family, PART)
-    if limit < float("inf"):
+    # the Frobenius norm, a bound that costs less, mostly says that there is nothing to shorten
+    if limit < float("inf") and not float(m.norm().max()) * lr <= limit:
         norm = m.spectral_norm() * lr
         m.scale_((limit / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0))
     change = group.product(K, m)
@@ -110,14 +107,38 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
 
 def peak(K: Structure, X: Tensor) -> Tensor:
     """``‖Kᵀ XᵀX K‖₂``, from below: one step of power iteration on a few fixed vectors; O(n d)."""
-    w = X @ (K @ probes(K.d, X).expand(*K.batch, K.d, -1))
-    found: Tensor = torch.linalg.vector_norm(K.rmatmul(unit(w).mT @ X), dim=-1).square().amax(-1)
-    return found
+    # few rows times many: a product with few columns takes up to five times as long
+    w = (K @ probes(K.d, X).expand(*K.batch, K.d, -1)).mT @ X.mT
+    found: Tensor = torch.linalg.vector_norm(K.rmatmul(unit(w) @ X), dim=-1).amax(-1)
+    return found.square()
 
 
-def _over_mean(K: Structure, X: Tensor, mean: Tensor) -> Tensor:
-    """The peak of ``Kᵀ XᵀX K`` over the mean of its diagonal; at least 1."""
-    return (peak(K, X) / mean.clamp(min=torch.finfo(mean.dtype).tiny)).clamp(min=1.0)
+def _weights(
+    measured: Tensor, rows: Rows, damping: float, coupling: Coupling
+) -> Sequence[float | Tensor] | None:
+    """Half of what weighs K's observation, C's, and the damping of K and of C; of stacked blocks, of each.
+
+    ``measured``, ``[q, *b]``: the means of H_K and H_C and, as far as the coupling reads them, those of
+    KᵀK and CᵀC and the peaks of H_K and H_C.  ``None`` if a block's are beyond what the dtype can hold.
+    They are read in one host sync, for what is made of them is a handful of numbers.
+    """
+    bounds = torch.finfo(measured.dtype)
+    found = []
+    for h_K, h_C, *more in measured.reshape(len(measured), -1).mT.tolist():
+        if coupling == "none":
+            four = 0.5 * rows.a_weight, 0.5 * rows.g_weight, 0.5 * damping, 0.5 * damping
+        else:
+            square_K, square_C, *peaks = more
+            both = 0.5 * rows.a_weight * rows.g_weight
+            for largest, h in zip(peaks, (h_K, h_C), strict=False):
+                both *= max(largest / max(h, bounds.tiny), 1.0) ** 0.5
+            four = both * h_C, both * h_K, 0.5 * damping * square_C, 0.5 * damping * square_K
+        if not all(x <= bounds.max for x in (h_K + h_C, h_K * h_C, *four)):
+            return None
+        found.append(four)
+    if measured.dim() == 1:
+        return found[0]
+    return measured.new_tensor(found).unbind(-1)
 
 
 def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -11,12 +12,18 @@ from torch import Tensor
 from curvlab.linalg.kronecker import Factor
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group, Squared, Structure
-from curvlab_structures.products import set_product_
+from curvlab_structures.products import product, set_product_
 from curvlab_structures.settings import at_least
 
 #: K Kᵀ of larger blocks is not formed: that costs as much as a product with ``size`` vectors, and saves as
 #: much per product, so up to the usual number of rows it is never the dearer way
 FORMED = 128
+
+#: fewer vectors than this are multiplied as rows, which takes half the time
+FEW = 16
+
+#: numbers in a row of whole vectors, and how much longer than itself a row may be made to be one
+VECTOR, WASTE = 16, 1.125
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class BlockDiagonalMatrix(Structure):
     rest: Float[Tensor, "*b r r"] | None
     family: BlockDiagonal
 
-    @property
+    @cached_property
     def d(self) -> int:
         full = 0 if self.blocks is None else self.blocks.shape[-3] * self.blocks.shape[-1]
         return full + (0 if self.rest is None else self.rest.shape[-1])
@@ -38,7 +45,7 @@ class BlockDiagonalMatrix(Structure):
 
     def dense(self) -> Float[Tensor, "*b d d"]:
         A = self._like.new_zeros(*self.batch, self.d, self.d)
-        for span, stack in self.stacks():
+        for span, stack in self.stacks:
             _diagonal_blocks(A, span, stack.shape[-3]).copy_(stack)
         return A
 
@@ -54,23 +61,24 @@ class BlockDiagonalMatrix(Structure):
         return y if out is None else out.copy_(y)
 
     def flops(self, columns: int) -> float:
-        return 2.0 * columns * sum(t.shape[-3] * t.shape[-1] ** 2 for _, t in self.stacks())
+        return 2.0 * columns * sum(t.shape[-3] * t.shape[-1] ** 2 for _, t in self.stacks)
 
     def shift_(self, c: float) -> BlockDiagonalMatrix:
-        for _, stack in self.stacks():
+        for _, stack in self.stacks:
             stack.diagonal(dim1=-2, dim2=-1).add_(c)
         return self
 
     def mean_diagonal(self) -> Float[Tensor, "*b"]:
-        traces = [t.diagonal(dim1=-2, dim2=-1).sum((-2, -1)) for _, t in self.stacks()]
-        return torch.stack(traces).sum(0) / self.d
+        first, *others = [t.diagonal(dim1=-2, dim2=-1).sum((-2, -1)) for _, t in self.stacks]
+        return sum(others, start=first) / self.d
 
     def norm(self) -> Float[Tensor, "*b"]:
-        norms: list[Tensor] = [torch.linalg.vector_norm(t, dim=(-3, -2, -1)) for _, t in self.stacks()]
+        norms: list[Tensor] = [torch.linalg.vector_norm(t, dim=(-3, -2, -1)) for _, t in self.stacks]
         return norms[0] if len(norms) == 1 else torch.hypot(*norms)
 
+    @cached_property
     def stacks(self) -> list[tuple[slice, Tensor]]:
-        """What is stored, as stacks ``[*b, m, s, s]`` of equal blocks, each with its span of coordinates."""
+        """Views of what is stored: stacks ``[*b, m, s, s]`` of equal blocks, each with its coordinates."""
         found: list[tuple[slice, Tensor]] = []
         if self.blocks is not None:
             found.append((slice(0, self.blocks.shape[-3] * self.blocks.shape[-1]), self.blocks))
@@ -85,11 +93,14 @@ class BlockDiagonalMatrix(Structure):
     def _times(self, x: Float[Tensor, "*b d k"], *, transposed: bool) -> Float[Tensor, "*b d k"]:
         """``M x`` or ``Mᵀ x``, row-major, so that each block writes one contiguous piece; x as it lies."""
         y = x.new_empty(x.shape)
-        for span, stack in self.stacks():
+        for span, stack in self.stacks:
             sizes = stack.shape[-3:-1]
             factor = stack.mT if transposed else stack
             theirs, mine = (torch.unflatten(t[..., span, :], -2, sizes) for t in (x, y))
-            set_product_(mine, factor, theirs)
+            if transposed and x.shape[-1] < FEW:
+                mine.copy_(product(theirs.mT, stack).mT)
+            else:
+                set_product_(mine, factor, theirs)
         return y
 
 
@@ -128,16 +139,16 @@ class BlockDiagonal(Family, Gram, Group):
     def average_(
         self, M: Structure, keep: float, X: Float[Tensor, "n d"], weight: float, backend: Backend
     ) -> None:
-        for span, stack in _blocks_of(M).stacks():
+        for span, stack in _blocks_of(M).stacks:
             x = _rows(X, span, stack.shape[-3]).to(stack.dtype)
             stack.baddbmm_(x.mT, x, beta=keep, alpha=weight)
 
     def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> BlockDiagonalMatrix:
-        return self._of([backend.inverse(stack, shift) for _, stack in _blocks_of(M).stacks()], M.d)
+        return self._of([backend.inverse(stack, shift) for _, stack in _blocks_of(M).stacks], M.d)
 
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         """Of every block; the vectors are scattered into a dense matrix."""
-        found = [backend.eigh(stack) for _, stack in _blocks_of(M).stacks()]
+        found = [backend.eigh(stack) for _, stack in _blocks_of(M).stacks]
         values = torch.cat([of_stack.flatten() for of_stack, _ in found])
         return values.clamp_(min=0.0), self._of([vectors for _, vectors in found], M.d).dense()
 
@@ -148,27 +159,26 @@ class BlockDiagonal(Family, Gram, Group):
 
     def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> BlockDiagonalMatrix:
         found = []
-        for span, B in _blocks_of(K).stacks():
-            x = _rows(X, span, B.shape[-3])
-            n, s = x.shape[-2:]
+        for span, B in _blocks_of(K).stacks:
+            n, (m, s) = X.shape[-2], B.shape[-3:-1]
             if n > 2 * s:  # Bᵀ (xᵀx) B costs n s² + 2 s³ a block, (x B)ᵀ (x B) 2 n s²
-                found.append(B.mT @ ((x.mT @ x) @ B))
+                found.append(product(B.mT, product(_grams(X, span, m), B)))
             else:
-                S = x @ B
-                found.append(S.mT @ S)
+                S = product(_rows(X, span, m), B)
+                found.append(product(S.mT, S))
         return self._of(found, K.d)
 
     def square(self, K: Structure) -> BlockDiagonalMatrix:
-        return self._of([B.mT @ B for _, B in _blocks_of(K).stacks()], K.d)
+        return self._of([product(B.mT, B) for _, B in _blocks_of(K).stacks], K.d)
 
     def product(self, K: Structure, M: Structure) -> BlockDiagonalMatrix:
-        both = zip(_blocks_of(K).stacks(), _blocks_of(M).stacks(), strict=True)
-        return self._of([B @ C for (_, B), (_, C) in both], K.d)
+        both = zip(_blocks_of(K).stacks, _blocks_of(M).stacks, strict=True)
+        return self._of([product(B, C) for (_, B), (_, C) in both], K.d)
 
     def gramian(self, K: Structure) -> Factor:
         if min(self.size, K.d) > FORMED:
             return Squared(K)
-        return self._of([B @ B.mT for _, B in _blocks_of(K).stacks()], K.d)
+        return self._of([product(B, B.mT) for _, B in _blocks_of(K).stacks], K.d)
 
     def _spans(self, d: int) -> list[tuple[slice, int]]:
         """The coordinates of the full blocks and how many they are, then those of the smaller one."""
@@ -189,6 +199,22 @@ def _blocks_of(M: Structure) -> BlockDiagonalMatrix:
 def _rows(X: Float[Tensor, "*b n d"], span: slice, m: int) -> Float[Tensor, "*b m n s"]:
     """The coordinates of a span, block by block: a view."""
     return torch.unflatten(X[..., span], -1, (m, -1)).transpose(-3, -2)
+
+
+def _grams(X: Float[Tensor, "*b n d"], span: slice, m: int) -> Float[Tensor, "*b m s s"]:
+    """XᵀX of each block of a span: a view.
+
+    Blocks that are nearly whole vectors wide are multiplied as such: that saves a third of the time, and
+    costs a copy.
+    """
+    x = _rows(X, span, m)
+    s = x.shape[-1]
+    width = -(-s // VECTOR) * VECTOR
+    if s < width <= WASTE * s:
+        wide = x.new_zeros(*x.shape[:-1], width)
+        wide[..., :s] = x
+        x = wide
+    return product(x.mT, x)[..., :s, :s]
 
 
 def _diagonal_blocks(A: Float[Tensor, "*b d d"], span: slice, m: int) -> Float[Tensor, "*b m s s"]:

@@ -70,7 +70,8 @@ class BorderedMatrix(Structure):
         return self
 
     def mean_diagonal(self) -> Float[Tensor, "*b"]:
-        return torch.stack([t.sum(-1) for t in self._diagonals()]).sum(0) / self.d
+        first, *others = [t.sum(-1) for t in self._diagonals()]
+        return sum(others, start=first) / self.d
 
     def norm(self) -> Float[Tensor, "*b"]:
         norms = [
@@ -99,7 +100,7 @@ class BorderedFamily(Family, Group):
 
     @abstractmethod
     def fold(self, M: Bordered, weight: float = 1.0) -> BorderedMatrix:
-        """The member that stores M, ``weight`` times where an entry of A has none opposite.
+        """The member equal to M, ``weight`` times where an entry of A has none opposite.
 
         It may keep M's tensors.
         """
@@ -127,7 +128,9 @@ class BorderedFamily(Family, Group):
         return self.fold(Bordered(*head.cut(A.mT if self.columns else A), head))
 
     def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> BorderedMatrix:
-        return self._nearest(gram_entries(K.rmatmul(X), self.head(K.d)))
+        M = _form(K)
+        parts = M.collect_in_parts(X) if self.columns else M.spread_in_parts(X)
+        return self._nearest(gram_entries(*parts, M.head))
 
     def square(self, K: Structure) -> BorderedMatrix:
         M = _form(K)
@@ -141,8 +144,12 @@ class BorderedFamily(Family, Group):
         return _form(K).thin() if self.columns else Arrowhead(_form(K).outer())
 
     def _nearest(self, S: Bordered) -> BorderedMatrix:
-        """The projection of a symmetric matrix with these entries: those with none opposite count twice."""
-        return self.fold(Bordered(S.corner, 2.0 * S.border, S.diagonal, S.head), weight=2.0)
+        """The projection of a symmetric matrix with these entries: those with none opposite count twice.
+
+        S's border is changed.
+        """
+        S.border.mul_(2.0)
+        return self.fold(S, weight=2.0)
 
 
 def _form(K: Structure) -> Bordered:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-from curvlab_structures.bordered import Bordered, Head
+from curvlab_structures.bordered import Bordered, Head, copied
 from curvlab_structures.bordered_structure import BorderedFamily, BorderedMatrix
 from curvlab_structures.settings import at_least
 
@@ -23,14 +25,21 @@ class HierarchicalMatrix(BorderedMatrix):
     top: Float[Tensor, "*b t t"]  #: A
     across: Float[Tensor, "*b t l"]  #: B₂
     bottom: Float[Tensor, "*b l l"]  #: E₂
+    assembled: Bordered | None = None  #: ``form()``, of one that is laid out
 
     def form(self) -> Bordered:
+        if self.assembled is not None:
+            return self.assembled
         head = self.family.head(self.d)
-        corner = self.border.new_zeros(*self.batch, head.size, head.size)
-        corner[..., : head.top, : head.top] = self.top
-        corner[..., : head.top, head.top :] = self.across
-        corner[..., head.top :, head.top :] = self.bottom
-        return Bordered(corner, self.border, self.diagonal, head)
+        rows = torch.cat((self.top, self.across), -1), pad(self.bottom, (head.top, 0))
+        return Bordered(torch.cat(rows, -2), self.border, self.diagonal, head)
+
+    def laid_out(self) -> HierarchicalMatrix:
+        return replace(self, assembled=self.form())
+
+    def part(self, k: int) -> HierarchicalMatrix:
+        tensors = {name: t[k] for name, t in self.tensors().items()}
+        return replace(self, **tensors, assembled=None)  # type: ignore[arg-type]
 
     def squares(self) -> tuple[Float[Tensor, "*b _ _"], ...]:
         return self.top, self.bottom
@@ -64,5 +73,7 @@ class Hierarchical(BorderedFamily):
 
     def fold(self, M: Bordered, weight: float = 1.0) -> HierarchicalMatrix:
         t, A = M.head.top, M.corner
-        pieces = A[..., :t, :t].clone(), weight * A[..., :t, t:], A[..., t:, t:].clone()
-        return HierarchicalMatrix(M.border, M.diagonal, self, *(p.contiguous() for p in pieces))
+        top, across, bottom = (copied(part) for part in (A[..., :t, :t], A[..., :t, t:], A[..., t:, t:]))
+        if weight != 1.0:
+            across.mul_(weight)
+        return HierarchicalMatrix(M.border, M.diagonal, self, top, across, bottom)

@@ -13,7 +13,7 @@ from curvlab.errors import ConfigError
 from curvlab.protocols.structure import Squared
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
-from curvlab_structures.block_diagonal import FORMED, BlockDiagonal, BlockDiagonalMatrix
+from curvlab_structures.block_diagonal import FEW, FORMED, BlockDiagonal, BlockDiagonalMatrix
 from plugins.structures.tests.walks import assert_stands_for, drawn, one_sided_twice, walk
 
 each_size = pytest.mark.parametrize("size", [1, 2, 3, 4, 20])
@@ -71,13 +71,13 @@ class Made(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("d", [12, 14])
-def test_a_product_makes_its_result_and_nothing_else(d: int) -> None:
-    K, X = drawn(BlockDiagonal(4), d, 0), normal(6, d, seed=1)
+def test_a_product_with_more_than_few_vectors_makes_its_result_and_nothing_else(d: int) -> None:
+    K, X = drawn(BlockDiagonal(4), d, 0), normal(FEW, d, seed=1)
     stored = tuple(K.tensors().values())
     for product in (lambda: K.rmatmul(X), lambda: K @ X.mT):
         with Made() as made:
             product()
-        assert made.numbers(X, *stored) == 6 * d
+        assert made.numbers(X, *stored) == FEW * d
 
 
 def test_a_small_gramian_is_formed_and_a_large_one_is_not() -> None:
@@ -100,3 +100,26 @@ def test_a_congruence_of_many_rows_takes_the_cheaper_way_to_the_same_member() ->
 def test_a_size_below_one_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="size = 0 must be at least 1"):
         BlockDiagonal(0)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize(("size", "d"), [(15, 37), (30, 95), (13, 30)])
+def test_blocks_nearly_as_wide_as_a_vector_are_multiplied_as_such(
+    size: int, d: int, batch: tuple[int, ...]
+) -> None:
+    """The first two are filled up with zeros, the last is not; with a smaller block beside them."""
+    family = BlockDiagonal(size)
+    K, X = drawn(family, d, 0), normal(*batch, 3 * size, d, seed=1)
+    stacked = family.member(K.dense().expand(*batch, d, d))
+    S = X @ K.dense()
+    expected = family.project(S.mT @ S).dense()
+    scale = float(S.square().sum(-2).max())
+    assert_close(family.congruence(stacked, X).dense(), expected, dimension=3 * size, scale=scale)
+
+
+@pytest.mark.parametrize("rows", [1, FEW - 1, FEW, 2 * FEW])
+def test_few_rows_and_many_are_multiplied_alike(rows: int) -> None:
+    K, x = drawn(BlockDiagonal(4), 11, 0), normal(rows, 11, seed=1)
+    A = K.dense()
+    assert_close(K.rmatmul(x), x @ A, dimension=4, scale=float(x.abs().max() * A.abs().max()))
+    assert_close(K @ x.mT, A @ x.mT, dimension=4, scale=float(x.abs().max() * A.abs().max()))

@@ -1,0 +1,50 @@
+"""Deep autoencoders of images in [0, 1]: the network, and the workload of reconstructing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from curvlab.objective.losses import BinaryCrossEntropy
+from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
+from curvlab.tasks.supervised import Examples, SupervisedWorkload
+
+
+def mirrored(encoder: Sequence[int], activation: Activation, connections: int) -> nn.Sequential:
+    """An MLP of widths ``encoder`` and back again, with a linear code in the middle.
+
+    Each unit starts with ``connections`` incoming weights (see ``initialise_sparsely``); 0: torch's
+    own dense start.
+    """
+    model = mlp((*encoder, *encoder[-2::-1]), activation, linear=(len(encoder) - 1,))
+    if connections:
+        initialise_sparsely(model, connections)
+    return model
+
+
+def reconstruction(
+    model: nn.Module,
+    training: Float[Tensor, "n p"],
+    validation: Float[Tensor, "m p"],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    on_training: bool,
+) -> SupervisedWorkload:
+    """``model`` to give back its inputs: cross-entropy summed over pixels, measured by squared error."""
+    return SupervisedWorkload(
+        model.to(dtype=dtype, device=device),
+        BinaryCrossEntropy(over="sum"),
+        Examples(training, training).to(dtype=dtype, device=device),
+        Examples(validation, validation).to(dtype=dtype, device=device),
+        measures={"error": squared_error},
+        on_training=on_training,
+    )
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Per example, ‖σ(outputs) − targets‖²."""
+    return (outputs.sigmoid() - targets).square().sum(dim=1)

@@ -1,0 +1,95 @@
+"""The diagonal preconditioner of Hessian-free optimisation: (diag of the empirical Fisher + λ)^0.75."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.adapter import products
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import LayerStats, Pass, Solve
+from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.preconditioner import Preconditioner
+
+#: entries of per-example gradients that are formed at once where an example has several rows
+ENTRIES = 2**24
+
+
+@dataclass
+class FisherDiagonalState:
+    """``mean_n (∂ℓ_n/∂θ)²`` by block, as a moving average, and how often it was observed."""
+
+    squares: BlockVector
+    observed: int
+
+
+@dataclass(frozen=True)
+class FisherDiagonal(Preconditioner[FisherDiagonalState]):
+    """``x = v / (D + λ)^exponent``, elementwise (Martens 2010, §4.7), where ``D = mean_n (∂ℓ_n/∂θ)²``.
+
+    D is on the scale of the Gauss–Newton matrix of the mean loss, so λ is the solve's own.  The squares
+    are of single examples, exactly, for the layers that statistics are captured of; of other blocks the
+    square of the mean gradient stands for them, which is never more (Jensen).  ``decay`` averages
+    over steps; 0 takes the present one alone.  An observation costs one product of the shape of the
+    gradient per layer.
+    """
+
+    exponent: float = 0.75
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not 0 < self.exponent <= 1:
+            faults.append(Fault(f"exponent = {self.exponent!r} must be > 0 and ≤ 1", path="exponent"))
+        if not 0 <= self.decay < 1:
+            faults.append(Fault(f"decay = {self.decay!r} must be ≥ 0 and < 1", path="decay"))
+        if faults:
+            raise ConfigError(*faults)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(layers=frozenset({Labels.DATA}))
+
+    def joins(self, layer: str) -> bool:
+        return True
+
+    def refuses(self, block: Block) -> str | None:
+        return None
+
+    def init(self, like: BlockVector, ctx: Context) -> FisherDiagonalState:
+        return FisherDiagonalState(like.zeros_like(), 0)
+
+    def observe(self, state: FisherDiagonalState, seen: Pass, ctx: Context) -> None:
+        state.observed += 1
+        share = (1 - self.decay) / (1 - self.decay**state.observed)
+        layers = seen.layers[Labels.DATA]
+        for name, mine in state.squares.items():
+            if name in layers:
+                squares = sum(mean_square(term, seen.examples, seen.positions) for term in layers[name])
+            else:
+                squares = seen.gradient[name].square()
+            mine.mul_(1 - share).add_(squares, alpha=share)
+
+    def apply(self, state: FisherDiagonalState, v: BlockVector, ctx: Context) -> Solve:
+        scale = (state.squares.flat + ctx.damping).pow_(-self.exponent)
+        x = v.empty_like()
+        torch.mul(v.flat, scale, out=x.flat)
+        return Solve(x)
+
+
+def mean_square(stats: LayerStats, examples: int, positions: int) -> Tensor:
+    """``mean_n (∂ℓ_n/∂W)²`` elementwise, ``[o, i]``; rows carry ``√positions`` too much for a sum."""
+    assert stats.grads is not None, "labels = data come with gradients"
+    a, g = stats.inputs, stats.grads[0]
+    scale = 1.0 / (examples * positions)
+    if a.shape[1] == 1 == g.shape[1]:
+        return (g[:, 0].square().mT @ a[:, 0].square()).mul_(scale)
+    total = a.new_zeros(())
+    at_once = max(1, ENTRIES // (g.shape[2] * a.shape[2]))
+    for part_a, part_g in zip(torch.split(a, at_once), torch.split(g, at_once), strict=True):
+        total = total + products(part_a, part_g).square().sum(0)
+    return total * scale

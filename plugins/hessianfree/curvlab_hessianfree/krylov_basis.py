@@ -1,0 +1,134 @@
+"""An orthonormal basis of a Krylov space, and the minimiser of the model in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.cg import Stop
+from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.progress import Iterate
+from curvlab.linalg.secants import Collector, Pairs
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.evidence import Solve
+from curvlab.protocols.krylov import Krylov
+
+#: a new direction of less than this share of its length outside the space adds nothing but rounding
+BREAKDOWN = 1e-5
+#: coordinates of a basis that are recombined at a time
+CHUNK = 2**16
+
+
+@dataclass(frozen=True)
+class KrylovBasis(Krylov):
+    """The space of ``M b, (M A) M b, (M A)² M b, …`` and of the start, by modified Gram–Schmidt.
+
+    ``dimension`` vectors and the start, if there is one (Krylov subspace descent makes it the last step:
+    Vinyals and Povey 2012, arXiv 1111.4259).  The solution is the minimiser of ``½ xᵀAx − bᵀx`` in that
+    space, through the eigenvalues of ``Vᵀ A V``, those below ``floor`` times the largest raised to it.
+    ``Solve.iterates`` are the partial sums of the solution over the eigenvectors of ``Vᵀ A V``, the
+    largest eigenvalue first: their differences are conjugate and span the space, wherever b has a part in
+    it.  One product a vector; memory ``dimension + 1`` vectors.
+    """
+
+    dimension: int = 20
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.dimension < 1:
+            raise ConfigError(Fault(f"dimension = {self.dimension!r} must be at least 1", path="dimension"))
+        if not 0 < self.floor < 1:
+            raise ConfigError(Fault(f"floor = {self.floor!r} must be > 0 and < 1", path="floor"))
+
+    @property
+    def limit(self) -> int:
+        return self.dimension + 1
+
+    @property
+    def iterates(self) -> bool:
+        return True
+
+    def solve(
+        self,
+        A: LinearOperator[BlockVector],
+        b: BlockVector,
+        *,
+        x0: BlockVector | None = None,
+        M: Callable[[BlockVector], BlockVector] | None = None,
+        pairs: Pairs | None = None,
+    ) -> Solve:
+        basis: list[BlockVector] = []
+        columns: list[list[float]] = []  # of Vᵀ A V, from its diagonal up
+        kept = Collector(pairs)
+        reason = Stop.LIMIT
+        following = b if M is None else M(b)
+        starts = [] if x0 is None or not float(x0.norm()) > 0 else [x0]
+        for k in range(self.dimension + len(starts)):
+            if k == self.dimension:
+                following = starts[0]
+            if not following.is_finite():
+                return Solve(b.zeros_like(), k, Stop.NONFINITE)
+            v = _orthonormal(following, basis)
+            if v is None:
+                reason = Stop.CONVERGED
+                if k >= self.dimension or not starts:
+                    break
+                v = _orthonormal(starts.pop(), basis)
+                if v is None:
+                    break
+            basis.append(v)
+            Av = A @ v
+            kept.see(v, Av)
+            columns.append([float(u.dot(Av)) for u in basis])
+            if not all(map(math.isfinite, columns[-1])):
+                return Solve(b.zeros_like(), k, Stop.NONFINITE)
+            following = Av if M is None else M(Av)
+        if not basis:
+            return Solve(b.zeros_like(), 0, Stop.CONVERGED)
+        values, vectors = torch.linalg.eigh(_symmetric(columns))
+        values = values.clamp_min(self.floor * float(values.abs().max())).flip(0)
+        vectors = vectors.flip(1)
+        share = vectors.mT @ torch.tensor([float(v.dot(b)) for v in basis], dtype=torch.float64)
+        sums = torch.cumsum(vectors * (share / values), dim=1)  # column k: of the first k + 1 eigenvectors
+        bends = torch.cumsum(share.square() / values, dim=0).tolist()
+        _recombine_(basis, sums.mT)
+        iterates = tuple(
+            Iterate(x, k + 1, bend) for k, (x, bend) in enumerate(zip(basis, bends, strict=True))
+        )
+        return Solve(basis[-1], len(basis), reason, iterates, kept.secants())
+
+
+def _recombine_(basis: list[BlockVector], weights: Tensor) -> None:
+    """Each vector of a basis becomes a combination of all: ``v_k ← Σ_j weights[k, j] v_j``."""
+    flats = [v.flat for v in basis]
+    W = weights.to(flats[0])
+    for start in range(0, flats[0].numel(), CHUNK):
+        part = W @ torch.stack([f[start : start + CHUNK] for f in flats])
+        for f, row in zip(flats, part, strict=True):
+            f[start : start + CHUNK] = row
+
+
+def _orthonormal(v: BlockVector, basis: list[BlockVector]) -> BlockVector | None:
+    """``v`` without its part in the space, at length one; ``None`` if nothing is left."""
+    length = float(v.norm())
+    if length == 0:
+        return None
+    rest = v * (1.0 / length)
+    for _ in range(2):  # once more: what rounding left of the first time
+        for u in basis:
+            rest.add_(u, -float(u.dot(rest)))
+    left = float(rest.norm())
+    return None if left < BREAKDOWN else rest.scale_(1.0 / left)
+
+
+def _symmetric(columns: list[list[float]]) -> Tensor:
+    """The symmetric matrix of these columns of its upper half."""
+    C = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+    for k, column in enumerate(columns):
+        C[: k + 1, k] = torch.tensor(column, dtype=torch.float64)
+    return C + C.mT - torch.diag(C.diagonal())

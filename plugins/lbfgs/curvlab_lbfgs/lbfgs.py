@@ -1,0 +1,127 @@
+"""L-BFGS as a preconditioner: fed by the steps that were taken, or by the solves that it preconditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.secants import Pairs, Which
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.report import Event
+from curvlab_lbfgs.inverse import Weights, in_two_sweeps, weights
+from curvlab_lbfgs.memory import Memory, begin, complete, empty, forget, learn
+
+
+class Source(str, Enum):
+    """What the pairs are made of."""
+
+    STEPS = "steps"  #: steps taken, and how much they changed the gradient
+    SOLVE = "solve"  #: a Krylov solver's directions, and their products with its operator
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass
+class LbfgsState:
+    """Changed by ``learn``, and by an ``observe`` that sees the gradient a step led to."""
+
+    memory: Memory
+    start: float = 1.0  #: H₀ = start · I while there is no pair
+    ready: Weights | None = field(default=None, metadata={"transient": True})
+
+
+@dataclass(frozen=True)
+class Lbfgs(Preconditioner[LbfgsState]):
+    """``v ↦ H v``, H being what BFGS makes of the kept pairs from ``H₀ = γI``, γ = sᵀy / yᵀy of the newest.
+
+    λ is added to the curvature: a pair that was taken at λ' serves as ``(s, y + (λ − λ') s)``, which is
+    exact for the same C; the pairs of steps are of λ' = 0.  A pair with ``sᵀy ≤ ε ‖s‖ ‖y‖`` is left out
+    (ε = 1e-10 in float64, 1e-6 in float32), so H is positive definite.
+
+    ``source = "steps"``: s is the last step, y the change of the gradient: on the same examples if the step
+    rule knows the gradient where it arrived (``strong-wolfe`` does), else of the next gradient to be seen,
+    which on mini-batches is of other examples; then only the rule above guards.  With no pair, H₀ is
+    ``min(1, 1/‖g‖)``: a first update no longer than 1, for the step rule to lengthen.  A rejected step
+    empties the memory (event ``memory-reset``), so that the next update is along the gradient.
+
+    ``source = "solve"``: inside ``iterative``, as its ``inner``.  The pairs of one solve replace those of the
+    solve before, or with ``running`` only the oldest of them; a solve that has none to offer leaves them as
+    they are.  The first is not preconditioned.
+
+    Treats every parameter.  Applying costs 4·m·D multiply-adds and one vector.  Holds 2m vectors, 2m + 2 for
+    ``steps``, and 3m² + m scalars (m + 1 for m then).  Nocedal 1980; Morales and Nocedal 2000; Sainath et al.
+    2013 (arXiv 1309.1508).
+    """
+
+    memory: int = 16  #: m, pairs kept, ≥ 1
+    source: Source = Source.STEPS
+    #: which pairs of a solve; ``all`` needs a memory for as many as the solver makes.  Of steps the last
+    select: Which = Which.LAST
+    running: bool = False  #: keep pairs of earlier solves while there is room; of steps always
+
+    def __post_init__(self) -> None:
+        if self.memory < 1:
+            raise ConfigError(Fault(f"lbfgs: memory = {self.memory!r}, expected a number ≥ 1", path="memory"))
+        if self.source is Source.STEPS and self.select is not Which.LAST:
+            raise ConfigError(
+                Fault(
+                    f'lbfgs: select = "{self.select}" chooses among the pairs of a solve',
+                    path="select",
+                    hint='of steps the last ones are kept; or source = "solve"',
+                )
+            )
+
+        if self.source is Source.STEPS and self.running:
+            raise ConfigError(
+                Fault(
+                    "lbfgs: running = true is of pairs of a solve",
+                    path="running",
+                    hint='pairs of steps are kept while there is room anyway; or source = "solve"',
+                )
+            )
+
+    def init(self, like: BlockVector, ctx: Context) -> LbfgsState:
+        rows = self.memory + (self.source is Source.STEPS)
+        return LbfgsState(empty(rows, like))
+
+    def observe(self, state: LbfgsState, seen: Pass, ctx: Context) -> None:
+        if self.source is Source.SOLVE:
+            return
+        if state.memory.waiting:
+            complete(state.memory, seen.gradient)
+            state.ready = None
+        if state.memory.count == 0:
+            norm = float(seen.gradient.norm())
+            state.start = 1 / norm if norm > 1 else 1.0
+
+    def refresh(self, state: LbfgsState, ctx: Context) -> None:
+        state.ready = weights(state.memory, ctx.damping)
+
+    def apply(self, state: LbfgsState, v: BlockVector, ctx: Context) -> Solve:
+        ready = state.ready
+        if ready is None or ready.damping != ctx.damping:
+            ready = weights(state.memory, ctx.damping)
+        if ready is not None:
+            return Solve(in_two_sweeps(state.memory, ready, v))
+        return Solve(v.borrow() if state.start == 1 else v * state.start)
+
+    def pairs(self) -> Pairs | None:
+        return Pairs(self.memory, self.select) if self.source is Source.SOLVE else None
+
+    def learn(self, state: LbfgsState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+        state.ready = None
+        if self.source is Source.SOLVE:
+            learn(state.memory, what.solve.secants, running=self.running)
+            return ()
+        if not what.step.accepted:
+            dropped = forget(state.memory)
+            return (Event("memory-reset", ctx.step, {"pairs": dropped}),) if dropped else ()
+        begin(state.memory, what.step.update, what.step.alpha, what.before.gradient)
+        if what.step.gradient is not None:
+            complete(state.memory, what.step.gradient)
+        return ()
