@@ -4,6 +4,7 @@ nox             everything
 nox -s lint     ruff: rules and format
 nox -s types    mypy --strict on the core and the plugins
 nox -s tests    the test suite; arguments after -- go to pytest
+nox -s docs     the site, into build/docs; every warning is an error
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import nox
 
 # a second environment would cost a second torch, and its index might offer another build
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "docs"]
 
 ROOT = Path(__file__).parent
 PACKAGES = [
@@ -46,3 +47,10 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite: two processes of one thread each, since more threads would fight for the cores."""
     python(session, "pytest", "-n", "2", *session.posargs, OMP_NUM_THREADS="1")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, anew and without a warning; nothing is read from a network."""
+    arguments = ("-E", "-W", "--keep-going", "-b", "html", "docs", "build/docs")
+    python(session, "sphinx", *arguments, OMP_NUM_THREADS="1")

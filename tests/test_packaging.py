@@ -121,7 +121,7 @@ def test_requirement_files_install_every_plugin() -> None:
     assert lines("requirements.txt") == ["-c constraints.txt", ".[digits]", *folders]
     assert lines("requirements-dev.txt") == [
         "-c constraints.txt",
-        "-e .[digits,dev]",
+        "-e .[digits,dev,docs]",
         *(f"-e {folder}" for folder in folders),
     ]
 
@@ -200,7 +200,9 @@ def test_a_wheel_is_pure_and_whole(name: str, wheels: Path) -> None:
         about = _metadata(archive)
     source = PROJECTS[name] / package
     files = {
-        str(f.relative_to(source.parent)) for f in source.rglob("*") if f.suffix in (".py", ".toml", ".typed", ".tmpl")
+        str(f.relative_to(source.parent))
+        for f in source.rglob("*")
+        if f.suffix in (".py", ".tmpl", ".toml", ".typed")
     }
     assert f"{package}/py.typed" in files
     info = f"{package}-{curvlab.__version__}.dist-info"

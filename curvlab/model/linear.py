@@ -36,11 +36,7 @@ class LinearAdapter(LayerAdapter):
         rows = _rows(x)
         if len(self.parameters(module)) == 1:
             return rows
-        n, s, i = rows.shape
-        augmented = rows.new_empty(n, s, i + 1)
-        augmented[..., :-1] = rows
-        augmented[..., -1] = 1.0
-        return augmented
+        return torch.cat((rows, rows.new_ones(*rows.shape[:2], 1)), dim=-1)
 
     def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
         return _rows(g)

@@ -51,7 +51,10 @@ class Call:
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
         assert self.block.adapter is not None
-        g = self.x.new_zeros(self.output_shape) if g is None else g.reshape(self.output_shape)
+        if g is None:
+            g = self.x.new_zeros(self.output_shape)
+        elif g.shape != self.output_shape:
+            g = g.reshape(self.output_shape)
         return self.block.adapter.grads(self.module, g)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -30,6 +31,9 @@ from curvlab.registry.suggest import advice, nearest
 #: the core's own plugin: its record's name, and its module, imported by name because it stands above
 CORE = "core"
 CORE_MODULE = "curvlab.default_plugin"
+
+#: libraries that take long to import; a plugin that needs one imports it in its parts' modules
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas", "jax", "tensorflow")
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,13 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
     """Import one plugin, register its hooks and let it add its parts; records how that went."""
     own = Registry(candidate.distribution, candidate.version)
     api, hooks = "", tuple[str, ...]()
+    before, started = set(sys.modules), time.perf_counter()
+
+    def record(status: Status, error: str = "", **more: Any) -> PluginRecord:
+        heavy = tuple(name for name in HEAVY if name in sys.modules and name not in before)
+        cost: dict[str, Any] = {"seconds": time.perf_counter() - started, "heavy": heavy}
+        return _record(candidate, status, error, api_version=api, parts=own.keys(), **cost, **more)
+
     try:
         # a plugin that prints while it is imported must not spoil the JSON on stdout
         with contextlib.redirect_stdout(sys.stderr):
@@ -140,7 +151,7 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
             api = str(getattr(module, "api_version", ""))
             wrong = _incompatible(api)
             if wrong:
-                registry.plugins.append(_record(candidate, "incompatible", wrong, api_version=api))
+                registry.plugins.append(record("incompatible", wrong))
                 return
             hooks = _register(registry.manager, module, key)
             for _, call in implementations(registry.manager, "curvlab_register", key):
@@ -149,10 +160,12 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
     except (Exception, SystemExit):  # a plugin may raise anything, sys.exit included
         if registry.manager.has_plugin(key):
             registry.manager.unregister(name=key)
-        record = _record(candidate, "broken", traceback.format_exc(), api_version=api, parts=own.keys())
+        registry.plugins.append(record("broken", traceback.format_exc()))
+    except KeyboardInterrupt as err:
+        leave_out = f"`-p no:{candidate.name}` leaves it out"
+        raise KeyboardInterrupt(f'while plugin "{candidate.name}" was loaded; {leave_out}') from err
     else:
-        record = _record(candidate, "ok", api_version=api, hooks=hooks, parts=own.keys())
-    registry.plugins.append(record)
+        registry.plugins.append(record("ok", hooks=hooks))
 
 
 def _register(manager: pluggy.PluginManager, module: Any, key: str) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from curvlab.errors import PluginError
 
+#: seconds that a plugin may take to load before it is said to be slow; registering takes milliseconds
+SLOW = 1.0
+
 Status = Literal["ok", "broken", "blocked", "incompatible", "clash"]
 
 
@@ -92,7 +95,8 @@ class PluginRecord:
     """A plugin that was found, whether or not it could be used.
 
     ``error`` is empty for ``ok``; a broken plugin's holds the traceback.  ``parts`` are written
-    ``kind/name``; those of a broken plugin are what it had added before it raised.
+    ``kind/name``; those of a broken plugin are what it had added before it raised.  ``seconds`` is how long
+    it took to load, ``heavy`` which of the slow libraries it was the first to import.
     """
 
     name: str
@@ -103,6 +107,19 @@ class PluginRecord:
     hooks: tuple[str, ...] = ()
     api_version: str = ""
     parts: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+    heavy: tuple[str, ...] = ()
+
+    @property
+    def slow(self) -> str:
+        """What a user who waits for this plugin should know, or nothing if it loads fast enough."""
+        if self.seconds < SLOW:
+            return ""
+        why = f": it imports {', '.join(self.heavy)}" if self.heavy else ""
+        return (
+            f"slow, {self.seconds:.1f} s to load{why}; every command waits for that, "
+            f"`-p no:{self.name}` leaves it out"
+        )
 
     @property
     def reason(self) -> str:

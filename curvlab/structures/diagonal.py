@@ -34,7 +34,8 @@ class DiagonalMatrix(Structure):
         return self.entries.unsqueeze(-1) * x
 
     def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
-        return torch.mul(x, self.entries.unsqueeze(-2), out=out)
+        entries = self.entries if self.entries.dim() == 1 else self.entries.unsqueeze(-2)
+        return torch.mul(x, entries, out=out)
 
     def flops(self, columns: int) -> float:
         return float(self.d * columns)

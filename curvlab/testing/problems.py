@@ -81,7 +81,7 @@ class ClassesSecond(nn.Module):
 
 def normal(*shape: int, seed: int) -> Tensor:
     """Standard normal numbers in float64, from a seed of their own."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
 
 
 def labels(*shape: int, classes: int, seed: int) -> Tensor:

@@ -199,14 +199,14 @@ class Lapack(Backend):
     def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
         damped = A + shift * torch.eye(A.shape[-1], dtype=A.dtype)
         self.cholesky(damped)
-        inverse: Tensor = torch.linalg.inv(damped)
+        inverse: Tensor = torch.linalg.inv(damped).contiguous()
         return inverse
 
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         if not bool(torch.isfinite(A).all()):
             raise NotPositiveDefinite(f"the reference was given a non-finite {tuple(A.shape)} matrix")
         values, vectors = torch.linalg.eigh(A)
-        return values, vectors
+        return values, vectors.contiguous()  # as it is when it comes back from a file
 
 
 def reference_context(damping: float = 0.0, *, step: int = 0, seed: int = 0) -> Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -216,6 +217,31 @@ def test_a_plugin_that_prints_does_not_write_on_stdout(
     assert said.err == "hello\nagain\n"
 
 
+def test_a_slow_plugin_is_in_order_and_its_record_says_how_slow_and_why(
+    registry_with: RegistryWith, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curvlab.registry.records.SLOW", 0.1)
+    (site / "tensorflow.py").write_text("import time\ntime.sleep(0.2)\n")
+    sources = {"heavy": "import tensorflow\n", "dozy": "import time\ntime.sleep(0.2)\n", "quick": ""}
+    registry = registry_with({n: s + module(ADDS.format(name=f"of-{n}")) for n, s in sources.items()})
+    heavy, dozy, quick = (record(registry, name) for name in ("heavy", "dozy", "quick"))
+    assert [r.status for r in (heavy, dozy, quick)] == ["ok", "ok", "ok"]
+    # whoever comes first imports it; by name that is heavy
+    assert re.fullmatch(r"slow, 0\.[2-9] s to load: it imports tensorflow; .*`-p no:heavy` .*", heavy.slow)
+    assert re.fullmatch(r"slow, 0\.[2-9] s to load; .*`-p no:dozy` .*", dozy.slow)
+    assert (quick.slow, quick.heavy) == ("", ())
+    assert {"of-heavy", "of-dozy", "of-quick"} <= step_names(registry)
+
+
+def test_a_broken_plugin_may_be_slow_too(
+    registry_with: RegistryWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curvlab.registry.records.SLOW", 0.1)
+    bad = record(registry_with({"bad": "import time\ntime.sleep(0.2)\nraise RuntimeError('no luck')"}), "bad")
+    assert (bad.status, bad.reason) == ("broken", "RuntimeError: no luck")
+    assert bad.slow.startswith("slow, ")
+
+
 def test_a_plugin_may_be_an_object_of_a_module(site: Path) -> None:
     source = module().replace(
         "@hookimpl\ndef curvlab_register(registry):",
@@ -324,6 +350,29 @@ def test_a_plugin_blocked_on_the_command_line_adds_no_commands(troubled: Path) -
     assert "No such command" in result.stderr
     result = run(troubled, "-pno:rude", "plugins", "list", CURVLAB_PLUGINS=TROUBLED)
     assert "not today" not in result.stderr
+
+
+def test_the_command_line_says_which_plugin_is_slow_and_goes_on(site: Path) -> None:
+    source = "import time\ntime.sleep(1.1)\n" + module(ADDS.format(name="mine"))
+    write_distribution(site, "dist-slow", {"mod_slow": source}, {"slow": "mod_slow"})
+    listed = run(site, "plugins", "list", CURVLAB_PLUGINS="slow")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    (line,) = (line for line in listed.stdout.splitlines() if line.startswith("slow "))
+    assert re.search(r" ok +1 +slow, \d+\.\d s to load; every command waits for that", line)
+    parts = run(site, "parts", "step", CURVLAB_PLUGINS="slow")
+    assert parts.returncode == 0
+    assert "mine" in parts.stdout
+    assert parts.stderr.startswith('plugin "slow" (dist-slow 1.0) is slow, ')
+    assert run(site, "-p", "no:slow", "parts", CURVLAB_PLUGINS="slow").stderr == ""
+
+
+def test_a_plugin_that_never_ends_is_named_when_it_is_interrupted(site: Path) -> None:
+    """The interrupt comes from the plugin itself, where Ctrl-C would find the process."""
+    source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    write_distribution(site, "dist-endless", {"mod_endless": source}, {"endless": "mod_endless"})
+    result = run(site, "plugins", "list", CURVLAB_PLUGINS="endless")
+    assert result.returncode == 130
+    assert result.stderr == ('interrupted while plugin "endless" was loaded; `-p no:endless` leaves it out\n')
 
 
 def test_strict_ends_at_start_with_exit_4(troubled: Path) -> None:

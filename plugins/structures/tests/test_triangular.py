@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from curvlab.testing.asserts import assert_close
+from curvlab.testing.costs import counted, operations
+from curvlab.testing.dispatch import largest
 from curvlab.testing.problems import normal
 from curvlab_structures import triangular
 from curvlab_structures.triangular import LowerTriangular, Triangular, UpperTriangular
 from plugins.structures.tests.walks import assert_stands_for, drawn, one_sided_twice, walk
-from tests.structures.costs import counted, largest, operations
 
 each_family = pytest.mark.parametrize("family", [LowerTriangular(), UpperTriangular()], ids=str)
 

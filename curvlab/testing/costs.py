@@ -1,20 +1,20 @@
-"""What an operation on members costs, as torch sees it: the largest tensor it makes, the flops it spends."""
+"""What operations on members of a structure cost: which there are, and the flops that they spend."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group
+from curvlab.testing.members import LIKE, member
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import Lapack
-from tests.structures.members import LIKE, member
 
 Operation = Callable[[], Any]
 
@@ -27,6 +27,7 @@ def operations(family: Family, d: int, rows: int, like: Tensor = LIKE) -> Iterat
     M, N = member(family, d, 0, like=like), member(family, d, 1, like=like)
     X = normal(rows, d, seed=2).to(like.dtype)
     out = torch.empty_like(X)
+    half = like.new_tensor(0.5)
     yield "zeros", lambda: family.zeros(d, like=like)
     yield "eye", lambda: family.eye(d, like=like)
     yield "matmul", lambda: M @ X.mT
@@ -36,7 +37,7 @@ def operations(family: Family, d: int, rows: int, like: Tensor = LIKE) -> Iterat
     yield "mean_diagonal", lambda: M.mean_diagonal()
     yield "norm", lambda: M.norm()
     if M.family.linear:
-        yield "combine_", lambda: M.combine_(0.5, N, like.new_tensor(0.5))
+        yield "combine_", lambda: M.combine_(0.5, N, half)
     if isinstance(family, Group):
         G = family.gramian(M)
         yield "congruence", lambda: family.congruence(M, X)
@@ -47,40 +48,19 @@ def operations(family: Family, d: int, rows: int, like: Tensor = LIKE) -> Iterat
         yield "gramian rmatmul", lambda: G.rmatmul(X)
 
 
-def gram_operations(family: Family, d: int, rows: int) -> Iterator[tuple[str, Operation]]:
-    """The same of a Gram matrix."""
+def gram_operations(
+    family: Family, d: int, rows: int, backend: Backend | None = None
+) -> Iterator[tuple[str, Operation]]:
+    """The same of a Gram matrix; the backend is the reference if not given."""
     if isinstance(family, Gram):
-        M, X, backend = family.zeros(d, like=LIKE), normal(rows, d, seed=2), Lapack()
+        M, X, backend = family.zeros(d, like=LIKE), normal(rows, d, seed=2), backend or Lapack()
         yield "average_", lambda: family.average_(M, 0.5, X, 1.0, backend)
         yield "inverse", lambda: family.inverse(M, 0.5, backend)
 
 
-class Largest(TorchDispatchMode):
-    """How many numbers the largest tensor holds that any operation makes; a view counts as what it views."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for t in made if isinstance(made, (tuple, list)) else (made,):
-            if isinstance(t, Tensor):
-                self.numbers = max(self.numbers, t.untyped_storage().nbytes() // t.element_size())
-        return made
-
-
-def largest(operation: Operation) -> int:
-    with Largest() as seen:
-        operation()
-    return seen.numbers
-
-
 def _added(y_shape: Any, a_shape: Any, b_shape: Any, **kwargs: Any) -> int:
     """A product, or a stack of them, added in place: torch counts only those that are not."""
-    return 2 * math.prod(a_shape) * b_shape[-1]
+    return 2 * math.prod(a_shape) * int(b_shape[-1])
 
 
 def _transform(x_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:

@@ -1,0 +1,72 @@
+"""Families said by two methods: which entries of a matrix are kept, and the matrix that they make.
+
+For patterns whose scalars *are* entries of the matrix (triangles, arrows, blocks, bands): an author writes
+``member`` and ``dense``, and the projection with its factor 2 follows.  Everything else has the protocol's
+dense fallbacks, each of which names the method worth writing next.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.errors import PluginError
+from curvlab.protocols.structure import Family, Group, Structure
+
+
+@dataclass(frozen=True)
+class EntryMatrix(Structure):
+    """A member: its fields of type ``Tensor`` hold the free entries.  Owes ``dense``."""
+
+    family: Family
+
+    @cached_property
+    def d(self) -> int:
+        return int(self.dense().shape[-1])
+
+    def tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+class EntryFamily(Family, Group):
+    """The family of all matrices that are zero outside a pattern, closed under products.
+
+    Owes ``member``, which copies the free entries out of A and reads no other.  ``project`` weighs an
+    entry twice whose mirror image is not free (d² flops beside ``member``); a family whose scalars are
+    not entries (constant diagonals, say) writes its own, and is told so by a ``PluginError``.
+    """
+
+    @abstractmethod
+    def member(self, A: Float[Tensor, "*b d d"]) -> Structure:
+        """The member with the free entries of A, copied."""
+
+    def project(self, S: Float[Tensor, "*b d d"]) -> Structure:
+        return self.member(S * _weights(self, S.shape[-1], S.dtype, S.device))
+
+    def scalars(self, d: int) -> int:
+        return _scalars(self, d)
+
+
+@lru_cache(maxsize=256)
+def _scalars(family: EntryFamily, d: int) -> int:
+    return sum(t.numel() for t in family.member(torch.empty(d, d)).tensors().values())
+
+
+@lru_cache(maxsize=16)
+def _weights(family: EntryFamily, d: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "d d"]:
+    """1 where an entry and its mirror image are free, 2 where it alone is: a symmetric part is half of it."""
+    free = family.member(torch.ones(d, d, dtype=torch.float64)).dense()
+    probe = torch.arange(1.0, d * d + 1, dtype=torch.float64).view(d, d)
+    if not torch.equal(family.member(probe).dense(), probe * (free != 0)):
+        name = type(family).__name__
+        raise PluginError(
+            f"{name}: dense() of member(A) is not A at the free entries and zero elsewhere (dimension {d}); "
+            f"mend the two, or write {name}.project if the scalars of a member are not entries of its matrix"
+        )
+    return (2.0 / (free + free.mT).clamp(min=1.0)).to(dtype=dtype, device=device)

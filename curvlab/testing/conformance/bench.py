@@ -1,0 +1,126 @@
+"""A small problem for parts that learn from evaluations: a network, its blocks, and its loss on a few batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from curvlab.linalg.cg import Stop
+from curvlab.linalg.vectors import BlockVector
+from curvlab.model.partition import partition
+from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Aftermath, LayerStats, Pass, Solve, Step
+from curvlab.protocols.needs import Needs
+from curvlab.testing.problems import labels, normal
+from curvlab.testing.reference import Lapack
+
+EXAMPLES, INPUTS, HIDDEN, CLASSES = 6, 4, 5, 3
+
+#: λ of the contexts, unless a check says otherwise
+DAMPING = 0.1
+
+
+def network() -> nn.Module:
+    """Two linear layers, and a norm between them that no adapter reads; always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Linear(INPUTS, HIDDEN), nn.Tanh(), nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, CLASSES)
+        return nn.Sequential(*layers).to(torch.float64)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A live model, the blocks of it that a part treats, and what refused the others."""
+
+    model: nn.Module
+    blocks: Blocks
+    refused: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        joins: Callable[[str], bool],
+        refuses: Callable[[Block], str | None],
+        dtype: torch.dtype = torch.float64,
+    ) -> Bench:
+        """The network as a part wants it partitioned."""
+        model = network().to(dtype)
+        whole = partition(model, joins)
+        reasons = {b.name: refuses(b) for b in whole.members}
+        treated = [name for name, reason in reasons.items() if reason is None]
+        return cls(model, whole.select(treated), {n: r for n, r in reasons.items() if r is not None})
+
+    @property
+    def like(self) -> BlockVector:
+        """A zero vector of the blocks."""
+        return self.blocks.layout.zeros(like=self.blocks.like.detach())
+
+    def vector(self, seed: int) -> BlockVector:
+        """A vector of normal numbers."""
+        flat = normal(self.blocks.layout.size, seed=seed).to(self.blocks.like.dtype)
+        return BlockVector(self.blocks.layout, flat)
+
+    def objective(self, batch: int, *, micro_batch: int | None = None) -> SupervisedObjective:
+        """The cross-entropy of a batch."""
+        x = normal(EXAMPLES, INPUTS, seed=100 + batch).to(self.blocks.like.dtype)
+        y = labels(EXAMPLES, classes=CLASSES, seed=200 + batch)
+        return objective(self.model, nn.CrossEntropyLoss(), x, y, micro_batch=micro_batch)
+
+    def evaluate(self, needs: Needs, step: int, *, micro_batch: int | None = None) -> Pass:
+        """What is seen at θ on the step's batch; sampled labels are the step's own."""
+        return self.objective(step, micro_batch=micro_batch).evaluate(needs, self.blocks, context(step))
+
+
+def context(step: int, damping: float = DAMPING) -> Context:
+    """A step's context, with randomness of its own."""
+    return Context(step, damping, Lapack(), torch.Generator().manual_seed(1000 + step))
+
+
+def doubled(seen: Pass) -> Pass:
+    """What a batch would show that has every example twice: the same loss, and so the same curvature."""
+
+    def twice(t: LayerStats) -> LayerStats:
+        grads = None if t.grads is None else torch.cat([t.grads, t.grads], dim=1)
+        return LayerStats(torch.cat([t.inputs, t.inputs]), grads)
+
+    layers = {
+        kind: {name: tuple(twice(t) for t in terms) for name, terms in found.items()}
+        for kind, found in seen.layers.items()
+    }
+    return replace(
+        seen, examples=2 * seen.examples, curvature_examples=2 * seen.curvature_examples, layers=layers
+    )
+
+
+def aftermath(
+    seen: Pass, solve: Solve, *, alpha: float = 0.1, accepted: bool = True, ratio: float | None = None
+) -> Aftermath:
+    """What came of a step along a solution."""
+    return Aftermath(seen, solve, Step(solve.x, alpha if accepted else 0.0, accepted), ratio)
+
+
+def direct(x: BlockVector) -> Solve:
+    """A solution that took no iterations."""
+    return Solve(x, 0, Stop.DIRECT)
+
+
+def copies(seen: Pass) -> dict[str, Tensor]:
+    """Every tensor that a pass holds, copied, by name."""
+    return {name: t.clone() for name, t in held(seen).items()}
+
+
+def held(seen: Pass) -> dict[str, Tensor]:
+    """Every tensor that a pass holds, by name."""
+    found = {"loss": seen.loss, **{f"gradient of {n}": g for n, g in seen.gradient.items()}}
+    for kind, layers in seen.layers.items():
+        for name, terms in layers.items():
+            for k, t in enumerate(terms):
+                found[f"inputs of {name} for {kind}, {k}"] = t.inputs
+                if t.grads is not None:
+                    found[f"output gradients of {name} for {kind}, {k}"] = t.grads
+    return found

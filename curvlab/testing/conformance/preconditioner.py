@@ -1,0 +1,230 @@
+"""The suite of preconditioners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from curvlab.engine.state import export
+from curvlab.linalg.secants import Secant
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.report import Event
+from curvlab.testing.asserts import assert_close, assert_same
+from curvlab.testing.conformance.bench import Bench, context, copies, held
+from curvlab.testing.conformance.check import check
+from curvlab.testing.conformance.exercised import Found, Stateful
+
+#: the rate of the steps that are taken
+ALPHA = 0.05
+
+
+@dataclass
+class Run:
+    """A network that is trained, and a state."""
+
+    bench: Bench
+    state: Any
+
+
+class PreconditionerConformance(Stateful):
+    """What is done with a gradient, over a few steps of training a small network."""
+
+    kind = "preconditioner"
+    part: Preconditioner[Any]  # type: ignore[assignment]
+
+    @property
+    def name(self) -> str:
+        """The class, for messages."""
+        return type(self.part).__name__
+
+    def bench(self, dtype: torch.dtype = torch.float64) -> Bench:
+        """The network, partitioned for this preconditioner."""
+        return Bench.of(self.part.joins, self.part.refuses, dtype)
+
+    def begin(self, dtype: torch.dtype = torch.float64) -> Run:
+        bench = self.bench(dtype)
+        return Run(bench, self.part.init(bench.like, context(0)))
+
+    def state_of(self, run: Run) -> Any:
+        return run.state
+
+    def follow(self, run: Run, other: Run) -> None:
+        run.bench.blocks.assign_(other.bench.blocks.read())
+
+    def advance(self, run: Run, step: int) -> Found:
+        seen, solve = self.solved(run, step)
+        x = solve.x.clone()
+        what = Aftermath(seen, solve, Step(solve.x, ALPHA))
+        run.bench.blocks.subtract_(solve.x, ALPHA)
+        said = self.part.learn(run.state, self._with_pairs(what, run), context(step))
+        assert all(isinstance(e, Event) for e in said), f"{self.name}.learn owes Events, not {said!r}"
+        return {"the update": x}
+
+    def solved(self, run: Run, step: int) -> tuple[Pass, Solve]:
+        """Observe, refresh, apply."""
+        seen = run.bench.evaluate(self.part.needs(step), step)
+        ctx = context(step)
+        self.part.observe(run.state, seen, ctx)
+        self.part.refresh(run.state, ctx)
+        return seen, self.part.apply(run.state, seen.gradient.borrow(), ctx)
+
+    def _with_pairs(self, what: Aftermath, run: Run) -> Aftermath:
+        """For a part that learns from the pairs of a solve: some of a known operator, ``Diag(1, 2, …)``."""
+        wanted = self.part.pairs()
+        if wanted is None:
+            return what
+        pairs = []
+        for k in range(max(wanted.count, 1)):
+            s = run.bench.vector(30 + k)
+            y = BlockVector(s.layout, s.flat * torch.arange(1, s.layout.size + 1, dtype=s.dtype))
+            pairs.append(Secant(s, y, 0.0))
+        return Aftermath(what.before, Solve(what.solve.x, 1, secants=tuple(pairs)), what.step)
+
+    def trained(self, steps: int = 2) -> Run:
+        """After a few steps, with the curvature of the next one taken in."""
+        run = self.begin()
+        for k in range(steps):
+            self.advance(run, k)
+        self.solved(run, steps)
+        return run
+
+    @check()
+    def check_obligations(self) -> None:
+        """``needs`` are Needs, the same when asked again; ``apply`` gives a Solve on the blocks it was given."""
+        run = self.begin()
+        assert run.bench.blocks.members, f"{self.name} refuses every block: {run.bench.refused}"
+        for step in (0, 1, 7, 1000):
+            needs = self.part.needs(step)
+            assert isinstance(needs, Needs), f"{self.name}.needs({step}) owes Needs, not {needs!r}"
+            assert self.part.needs(step) == needs, f"{self.name}.needs({step}) is another the second time"
+        assert isinstance(self.part.joins("0"), bool), f"{self.name}.joins(layer) owes a bool"
+        seen, solve = self.solved(run, 0)
+        assert isinstance(solve, Solve), f"{self.name}.apply owes a Solve, not a {type(solve).__name__}"
+        assert solve.x.layout == seen.gradient.layout, f"{self.name}.apply: x has other blocks than v"
+        if solve.iterates:
+            assert self.part.iterates, f"{self.name}.iterates is False, and a Solve carries iterates"
+
+    @check()
+    def check_refusals(self) -> None:
+        """A block that is not treated is refused with a reason, in words."""
+        for name, reason in self.bench().refused.items():
+            wordy = isinstance(reason, str) and reason.strip()
+            assert wordy, f"{self.name}.refuses owes a reason in words for block {name}, not {reason!r}"
+
+    @check()
+    def check_finite(self) -> None:
+        """Updates are finite over several steps, after a rejected one too."""
+        run = self.begin()
+        for k in range(6):
+            if k == 3:
+                seen, solve = self.solved(run, k)
+                what = Aftermath(seen, solve, Step(solve.x, 0.0, accepted=False))
+                self.part.learn(run.state, self._with_pairs(what, run), context(k))
+                continue
+            found = self.advance(run, k)["the update"]
+            assert found.is_finite(), f"{self.name}.apply: the update of step {k} is not finite"
+
+    @check()
+    def check_pure(self) -> None:
+        """``apply`` changes neither its vector nor the state, and gives the same again."""
+        run = self.trained()
+        v, (tensors, plain) = run.bench.vector(1), export(run.state)
+        kept, before = v.clone(), {n: t.clone() for n, t in tensors.items()}
+        first = self.part.apply(run.state, v, context(2)).x.clone()
+        again = self.part.apply(run.state, v, context(2)).x
+        after, plain_after = export(run.state)
+        assert torch.equal(v.flat, kept.flat), f"{self.name}.apply changes the vector it is given"
+        wrong = [n for n in before if not torch.equal(before[n], after[n])]
+        wrong += [n for n in plain if repr(plain[n]) != repr(plain_after[n])]
+        assert not wrong, f"{self.name}.apply changes its state: {', '.join(wrong)}"
+        assert torch.equal(first.flat, again.flat), f"{self.name}.apply gives another x the second time"
+
+    @check()
+    def check_borrowed(self) -> None:
+        """``apply`` hands out a fresh vector, or lends one: who may change it spoils nobody else's."""
+        run = self.trained()
+        v, ctx = run.bench.vector(1), context(2)
+        kept = v.clone()
+        x = self.part.apply(run.state, v, ctx).x
+        expected = x.clone()
+        if x.borrowed:
+            return
+        x.flat.fill_(torch.nan)
+        assert torch.equal(v.flat, kept.flat), f"{self.name}.apply returns v's memory; return v.borrow()"
+        again = self.part.apply(run.state, v, ctx).x
+        assert torch.equal(again.flat, expected.flat), (
+            f"{self.name}.apply returns memory of its state that is not marked: return x.borrow()"
+        )
+
+    @check(capability="linear")
+    def check_linear(self) -> None:
+        """``apply`` is one linear map during a step; where it is not, say ``varying = True``."""
+        run, ctx = self.trained(), context(2)
+        u, v = (run.bench.vector(seed) for seed in (1, 2))
+        X, Y = (self.part.apply(run.state, w, ctx).x.clone() for w in (u, v))
+        both = self.part.apply(run.state, u * 2.0 - v, ctx).x
+        assert_same(both, X * 2.0 - Y, condition=1e3, what=f"{self.name}.apply of 2u − v")
+
+    @check(capability="linear")
+    def check_positive(self) -> None:
+        """It is symmetric and positive definite, as solvers that it preconditions need it."""
+        run, ctx = self.trained(), context(2)
+        for seed in range(3):
+            u, v = run.bench.vector(10 + seed), run.bench.vector(20 + seed)
+            x, y = (self.part.apply(run.state, w, ctx).x.clone() for w in (u, v))
+            size = float(u.norm() * y.norm())
+            what = f"{self.name}: ⟨u, P v⟩ against ⟨P u, v⟩"
+            assert_close(u.dot(y), x.dot(v), dimension=u.layout.size, condition=100.0, scale=size, what=what)
+            assert float(v.dot(y)) > 0, f"{self.name}: ⟨v, P v⟩ = {float(v.dot(y)):.4g} is not positive"
+
+    @check()
+    def check_evidence(self) -> None:
+        """``observe`` and ``learn`` change nothing of the evaluation, nor of the solution."""
+        run = self.begin()
+        for k in range(2):
+            seen = run.bench.evaluate(self.part.needs(k), k)
+            kept, ctx = copies(seen), context(k)
+            self.part.observe(run.state, seen, ctx)
+            self.part.refresh(run.state, ctx)
+            solve = self.part.apply(run.state, seen.gradient.borrow(), ctx)
+            x = solve.x.clone()
+            what = self._with_pairs(Aftermath(seen, solve, Step(solve.x.borrow(), ALPHA)), run)
+            self.part.learn(run.state, what, ctx)
+            wrong = [name for name, t in held(seen).items() if not torch.equal(t, kept[name])]
+            assert not wrong, f"{self.name}.observe or learn changes {', '.join(wrong)}"
+            assert torch.equal(solve.x.flat, x.flat), f"{self.name}.learn changes the solution"
+
+    @check()
+    def check_remembers(self) -> None:
+        """What it wants to remember of a step it copies: a step's vectors are used again by the next."""
+        run, twin = self.begin(), self.begin()
+        for k in range(3):
+            x = self.advance(run, k)["the update"]
+            seen, solve = self.solved(twin, k)
+            y = solve.x.clone()
+            twin.bench.blocks.subtract_(solve.x, ALPHA)
+            what = Aftermath(seen, solve, Step(solve.x, ALPHA))
+            self.part.learn(twin.state, self._with_pairs(what, twin), context(k))
+            assert torch.equal(x.flat, y.flat), (
+                f"{self.name}: the update of step {k} is another where the vectors of step {k - 1} were used"
+                " again; copy what is to be remembered"
+            )
+            seen.gradient.flat.fill_(7.0)  # the engine hands these buffers out again
+            if not solve.x.borrowed:
+                solve.x.flat.fill_(7.0)
+
+    @check()
+    def check_float32(self) -> None:
+        """In float32 the update and the state's matrices are float32, and finite."""
+        run = self.begin(torch.float32)
+        x = self.advance(run, 0)["the update"]
+        assert x.dtype is torch.float32, f"{self.name}.apply of float32 gives {x.dtype}"
+        assert x.is_finite(), f"{self.name}.apply in float32 is not finite"
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset() if self.part.varying else frozenset({"linear"})

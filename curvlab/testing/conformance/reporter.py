@@ -1,0 +1,124 @@
+"""The suite of reporters."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
+from curvlab.testing.conformance.check import check
+from curvlab.testing.conformance.suite import Conformance
+from curvlab.testing.surroundings import Surroundings
+
+MANIFEST: Mapping[str, Any] = {
+    "name": "a run",
+    "budget": {"epochs": None, "steps": 10, "seconds": None},
+    "method": "kfac",
+    "task": "digits",
+    "started": "2024-02-29T12:00:00+00:00",
+}
+SUMMARY: Mapping[str, Any] = {"status": "done", "steps": 10, "seconds": 1.5, "metrics": {"val_loss": 0.1}}
+
+FULL = StepRecord(
+    step=1,
+    epoch=0.1,
+    examples=32,
+    seconds=0.01,
+    loss=2.3,
+    lr=0.1,
+    damping=0.01,
+    cg_iterations=3,
+    products=4,
+    product_examples=128,
+    reduction_ratio=0.9,
+    accepted=True,
+    gradient_size=32,
+    curvature_size=8,
+)
+BARE = StepRecord(step=2, epoch=0.2, examples=64, seconds=0.02, loss=math.nan, lr=0.0)
+METRICS = EvalRecord(2, 0.02, {"val_loss": math.inf, "val_accuracy": 0.5})
+EVENT = Event("more-damping", 1, {"reason": "a word", "damping": 0.1, "block": None})
+
+
+class ReporterConformance(Conformance):
+    """A listener: nothing that a run tells it makes it raise, and it keeps off standard output."""
+
+    kind = "reporter"
+    part: Reporter  # type: ignore[assignment]
+
+    def told(self, *calls: Callable[[Reporter], None]) -> tuple[str, str]:
+        """What it prints on standard output and standard error while it is told these things."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for call in calls:
+                call(self.part)
+        return out.getvalue(), err.getvalue()
+
+    @check()
+    def check_run(self) -> None:
+        """A run from start to end, twice: a reporter serves one run after another."""
+        for _ in range(2):
+            self.told(_started, _stepped, _happened, _evaluated, _finished)
+
+    @check()
+    def check_odd_values(self) -> None:
+        """Values that are not finite, missing facts and no metrics at all are told like any other."""
+        nothing = EvalRecord(3, 0.0, {})
+        self.told(
+            _started,
+            lambda r: r.stepped(BARE),
+            lambda r: r.evaluated(METRICS),
+            lambda r: r.evaluated(nothing),
+            lambda r: r.happened(Event("rejected", 0, {})),
+            _finished,
+        )
+
+    @check()
+    def check_budgets(self) -> None:
+        """A run may be of epochs, steps or seconds."""
+        for unit in ("epochs", "steps", "seconds"):
+            budget = {"epochs": None, "steps": None, "seconds": None, unit: 3}
+            self.told(lambda r, b=budget: r.started({**MANIFEST, "budget": b}), _stepped, _finished)  # type: ignore[misc]
+
+    @check()
+    def check_early_end(self) -> None:
+        """A run that ends before its first step, or that never began, is finished all the same."""
+        self.told(_started, _finished)
+        self.told(_finished)
+
+    @check()
+    def check_standard_output(self) -> None:
+        """Nothing goes to standard output: that is for results."""
+        out, _ = self.told(_started, _stepped, _happened, _evaluated, _finished)
+        assert not out, f"{type(self.part).__name__} prints on standard output: {out.splitlines()[0]!r}"
+
+    @check()
+    def check_random_state(self) -> None:
+        """Listening draws from no global generator, and changes no mode of torch."""
+        before = Surroundings.now()
+        self.told(_started, _stepped, _happened, _evaluated, _finished)
+        changed = before.random_changes() + before.mode_changes()
+        assert not changed, f"{type(self.part).__name__} changes {', '.join(changed)}"
+
+
+def _started(r: Reporter) -> None:
+    r.started(MANIFEST)
+
+
+def _stepped(r: Reporter) -> None:
+    r.stepped(FULL)
+
+
+def _happened(r: Reporter) -> None:
+    r.happened(EVENT)
+
+
+def _evaluated(r: Reporter) -> None:
+    r.evaluated(METRICS)
+
+
+def _finished(r: Reporter) -> None:
+    r.finished(SUMMARY)

@@ -1,0 +1,64 @@
+"""What pages show of the code is what the code is."""
+
+from __future__ import annotations
+
+import re
+
+import listings
+import pytest
+import tomli
+from mathml import mathml
+from typer.testing import CliRunner
+
+import curvlab.config
+from curvlab.cli.app import app
+from curvlab.registry.loader import installed
+from tests.test_docs import PAGES
+
+METHODS = [e.name for e in installed().method_entries() if listings.OURS.fullmatch(e.distribution)]
+#: ``curvlab plugins new`` and the like, wherever a page names a command
+NAMED = re.compile(r"(?:^|`)curvlab ((?:[a-z]+ ?){1,2})", re.MULTILINE)
+#: commands that stand above others
+GROUPS = ("config", "plugins", "tasks", "bench")
+
+
+def method(data: dict[str, object]) -> object:
+    """The method of a configuration."""
+    given = {"task": {"use": "digits"}, "run": {"steps": 1}, **data}
+    return curvlab.config.build(curvlab.config.load(data=given), installed()).method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_composition_spelled_out_is_the_method(name: str) -> None:
+    text = listings.composition(name).removeprefix("```toml\n").removesuffix("\n```")
+    assert method(tomli.loads(text)) == method({"method": {"use": name}})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_default_that_is_shown_may_be_written(name: str) -> None:
+    """Every knob at the default of its row makes the method as it is."""
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", listings.knobs(name), re.MULTILINE)
+    assert rows
+    for knob, value in rows:
+        given = tomli.loads(f"{knob} = {value}")
+        assert method({"method": {"use": name, **given}}) == method({"method": {"use": name}}), knob
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_command_that_a_page_names_exists(page: object) -> None:
+    for words in set(NAMED.findall(page.read_text())):  # type: ignore[attr-defined]
+        first, *second = words.split()
+        command = [first, *second] if first in GROUPS else [first]
+        told = CliRunner().invoke(app, [*command, "--help"])
+        assert told.exit_code == 0, f"curvlab {' '.join(command)}"
+
+
+def test_settings_are_those_of_the_class_with_their_notes() -> None:
+    text = listings.parts("task")
+    assert "| `batch_size` | a whole number | `128` | examples of a mini-batch, ≥ 1 |" in text
+
+
+def test_an_unknown_command_in_a_formula_is_refused() -> None:
+    assert "<msup>" in mathml(r"K^\top K", block=False)
+    with pytest.raises(ValueError, match="nothere"):
+        mathml(r"\nothere{x}", block=True)

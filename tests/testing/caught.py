@@ -1,0 +1,47 @@
+"""For tests of the conformance suites: which checks a broken part fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, make_dataclass
+from typing import Any
+
+from curvlab.testing.conformance import SUITES
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A part that breaks one law, and the check that finds it; ``also`` cannot but fall with it, for a reason."""
+
+    check: str
+    part: Any
+    also: tuple[str, ...] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.check}: {type(self.part).__name__}"
+
+
+def breaking(check: str, base: type, also: tuple[str, ...] = (), why: str = "", **methods: Any) -> Broken:
+    """A subclass of ``base`` with other methods, made with ``base``'s own defaults."""
+    return Broken(check, broken(base, **methods)(), also, why)
+
+
+def broken(base: type, **methods: Any) -> Any:
+    """A frozen dataclass that does some things otherwise than ``base``."""
+    return make_dataclass(f"Broken{base.__name__}", [], bases=(base,), namespace=methods, frozen=True)
+
+
+def assert_caught(kind: str, case: Broken) -> None:
+    """The suite fails this part in its check, says something about it, and fails it in no other."""
+    report = SUITES[kind].of(case.part).run()
+    assert set(report.failed) == {case.check, *case.also}, {
+        o.check: o.message for o in report if o.result == "fail"
+    }
+    assert report[case.check].message.strip()
+    assert bool(case.also) == bool(case.why), "say why two must fall together"
+
+
+def assert_every_check_is_shown(kind: str, cases: list[Broken], *, elsewhere: tuple[str, ...] = ()) -> None:
+    """Each check of a suite has a part that it catches."""
+    shown = {c.check for c in cases} | set(elsewhere)
+    assert set(SUITES[kind].names()) - shown == set(), "checks that nothing is shown to fail"
