@@ -43,7 +43,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "default_plugin": frozenset({"registry"}),
     "face": FLOOR_6 | {"registry", "config", "reporting"},
     "__init__": frozenset({"errors", "registry", "face", "engine", "objective"}),
-    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "scaffold", "__init__"},
+    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "scaffold", "testing", "__init__"},
     "__main__": frozenset({"cli"}),
 }
 

@@ -1,4 +1,4 @@
-"""``curvlab plugins check``: the conformance suite of a part, or of everything that a plugin brings, as a table."""
+"""``curvlab plugins check``: the conformance suite of a part, or of all that a plugin brings, as a table."""
 
 from __future__ import annotations
 
@@ -8,47 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curvlab.cli.output import complain, print_json, print_table
+from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.errors import ConfigError, CurvlabError, PluginError, UsageError
 from curvlab.registry import MethodEntry, PartEntry, PluginRecord, Registry, installed
 from curvlab.registry.identity import API_VERSION
-from curvlab.registry.imports import is_import_string, part_class, protocol
-from curvlab.registry.kinds import KINDS, METHOD
+from curvlab.registry.imports import import_object, is_import_string, protocol
+from curvlab.registry.kinds import KINDS, METHOD, PROTOCOLS
+from curvlab.registry.obligations import explained
 from curvlab.registry.suggest import advice
 
 if TYPE_CHECKING:
     from curvlab.testing.conformance import Report
-
-#: settings of parts that have to be given something: what is checked is the part, not what it is given
-GIVEN: Mapping[str, str] = {
-    "structure": "dense",
-    "estimator": "gauss-newton",
-    "preconditioner": "identity",
-    "inverse": "cholesky",
-    "krylov": "cg",
-    "damping": "constant",
-    "step": "armijo",
-    "transform": "momentum",
-    "schedule": "cosine",
-    "sampler": "uniform",
-}
 
 Entry = PartEntry | MethodEntry
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A part by its kind and name, and its report; or why there is none."""
+    """A part by kind and name, and its report; or why there is none, and whether that is no fault of its."""
 
     kind: str
     name: str
     report: Report | None
     problem: str = ""
+    skipped: bool = False
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """Check, outcome, message; only what failed, and how, of the part itself if there is no report."""
+        """Check, outcome, message; one row without a check if there is no report."""
         if self.report is None:
-            yield ("", "fail", self.problem)
+            yield ("", "skip" if self.skipped else "fail", self.problem)
             return
         for outcome in self.report:
             yield (outcome.check, outcome.result, outcome.message)
@@ -56,7 +44,7 @@ class Checked:
     @property
     def failed(self) -> bool:
         """Whether it is to be mended."""
-        return self.report is None or bool(self.report.failed)
+        return not self.skipped if self.report is None else bool(self.report.failed)
 
 
 def check(
@@ -123,9 +111,6 @@ def _plugin(registry: Registry, name: str) -> PluginRecord | None:
 
 def _by_path(registry: Registry, path: str, kind: str | None) -> PartEntry:
     """A class that is named by where it is; of the kind that it is of, if that is not said."""
-    from curvlab.registry.imports import import_object
-    from curvlab.registry.kinds import PROTOCOLS
-
     if kind is None:
         try:
             found = import_object(path)
@@ -157,36 +142,39 @@ def _settings(texts: list[str], entries: list[Entry]) -> dict[str, Any]:
 def _checked(registry: Registry, entry: Entry, given: Mapping[str, Any]) -> Checked:
     from curvlab.testing.conformance import SUITES
 
-    kind, use = _kind(entry), registry.use(entry)
-    name = entry.name if isinstance(entry, PartEntry) and not entry.distribution else use
+    kind, name = _kind(entry), registry.use(entry)
+    filled: Mapping[str, Any] = {}
     try:
-        part = _built(registry, entry, given)
+        if isinstance(entry, PartEntry):
+            from curvlab.config.example import example_settings
+
+            filled = example_settings(entry, given)
+        part = _built(registry, entry, {**filled, **given})
     except ConfigError as err:
-        hint = "" if given else "\n  give what it needs: --set KEY=VALUE"
-        return Checked(kind, name, None, f"{err}{hint}")
+        return Checked(kind, name, None, f"{err}\n{_advice(filled)}", skipped=bool(entry.distribution))
     except CurvlabError as err:
         return Checked(kind, name, None, str(err))
     except Exception as err:  # a part may raise anything
-        return Checked(kind, name, None, f"cannot be made: {type(err).__name__}: {err}")
-    suite = SUITES[kind].of(part, api_version=_api_version(registry, entry))
-    return Checked(kind, name, suite.run())
+        return Checked(kind, name, None, explained(err) or f"cannot be made: {type(err).__name__}: {err}")
+    report = SUITES[kind].of(part, api_version=_api_version(registry, entry)).run()
+    unfit = [o for o in report if filled and isinstance(o.error, ConfigError)]
+    if unfit and len(unfit) == len(report.failed):
+        return Checked(kind, name, None, f"{unfit[0].message}\n{_advice(filled)}", skipped=True)
+    return Checked(kind, name, report)
 
 
-def _built(registry: Registry, entry: Entry, given: Mapping[str, Any]) -> Any:
-    """The part, with what was given and, for settings that have no default and take a part, one of core's."""
+def _advice(filled: Mapping[str, Any]) -> str:
+    made = ", ".join(f"{key} = {value!r}" for key, value in filled.items())
+    return f"  {f'tried with {made}; ' if made else ''}give other settings by --set KEY=VALUE"
+
+
+def _built(registry: Registry, entry: Entry, settings: Mapping[str, Any]) -> Any:
     from curvlab.config import build_method, build_part
-    from curvlab.config.schema import kind_of, members, settings_of
 
     if isinstance(entry, MethodEntry):
-        return build_method(registry, registry.use(entry), given)
-    filled = dict(given)
-    for setting in settings_of(part_class(entry)).values():
-        free = setting.required and setting.name not in filled and setting.name not in entry.preset
-        kind = kind_of(members(setting.annotation)[0]) if free else None
-        if kind in GIVEN:
-            filled[setting.name] = GIVEN[kind]
+        return build_method(registry, registry.use(entry), settings)
     use = registry.use(entry) if entry.distribution else entry.factory
-    return build_part(registry, protocol(entry.kind), use, filled)
+    return build_part(registry, protocol(entry.kind), use, settings)
 
 
 def _api_version(registry: Registry, entry: Entry) -> str:
@@ -197,7 +185,7 @@ def _api_version(registry: Registry, entry: Entry) -> str:
 def _show(checked: Checked, *, alone: bool) -> None:
     title = f"{checked.kind} {checked.name}"
     if not alone:
-        print_table((title,), ())
+        print_text(f"\n{title}")
     print_table(("check", "outcome", "message"), list(checked.rows()))
     if checked.report is not None:
         counts = ", ".join(f"{n} {result}" for result, n in checked.report.counts().items())

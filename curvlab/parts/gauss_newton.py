@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
@@ -33,5 +34,12 @@ class GaussNewton(CurvatureEstimator[GaussNewtonState]):
         state.operator = seen.ggn
 
     def curvature(self, state: GaussNewtonState) -> LinearOperator[BlockVector]:
-        assert state.operator is not None, "an implicit estimate is observed on every step"
+        if state.operator is None:
+            raise UnsupportedEvidence(
+                "gauss-newton",
+                "",
+                expected="to be multiplied with on the step that it was observed",
+                got="a part that asks for the matrix before, or keeps it",
+                hint='use it in "iterative"; "inverted" and "eigenbasis" need an estimate of factors',
+            )
         return state.operator

@@ -8,6 +8,7 @@ from typing import Any
 
 from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
 from curvlab.registry.kinds import PROTOCOLS
+from curvlab.registry.obligations import in_words
 from curvlab.registry.records import PartEntry
 
 _SHAPE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -45,10 +46,24 @@ def part_class(entry: PartEntry) -> type:
         raise _cannot(entry, f"cannot be imported: {type(err).__name__}: {err}") from err
     wanted = protocol(entry.kind)
     if not (isinstance(found, type) and issubclass(found, wanted)):
-        raise _cannot(entry, f"is not a subclass of {PROTOCOLS[entry.kind].replace(':', '.')}")
+        raise _cannot(entry, _of_another_kind(entry, found))
     if "__dataclass_fields__" not in vars(found):
         raise _cannot(entry, "is not a dataclass; a part is a frozen dataclass whose fields are its settings")
+    missing = in_words(found)
+    if missing:
+        raise _cannot(entry, f"cannot be made: {missing}")
     return found
+
+
+def _of_another_kind(entry: PartEntry, found: Any) -> str:
+    """What it is instead, if it is a part at all."""
+    owed = f"is not a subclass of {PROTOCOLS[entry.kind].replace(':', '.')}"
+    if not isinstance(found, type):
+        return f"{owed}: it is no class, but {found!r:.60}"
+    kinds = [kind for kind in PROTOCOLS if issubclass(found, protocol(kind))]
+    if kinds:
+        return f'{owed}: {found.__name__} is of kind {" and ".join(kinds)}, not "{entry.kind}"'
+    return f'{owed}, as a part of kind "{entry.kind}" must be'
 
 
 def _cannot(entry: PartEntry, why: str) -> CurvlabError:

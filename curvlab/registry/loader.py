@@ -149,7 +149,7 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             module = candidate.load()
             api = str(getattr(module, "api_version", ""))
-            wrong = _incompatible(api)
+            wrong = _incompatible(api, getattr(module, "__name__", type(module).__name__))
             if wrong:
                 registry.plugins.append(record("incompatible", wrong))
                 return
@@ -194,19 +194,19 @@ def implementations(
     return [(i.plugin_name, bind(i)) for i in found if key in (None, i.plugin_name)]
 
 
-def _incompatible(api: str) -> str:
-    """Why a plugin of this API version cannot be used, or nothing."""
+def _incompatible(api: str, module: str) -> str:
+    """Why a plugin of this API version cannot be used, or nothing; its entry point names ``module``."""
     core = f"this curvlab has API {API_VERSION}"
     if not api:
-        return f'the plugin does not say api_version = "{API_VERSION}"; {core}'
+        return f'{module} does not say api_version = "{API_VERSION}": write it at its top; {core}'
     try:
         major, minor = (int(word) for word in api.split("."))
     except ValueError:
-        return f'api_version = "{api}" is not of the form "major.minor"; {core}'
+        return f'{module}: api_version = "{api}" is not of the form "major.minor"; {core}'
     ours = [int(word) for word in API_VERSION.split(".")]
     if major != ours[0]:
-        return f"written for API {api}, {core}: another major version"
-    return f"written for API {api}, {core}: update curvlab" if minor > ours[1] else ""
+        return f"{module} is written for API {api}, {core}: another major version"
+    return f"{module} is written for API {api}, {core}: update curvlab" if minor > ours[1] else ""
 
 
 def _mark_clashes(registry: Registry, twice: Collection[str]) -> None:

@@ -71,19 +71,17 @@ def _signature(name: str, owed: Any, function: Any) -> str:
 
 
 def _argument(p: inspect.Parameter) -> str:
-    star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
-    return star + p.name + ("=…" if p.default is not p.empty else "")
+    star = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
+    return star + p.name + ("" if p.default is p.empty else "=…")
 
 
 def _subclasses(cls: type) -> Iterator[type]:
-    """Every class of this process that has abstract methods to write, the newest last."""
+    """Every class of this process below ``cls``, the newest last."""
     seen: set[type] = set()
-    waiting = [c for c in type.__subclasses__(cls) if c is not type]
+    waiting: list[type] = list(type.__subclasses__(cls))
     while waiting:
         found = waiting.pop(0)
-        if found in seen:
-            continue
-        seen.add(found)
-        yield found
-        if not issubclass(found, type):
+        if found not in seen and not issubclass(found, type):
+            seen.add(found)
+            yield found
             waiting += type.__subclasses__(found)

@@ -60,13 +60,13 @@ def gram_operations(
 
 def _added(y_shape: Any, a_shape: Any, b_shape: Any, **kwargs: Any) -> int:
     """A product, or a stack of them, added in place: torch counts only those that are not."""
-    return 2 * math.prod(a_shape) * int(b_shape[-1])
+    return 2 * int(math.prod(a_shape)) * int(b_shape[-1])
 
 
 def _transform(x_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
     """A real Fourier transform, 5/2 N log₂ N flops, of every row."""
-    length = max(x_shape[-1], out_shape[-1])
-    return round(2.5 * length * math.log2(max(length, 2))) * math.prod(x_shape[:-1])
+    length = int(max(x_shape[-1], out_shape[-1]))
+    return round(2.5 * length * math.log2(max(length, 2))) * int(math.prod(x_shape[:-1]))
 
 
 def counted(operation: Operation) -> tuple[int, int]:

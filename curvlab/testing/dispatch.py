@@ -1,4 +1,4 @@
-"""What torch is made to execute: the largest tensor that an operation makes, and where it waits for the device.
+"""What torch is made to execute: the largest tensor that an operation makes, and waits for the device.
 
 torch has no public name for the class that sees every operation; this module is the one that takes the
 private one, so that nobody else has to.
@@ -16,12 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How many numbers the largest tensor holds that any operation makes; a view counts as what it views."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.numbers = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers: int = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -37,7 +37,8 @@ def largest(operation: Callable[[], Any]) -> int:
     """How many numbers the largest tensor holds that ``operation`` makes."""
     with Largest() as seen:
         operation()
-    return seen.numbers
+    found: int = seen.numbers
+    return found
 
 
 _ATEN = torch.ops.aten
@@ -68,9 +69,9 @@ def waiting() -> Iterator[None]:
         _allowed.pop()
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
 
     def __torch_dispatch__(

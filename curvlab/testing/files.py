@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 
 def through_torch_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,10 +23,10 @@ def through_torch_save(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def through_distributed_checkpoint(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Saved by ``torch.distributed.checkpoint`` and loaded into tensors of the same shape, dtype and device."""
+    """Saved by ``torch.distributed.checkpoint``, and loaded into tensors of the same shape and dtype."""
     loaded = {name: torch.empty_like(t) for name, t in tensors.items()}
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group, and no others to wait for
-        checkpoint.save({"state": dict(tensors)}, checkpoint_id=folder)
-        checkpoint.load({"state": loaded}, checkpoint_id=folder)
+        save({"state": dict(tensors)}, checkpoint_id=folder)
+        load({"state": loaded}, checkpoint_id=folder)
     return loaded

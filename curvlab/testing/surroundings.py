@@ -1,4 +1,4 @@
-"""What a process's code shares without being handed it: global random numbers, the mode of autograd, defaults."""
+"""What code shares without being handed it: global random numbers, the mode of autograd, defaults."""
 
 from __future__ import annotations
 

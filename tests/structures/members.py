@@ -1,4 +1,4 @@
-"""The families that laws are stated about: every registered one, with its settings, and the least there can be.
+"""The families that laws are stated about: every registered one, and the least there can be.
 
 A family registered tomorrow is tested tomorrow, with every combination of small values of its settings.
 Beside them stands one that does the least it owes, so that the dense fallbacks keep the same laws.

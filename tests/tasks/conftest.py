@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
-
-import numpy as np
 import pytest
+
+from tests.tasks.small_fashion import write_fashion
 
 
 @pytest.fixture(scope="session")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of four small files in Fashion-MNIST's format: bright on the left or on the right."""
-    folder, rng = tmp_path_factory.mktemp("fashion"), np.random.default_rng(0)
-    for part, n in (("train", 96), ("t10k", 32)):
-        labels = rng.integers(0, 2, n, dtype=np.uint8)
-        pixels = rng.integers(0, 40, (n, 28, 28), dtype=np.uint8)
-        for k, label in enumerate(labels):
-            pixels[k, :, 14 * label : 14 * label + 14] += 200
-        images = struct.pack(">HBBIII", 0, 8, 3, n, 28, 28) + pixels.tobytes()
-        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">HBBI", 0, 8, 1, n) + labels.tobytes()
-        )
+    folder = tmp_path_factory.mktemp("fashion")
+    write_fashion(folder)
     return str(folder)

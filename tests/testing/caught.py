@@ -10,7 +10,7 @@ from curvlab.testing.conformance import SUITES
 
 @dataclass(frozen=True)
 class Broken:
-    """A part that breaks one law, and the check that finds it; ``also`` cannot but fall with it, for a reason."""
+    """A part that breaks one law, and the check that finds it; ``also`` must fall with it: ``why``."""
 
     check: str
     part: Any

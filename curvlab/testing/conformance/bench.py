@@ -1,4 +1,4 @@
-"""A small problem for parts that learn from evaluations: a network, its blocks, and its loss on a few batches."""
+"""A small problem for parts that learn from evaluations: a network, its blocks, its loss on batches."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class CarriageChecks(FamilyChecks):
 
     @check()
     def check_state(self) -> None:
-        """A member in a state is saved and filled again, dtype and every bit: torch.save, checkpoints, dcp."""
+        """A member comes back from files as it was, dtype and every bit: torch's own and distributed ones."""
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             like = torch.zeros(1, dtype=dtype)
             M = member(self.part, 6, 0, like=like)

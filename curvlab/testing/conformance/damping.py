@@ -21,7 +21,7 @@ class DampingConformance(Stateful):
     """λ over steps that went as predicted, better, worse, and not at all."""
 
     kind = "damping"
-    part: Damping[Any]  # type: ignore[assignment]
+    part: Damping[Any]
 
     @property
     def name(self) -> str:

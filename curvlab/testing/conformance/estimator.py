@@ -31,7 +31,7 @@ class EstimatorConformance(Stateful):
     """An estimate of C against the evidence that it is made of."""
 
     kind = "estimator"
-    part: CurvatureEstimator[Any]  # type: ignore[assignment]
+    part: CurvatureEstimator[Any]
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class EstimatorConformance(Stateful):
 
     @check()
     def check_obligations(self) -> None:
-        """``needs`` are Needs, ``curvature`` an operator on vectors of the blocks, undamped and promised PSD."""
+        """``needs`` are Needs, ``curvature`` an operator on the blocks that promises to be PSD."""
         needs, run = self.part.needs(), self.begin()
         assert isinstance(needs, Needs), f"{self.name}.needs() owes Needs, not {needs!r}"
         assert run.bench.blocks.members, f"{self.name} refuses every block: {run.bench.refused}"
@@ -104,8 +104,8 @@ class EstimatorConformance(Stateful):
         """A batch with every example twice has the same loss, and so the same curvature."""
         once, twice = self.begin(), self.begin()
         seen = once.bench.evaluate(self.part.needs(), 0)
-        v = once.bench.vector(0)
-        first, second = self.observed(once, seen) @ v, self.observed(twice, doubled(seen)) @ v
+        v, double = once.bench.vector(0), doubled(seen)
+        first, second = self.observed(once, seen) @ v, self.observed(twice, double) @ v
         what = f"{self.name}: C v of a batch twice over; is everything divided by Pass.examples, once?"
         assert_same(second, first, condition=10.0, what=what)
 
@@ -120,7 +120,7 @@ class EstimatorConformance(Stateful):
 
     @check()
     def check_magnitude(self) -> None:
-        """The first estimate's trace is that of the evidence's own Fisher or GGN matrix, but for a factor 10."""
+        """The first estimate's trace is that of the evidence's own Fisher or GGN matrix, within tenfold."""
         needs, run = self.part.needs(), self.begin()
         labels = [kind for kind in needs.layers if kind is not Labels.NONE]
         if not labels:

@@ -1,4 +1,4 @@
-"""What a part of any kind that computes leaves alone: global random numbers, autograd; and that it repeats itself.
+"""What a part that computes leaves alone, global random numbers and autograd, and that it repeats itself.
 
 A suite says how its part is exercised, and for a part with a state how that is begun and moved on.
 """

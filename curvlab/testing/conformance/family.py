@@ -1,4 +1,4 @@
-"""What every part of the structures' suite shares: the family, and the dimensions at which laws are checked."""
+"""What all of the structures' suite shares: the family, and the dimensions at which laws are checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curvlab.testing.members import member
 class FamilyChecks(Conformance):
     """A family under check."""
 
-    part: Family  # type: ignore[assignment]
+    part: Family
 
     #: one, the small, a prime, and one that blocks and tiles do not divide
     dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3, 5, 9)

@@ -84,7 +84,7 @@ class GramChecks(FamilyChecks):
 
     @check(capability="Gram")
     def check_not_positive_definite(self) -> None:
-        """What is not positive definite, or not finite, is not inverted but raises ``NotPositiveDefinite``."""
+        """What is not positive definite, or not finite, raises ``NotPositiveDefinite``."""
         for d in (1, 5):
             M, X = gram(self.part, d, 0), normal(3, d, seed=1)
             X[1, 0] = torch.nan

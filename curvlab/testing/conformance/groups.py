@@ -65,7 +65,7 @@ class GroupChecks(FamilyChecks):
 
     @check(capability="Group")
     def check_product(self) -> None:
-        """``product(K, M)`` is the dense one, of matrices that are not symmetric: members are closed under products."""
+        """``product(K, M)`` is the dense one: members, symmetric or not, are closed under products."""
         for d in (*self.dimensions, 150):
             K, M = member(self.part, d, d), member(self.part, d, d + 10)
             expected = K.dense() @ M.dense()

@@ -71,7 +71,7 @@ class MannersChecks(FamilyChecks):
 
     @check()
     def check_host(self) -> None:
-        """No operation waits for the device: but for inverses, which raise, and the backend's factorisations."""
+        """No operation waits for the device, but for inverses, which raise, and factorisations."""
         every = (*operations(self.part, 6, 4), *gram_operations(self.part, 6, 4, Patient()))
         for name, operation in every:
             if name == "inverse":

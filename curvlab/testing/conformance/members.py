@@ -207,7 +207,7 @@ class MemberChecks(FamilyChecks):
             for M in (self.member(d, d), self.part.eye(d, like=LIKE)):
                 found, largest = float(M.spectral_norm()), float(torch.linalg.matrix_norm(M.dense(), 2))
                 assert 0.1 * largest <= found <= largest * (1 + 1e-10), (
-                    f"{type(M).__name__}.spectral_norm() is {found:.6g}, the largest singular value {largest:.6g}"
+                    f"{type(M).__name__}.spectral_norm() is {found:.6g}, the true one {largest:.6g}"
                 )
 
     @check()

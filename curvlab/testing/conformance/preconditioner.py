@@ -35,7 +35,7 @@ class PreconditionerConformance(Stateful):
     """What is done with a gradient, over a few steps of training a small network."""
 
     kind = "preconditioner"
-    part: Preconditioner[Any]  # type: ignore[assignment]
+    part: Preconditioner[Any]
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class PreconditionerConformance(Stateful):
 
     @check()
     def check_obligations(self) -> None:
-        """``needs`` are Needs, the same when asked again; ``apply`` gives a Solve on the blocks it was given."""
+        """``needs`` are Needs, the same when asked again; ``apply`` gives a Solve on its blocks."""
         run = self.begin()
         assert run.bench.blocks.members, f"{self.name} refuses every block: {run.bench.refused}"
         for step in (0, 1, 7, 1000):

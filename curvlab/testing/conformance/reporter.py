@@ -47,7 +47,7 @@ class ReporterConformance(Conformance):
     """A listener: nothing that a run tells it makes it raise, and it keeps off standard output."""
 
     kind = "reporter"
-    part: Reporter  # type: ignore[assignment]
+    part: Reporter
 
     def told(self, *calls: Callable[[Reporter], None]) -> tuple[str, str]:
         """What it prints on standard output and standard error while it is told these things."""

@@ -35,7 +35,7 @@ class SamplerConformance(Stateful):
     """
 
     kind = "sampler"
-    part: Sampler[Any]  # type: ignore[assignment]
+    part: Sampler[Any]
     disjoint: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @property

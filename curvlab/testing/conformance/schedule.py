@@ -15,7 +15,7 @@ class ScheduleConformance(Exercised):
     """A number for each step."""
 
     kind = "schedule"
-    part: Schedule  # type: ignore[assignment]
+    part: Schedule
 
     def exercise(self) -> Found:
         return {f"step {k}": self.part(k) for k in STEPS}

@@ -77,17 +77,25 @@ class StepRuleConformance(Stateful):
     """How far a rule goes along lines that fall, that rise, and that lead nowhere."""
 
     kind = "step"
-    part: StepRule[Any]  # type: ignore[assignment]
+    part: StepRule[Any]
 
     @property
     def name(self) -> str:
         """The class, for messages."""
         return type(self.part).__name__
 
-    def case(self, seed: int = 0, *, uphill: bool = False, length: float = 1.0, **valley: bool) -> Case:
+    def case(
+        self,
+        seed: int = 0,
+        *,
+        uphill: bool = False,
+        length: float = 1.0,
+        poison: bool = False,
+        rises: bool = False,
+    ) -> Case:
         """A line along the damped Newton direction of the quadratic part."""
         A, _ = system(LAYOUT, seed=seed)
-        where = Valley(normal(LAYOUT.size, seed=seed + 3), A, **valley)
+        where = Valley(normal(LAYOUT.size, seed=seed + 3), A, poison, rises)
         gradient = BlockVector(LAYOUT, where.gradient(where.theta))
         found = conjugate_gradients(
             Shifted(A, DAMPING),

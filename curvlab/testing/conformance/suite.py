@@ -48,9 +48,9 @@ class Conformance(ABC):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        for name, method in list(vars(cls).items()):
-            if name.startswith(CHECK):
-                setattr(cls, name.replace(CHECK, TEST, 1), _as_test(name, method))
+        for name in cls.names():
+            if CHECK + name in vars(cls) or not hasattr(cls, TEST + name):
+                setattr(cls, TEST + name, _as_test(name, getattr(cls, CHECK + name)))
         unknown = set(cls.expected_failures) - set(cls.names())
         for name in sorted(unknown):
             raise UsageError(
@@ -79,8 +79,13 @@ class Conformance(ABC):
     @cached_property
     def part(self) -> Any:
         """The part, made once; raises ``UsageError`` if it is none of this kind."""
-        made = self.make()
         wanted, who = self.protocol(), f"{type(self).__name__}.make()"
+        try:
+            made = self.make()
+        except TypeError as error:
+            if not explained(error):
+                raise
+            raise UsageError(f"{who}: {explained(error)}") from error
         owed = f"it owes a part of kind {self.kind}, which is a subclass of {_place(wanted)}"
         if isinstance(made, type):
             raise UsageError(
@@ -123,6 +128,10 @@ class Conformance(ABC):
             return dataclasses.replace(found, result="xfail", message=reason)
         return Outcome(asked.name, "fail", f"expected to fail ({reason}), and it does not: take that out")
 
+    def named(self, name: str) -> Check:
+        """The check of this name."""
+        return next(c for c in self.checks() if c.name == name)
+
     def _attempt(self, asked: Check) -> Outcome:
         if _number(asked.since) > _number(self.api_version):
             return Outcome(
@@ -159,7 +168,8 @@ class Conformance(ABC):
             typing.get_type_hints(type(part), include_extras=True)
         except (NameError, TypeError) as error:
             raise AssertionError(
-                f"{name}: the types of its settings cannot be read: {error}; import them outside TYPE_CHECKING"
+                f"{name}: the types of its settings cannot be read: {error};"
+                " import them outside TYPE_CHECKING"
             ) from error
         given = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
         assert type(part)(**given) == part, f"{name}: two parts of equal settings are not equal"
@@ -172,8 +182,7 @@ def _as_test(name: str, method: Callable[..., None]) -> Callable[..., None]:
     def test(self: Conformance) -> None:
         import pytest
 
-        asked = next(c for c in self.checks() if c.name == name.removeprefix(CHECK))
-        found = self.outcome(asked)
+        found = self.outcome(self.named(name))
         if found.result == "skip":
             pytest.skip(found.message)
         if found.result == "xfail":
@@ -181,7 +190,7 @@ def _as_test(name: str, method: Callable[..., None]) -> Callable[..., None]:
         if found.result == "fail":
             raise AssertionError(found.message) from found.error
 
-    test.__name__ = name.replace(CHECK, TEST, 1)
+    test.__name__ = TEST + name
     test.__doc__ = method.__doc__
     return test
 
@@ -195,7 +204,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def _words(error: Exception) -> str:
-    """An assertion in its own words; any other error with its type and the line of the part that raised it."""
+    """An assertion in its own words; any other error with its type, and where in the part it was raised."""
     known = explained(error)
     if known:
         return known

@@ -46,7 +46,7 @@ class TaskConformance(Conformance):
     """A recipe: that it makes one problem, and that what is asked of the problem is what it answers."""
 
     kind = "task"
-    part: Task  # type: ignore[assignment]
+    part: Task
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ class TaskConformance(Conformance):
 
     @check()
     def check_model(self) -> None:
-        """``model`` draws from torch's global generator alone: of one seed always the same, of another not."""
+        """``model`` draws from torch's global generator: of one seed always the same, of another not."""
         a, b, other = (_flat(self.model(seed)) for seed in (0, 0, 1))
         assert torch.equal(a, b), f"{self.name}.model() is another for the same seed"
         assert not torch.equal(a, other), f"{self.name}.model() does not depend on torch's seed"
@@ -142,7 +142,7 @@ class TaskConformance(Conformance):
 
     @check()
     def check_gradient(self) -> None:
-        """The evaluation's gradient is that of the loss, by differences; a closure leaves the same one behind."""
+        """The evaluation's gradient is that of the loss, and what the closure leaves behind."""
         work = self.double
         seen = self.evaluate(work)
         assert math.isfinite(float(seen.loss)), f"{self.name}: the loss is {float(seen.loss)}"
@@ -168,7 +168,7 @@ class TaskConformance(Conformance):
 
     @check()
     def check_pure(self) -> None:
-        """Trial losses and metrics change no parameter, no buffer and no mode; asked again, they are the same."""
+        """Trial losses and metrics change no parameter, buffer or mode, and are the same again."""
         work = self.double
         before = _tensors(work.model)
         objective = self.objective(work)

@@ -46,7 +46,7 @@ class TransformConformance(Stateful):
     """A map of vectors: what it changes, what it hands out, what it remembers."""
 
     kind = "transform"
-    part: Transform[Any]  # type: ignore[assignment]
+    part: Transform[Any]
 
     @property
     def name(self) -> str:

@@ -28,9 +28,10 @@ CHUNK = 2**16
 class KrylovBasis(Krylov):
     """The space of ``M b, (M A) M b, (M A)² M b, …`` and of the start, by modified Gram–Schmidt.
 
-    ``dimension`` vectors and the start, if there is one (Krylov subspace descent makes it the last step:
-    Vinyals and Povey 2012, arXiv 1111.4259).  The solution is the minimiser of ``½ xᵀAx − bᵀx`` in that
-    space, through the eigenvalues of ``Vᵀ A V``, those below ``floor`` times the largest raised to it.
+    ``dimension`` vectors and the start, if there is one: the last solution, where Krylov subspace descent
+    has the last step (Vinyals and Povey 2012, arXiv 1111.4259).  The solution is the minimiser of
+    ``½ xᵀAx − bᵀx`` in that space, through the eigenvalues of ``Vᵀ A V``, those below ``floor`` times the
+    largest raised to it.
     ``Solve.iterates`` are the partial sums of the solution over the eigenvectors of ``Vᵀ A V``, the
     largest eigenvalue first: their differences are conjugate and span the space, wherever b has a part in
     it.  One product a vector; memory ``dimension + 1`` vectors.

@@ -267,7 +267,7 @@ def autoencoder() -> nn.Module:
 
 
 def test_an_autoencoder_needs_forty_vectors_beside_the_model_whatever_the_samples(registry: Registry) -> None:
-    """m = 16: two vectors a pair and few others between steps; and no more in a step for four times the data."""
+    """m = 16: two vectors a pair and few others between steps; in a step no more for four times the data."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2048, 784, generator=generator)
     peaks = []

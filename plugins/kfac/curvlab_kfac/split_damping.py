@@ -24,7 +24,7 @@ TRACE_FLOOR = 1e-12
 class SplitCholesky(Inverse):
     """Adds ``√λ π`` to A and ``√λ / π`` to B, ``π² = (tr A / i) / (tr B / o)`` (Martens & Grosse 2015, §6.3).
 
-    The block is thereby damped by ``√λ (π I ⊗ B + π⁻¹ A ⊗ I) + λ I``: λ at least, and the same
+    The block is thereby damped by ``√λ (π B ⊗ I + π⁻¹ I ⊗ A) + λ I``: λ at least, and the same
     whatever the scale that A and B exchange.  A side of dimension 1 is a number and takes no damping:
     the other side takes all of it, exactly.  Where B is the identity, A takes λ, exactly.
     """

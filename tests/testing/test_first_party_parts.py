@@ -1,0 +1,138 @@
+"""Every registered part and method passes the suite of its kind: those of today, and those of tomorrow.
+
+Structures are in ``tests/structures``, with every combination of their settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curvlab.config import build_method, build_part
+from curvlab.config.example import example_settings
+from curvlab.registry import MethodEntry, PartEntry
+from curvlab.registry.imports import protocol
+from curvlab.testing.conformance import SUITES, Report
+from curvlab_speech import folder
+from plugins.speech.tests.samples import corpus, manifest
+from tests.limits.registered import registry
+from tests.tasks.small_fashion import write_fashion
+
+#: torch compiles some of its own derivatives when forward mode is first used, and deprecates how it does
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+
+FACTORS = {"estimator": {"use": "layer-covariance", "A": "dense", "B": "dense"}}
+
+#: settings with which a part is checked, where defaults and stand-ins will not do
+SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("preconditioner", "inverted"): [FACTORS, {**FACTORS, "observe_every": 2, "refresh_every": 3}],
+    ("preconditioner", "eigenbasis"): [FACTORS, {**FACTORS, "observe_every": 2, "refresh_every": 4}],
+    ("preconditioner", "iterative"): [
+        {},
+        {"warm_start": 0.9},
+        {"inner": {"use": "lbfgs", "source": "solve"}, "estimator": {"use": "layer-rows", "labels": "exact"}},
+    ],
+    ("preconditioner", "lbfgs"): [{}, {"source": "solve"}, {"memory": 2}],
+    ("preconditioner", "singd"): [
+        {},
+        {"K": "diagonal", "C": "upper-toeplitz", "every": 2},
+        {"momentum": 0.0},
+    ],
+    ("estimator", "layer-covariance"): [
+        {"labels": "data"},
+        {"labels": "exact", "A": "diagonal", "B": "low-rank"},
+        {"labels": "none", "decay": 0.0},
+        {"labels": "model", "samples": 3},
+    ],
+    ("estimator", "layer-rows"): [{"labels": kind} for kind in ("data", "exact", "model", "none")],
+    ("krylov", "cg"): [{}, {"grid": 1.3, "progress": 5e-4}, {"max_iterations": 3}],
+    ("krylov", "flexible-cg"): [{}, {"directions": 3}],
+    ("step", "quadratic-model"): [{}, {"momentum": False}],
+    ("transform", "momentum"): [{}, {"nesterov": True}],
+    ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
+    ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
+    ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
+}
+
+#: samples that are said to be disjoint, by sampler and setting
+DISJOINT = [
+    ("geometric", {"acceptance": "held-out"}, (("gradient", "acceptance"), ("curvature", "acceptance"))),
+    (
+        "geometric",
+        {"acceptance": "disjoint"},
+        (("gradient", "curvature"), ("gradient", "acceptance"), ("curvature", "acceptance")),
+    ),
+]
+
+
+def cases() -> list[Any]:
+    """Every part but structures, and every method, with each of its settings."""
+    found = []
+    for entry in (*registry().parts(), *registry().method_entries()):
+        kind = entry.kind if isinstance(entry, PartEntry) else "method"
+        if kind != "structure":
+            for k, settings in enumerate(SETTINGS.get((kind, entry.name), [{}])):
+                found.append(
+                    pytest.param(kind, entry, settings, id=f"{kind}-{entry.name}" + (f"-{k}" if k else ""))
+                )
+    return found
+
+
+def made(entry: PartEntry | MethodEntry, settings: dict[str, Any]) -> Any:
+    if isinstance(entry, MethodEntry):
+        return build_method(registry(), registry().use(entry), settings)
+    filled = {**example_settings(entry, settings), **settings}
+    return build_part(registry(), protocol(entry.kind), registry().use(entry), filled)
+
+
+def require(report: Report) -> None:
+    report.require()
+    assert not report.of("naive", "xfail")
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(("kind", "entry", "settings"), cases())
+def test_a_first_party_part_keeps_every_law_of_its_kind(
+    kind: str, entry: PartEntry, settings: dict[str, Any]
+) -> None:
+    require(SUITES[kind].of(made(entry, settings)).run())
+
+
+@pytest.mark.parametrize(("name", "settings", "pairs"), DISJOINT)
+def test_samples_that_are_said_to_be_disjoint_are(name: str, settings: dict[str, Any], pairs: Any) -> None:
+    suite = type("Claiming", (SUITES["sampler"],), {"disjoint": pairs})
+    report = suite.of(made(registry().part("sampler", name), settings)).run()
+    report.require()
+    assert report["disjoint"].result == "pass"
+
+
+def test_a_task_without_its_data_skips_what_it_cannot_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason, and fails nothing."""
+    monkeypatch.setenv("CURVLAB_DATA", str(tmp_path))
+    report = SUITES["task"].of(made(registry().part("task", "speech-frames"), {})).run()
+    assert not report.failed
+    assert report["gradient"].result == "skip"
+    assert "its data are not here: no synthetic speech in" in report["gradient"].message
+
+
+def test_every_kind_has_a_suite() -> None:
+    assert set(SUITES) == {*(e.kind for e in registry().parts()), "method"}
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small data for every task that reads some."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "fashion-mnist").mkdir()
+    write_fashion(root / "fashion-mnist")
+    folder.write(root / folder.NAME, corpus(), manifest())
+    return root
+
+
+@pytest.fixture
+def data(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURVLAB_DATA", str(small_data))
