@@ -253,7 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{name} seed {seed} {entrant.name}: {loss:.4g} of {target:.4g} after {seconds:.0f} s",
                 flush=True,
             )
-    write(asked.page, gathered(ledger, asked.budget), {n: asked.budget or BUDGETS[n] for n in BUDGETS})
+    options = f" --budget {asked.budget:g}" if asked.budget else ""
+    if tuple(asked.seeds) != SEEDS:
+        options += f" --seeds {' '.join(map(str, asked.seeds))}"
+    budgets = {name: asked.budget or BUDGETS[name] for name in BUDGETS}
+    write(asked.page, gathered(ledger, asked.budget), budgets, options)
     return 0
 
 

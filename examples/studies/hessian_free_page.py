@@ -122,15 +122,17 @@ def draw(path: Path, found: Mapping[str, Runs]) -> None:
     plt.close(figure)
 
 
-def write(page: Path, found: Mapping[str, Runs], budgets: Mapping[str, float]) -> None:
-    """The page and its picture."""
+def write(page: Path, found: Mapping[str, Runs], budgets: Mapping[str, float], options: str) -> None:
+    """The page and its picture; ``options`` of the command that are not its defaults."""
     sections = []
     for task, runs in found.items():
         budget = f"Plain HF has {budgets[task]:,.0f} seconds. Seeds: {len(runs['plain'])}."
         took, stood = "What it took to reach the training loss that it then has:", "Where they stopped:"
         sections.append(f"## {task}\n\n{budget} {took}\n\n{table(runs)}\n\n{stood}\n\n{ends(runs)}")
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(HEAD.format(picture=page.with_suffix(".png").name) + "\n\n".join(sections) + "\n" + TAIL)
+    page.write_text(
+        HEAD.format(picture=page.with_suffix(".png").name, options=options) + "\n\n".join(sections) + "\n"
+    )
     draw(page.with_suffix(".png"), found)
 
 
@@ -142,7 +144,7 @@ first-order and quasi-Newton methods stand. Made by
     curvlab tasks prepare speech-frames --minutes 10 --to data/speech-10
     curvlab tasks prepare speech-frames --minutes 60 --to data/speech-60
     python examples/studies/hessian_free.py --runs runs/hessian-free \\
-        --speech-10 data/speech-10 --speech-60 data/speech-60
+        --speech-10 data/speech-10 --speech-60 data/speech-60{options}
 
 Plain: the gradient of all examples, products on a fixed-size sample of 3 % drawn anew in each step, no
 preconditioner; all else is `hf-gn`'s. Seconds are CPU time of one thread. Cells are medians over seeds (least
@@ -153,5 +155,3 @@ recorded speech, in wall-clock time on a cluster: another task, another machine.
 ![training loss over seconds]({picture})
 
 """
-
-TAIL = ""
