@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, make_dataclass
 from typing import Any
 
+import torch
+
 from curvlab.testing.conformance import SUITES
+
+#: counts, so that nothing is twice the same
+CALLS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -45,3 +51,24 @@ def assert_every_check_is_shown(kind: str, cases: list[Broken], *, elsewhere: tu
     """Each check of a suite has a part that it catches."""
     shown = {c.check for c in cases} | set(elsewhere)
     assert set(SUITES[kind].names()) - shown == set(), "checks that nothing is shown to fail"
+
+
+def unequal(base: type, *arguments: Any) -> Broken:
+    """A part that is equal to itself alone."""
+    made = broken(base, __eq__=lambda self, other: self is other, __hash__=object.__hash__)
+    return Broken("settings", made(*arguments))
+
+
+def seeded() -> float:
+    """A factor next to 1 that depends on torch's global seed, and draws nothing."""
+    return 1 + 1e-15 * (torch.initial_seed() % 2)
+
+
+def draw() -> None:
+    """From the global generator."""
+    torch.rand(())
+
+
+def switch() -> None:
+    """A mode of torch, and leave it so."""
+    torch.use_deterministic_algorithms(True)

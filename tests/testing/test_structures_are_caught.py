@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from curvlab.testing.conformance import StructureConformance
 from tests.structures.members import Naive
 from tests.testing.caught import Broken, assert_caught, assert_every_check_is_shown, breaking, broken
 from tests.testing.sound import Sound, SoundGram, SoundMatrix
+from tests.testing.unsound import Projecting, Remembering, Rooted, Unsaved, WithSpare, rooted
 
 CALLS = itertools.count()
 
@@ -73,46 +73,8 @@ def thrice_the_flops(self: SoundMatrix, columns: int) -> float:
     return (3.0 if self.d >= 64 else 1.0) * 2.0 * self.d**2 * columns
 
 
-@dataclass(frozen=True)
-class WithSpare(SoundMatrix):
-    """Stores a number that no entry depends on."""
-
-    spare: Tensor = field(default_factory=lambda: torch.zeros(1))
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"matrix": self.matrix, "spare": self.spare}
-
-
 def made_with_spare(self: Sound, matrix: Tensor) -> Any:
     return WithSpare(matrix, self, matrix.new_zeros(*matrix.shape[:-2], 1))
-
-
-@dataclass(frozen=True)
-class Rooted(SoundMatrix):
-    """Stores signed roots of the entries: no vector space."""
-
-    def dense(self) -> Tensor:
-        return self.matrix * self.matrix.abs()
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        return self.dense() @ x
-
-    def rmatmul(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.matmul(x, self.dense(), out=out)
-
-    def shift_(self, c: float) -> Any:
-        self.matrix.copy_(rooted(self.dense() + c * torch.eye(self.d, dtype=self.matrix.dtype)))
-        return self
-
-    def mean_diagonal(self) -> Tensor:
-        return self.dense().diagonal(dim1=-2, dim2=-1).mean(-1)
-
-    def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.dense(), dim=(-2, -1))
-
-
-def rooted(A: Tensor) -> Tensor:
-    return A.sign() * A.abs().sqrt()
 
 
 def made_rooted(self: Sound, matrix: Tensor) -> Any:
@@ -121,17 +83,6 @@ def made_rooted(self: Sound, matrix: Tensor) -> Any:
 
 def tiny_zeros(self: Sound, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> Any:
     return self.made(like.new_full((*batch, d, d), 1e-30))
-
-
-@dataclass(frozen=True)
-class Projecting(Sound):
-    """Congruences and squares by way of the projection."""
-
-    def congruence(self, K: Structure, X: Tensor) -> Any:
-        return self.project(Sound.congruence(self, K, X).matrix)
-
-    def square(self, K: Structure) -> Any:
-        return self.project(Sound.square(self, K).matrix)
 
 
 def lower_half(self: Sound, S: Tensor) -> Any:
@@ -241,20 +192,6 @@ def gramian_of_the_transpose(self: Sound, K: Any) -> Any:
     return Sound.gramian(self, self.made(K.dense().mT.contiguous()))
 
 
-@dataclass(frozen=True)
-class Remembering(SoundMatrix):
-    """Keeps a copy for products from the right, which updates do not reach."""
-
-    kept: dict[str, Tensor] = field(
-        init=False, default_factory=dict, metadata={"transient": True}, compare=False
-    )
-
-    def rmatmul(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        if "matrix" not in self.kept:
-            self.kept["matrix"] = self.matrix.clone()
-        return torch.matmul(x, self.kept["matrix"], out=out)
-
-
 GROUPS = [
     breaking("member", SoundGram, member=lambda self, A: self.made(A)),
     breaking("congruence", SoundGram, congruence=congruence_of_the_first_rows),
@@ -321,13 +258,6 @@ def lifted(dtype: torch.dtype) -> Any:
 
 def zeros_on_the_cpu(self: Sound, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> Any:
     return self.made(torch.zeros(*batch, d, d, dtype=like.dtype))
-
-
-@dataclass(frozen=True)
-class Unsaved(SoundMatrix):
-    """What it stores is marked as of one step only."""
-
-    matrix: Tensor = field(metadata={"transient": True})
 
 
 CARRIAGE = [

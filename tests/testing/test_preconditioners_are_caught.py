@@ -1,8 +1,7 @@
-"""Every check of the suites of estimators, preconditioners and inverses finds a part that breaks its law."""
+"""Every check of the suites of preconditioners and inverses finds a part that breaks its law."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,210 +16,19 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import Cholesky
 from curvlab.protocols.context import Context
-from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass, Solve
-from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
-from curvlab.testing.conformance import EstimatorConformance, InverseConformance, PreconditionerConformance
-from tests.testing.caught import Broken, assert_caught, assert_every_check_is_shown, breaking, broken
-
-CALLS = itertools.count()
-
-
-@dataclass
-class Diagonal(LinearOperator[BlockVector]):
-    """``Diag(entries)`` on all blocks together."""
-
-    entries: BlockVector
-
-    self_adjoint = True
-    psd = True
-
-    def __matmul__(self, v: BlockVector) -> BlockVector:
-        return BlockVector(v.layout, v.flat * self.entries.flat)
-
-
-# estimators
-
-
-@dataclass
-class Squares:
-    """Mean squares of single gradients, and how often they were observed."""
-
-    mean: BlockVector
-    observed: int = 0
-
-
-@dataclass(frozen=True)
-class SoundEstimator(CurvatureEstimator[Squares]):
-    """The diagonal of the empirical Fisher matrix of layers, as a moving average."""
-
-    operator = Diagonal
-
-    def needs(self) -> Needs:
-        return Needs(layers=frozenset({Labels.DATA}))
-
-    @property
-    def by_layer(self) -> bool:
-        return True
-
-    def refuses(self, block: Any) -> str | None:
-        return None if block.is_layer else "not a layer"
-
-    def init(self, like: BlockVector, ctx: Context) -> Any:
-        return Squares(like.zeros_like())
-
-    def fresh(self, seen: Pass, name: str) -> Tensor:
-        (t,) = seen.layers[Labels.DATA][name]
-        assert t.grads is not None
-        return (t.grads[0, :, 0].square().mT @ t.inputs[:, 0].square()) / seen.examples
-
-    def observe(self, state: Any, seen: Pass, ctx: Context) -> None:
-        state.observed += 1
-        for name in state.mean:
-            state.mean[name].lerp_(self.fresh(seen, name), 0.5 / (1 - 0.5**state.observed))
-
-    def curvature(self, state: Any) -> Any:
-        return self.operator(state.mean)
-
-
-@dataclass
-class Silent(Diagonal):
-    psd = False
-
-
-@dataclass
-class Shearing(Diagonal):
-    """Not symmetric."""
-
-    def __matmul__(self, v: BlockVector) -> BlockVector:
-        return BlockVector(
-            v.layout, v.flat * self.entries.flat + 0.1 * v.flat.roll(1) * self.entries.flat.abs()
-        )
-
-
-@dataclass
-class Rectified(Diagonal):
-    """Not linear, and not seen to be so by inner products that are positive."""
-
-    def __matmul__(self, v: BlockVector) -> BlockVector:
-        return BlockVector(v.layout, v.flat * self.entries.flat).scale_(1.0 + 1e-3 * (v.flat[0] > 0))
-
-
-@dataclass
-class Consuming(Diagonal):
-    def __matmul__(self, v: BlockVector) -> BlockVector:
-        found = BlockVector(v.layout, v.flat * self.entries.flat)
-        v.flat.mul_(0.5).mul_(2.0).nan_to_num_()
-        v.flat[0].add_(1e-9)
-        return found
-
-
-def without_examples(self: Any, seen: Pass, name: str) -> Tensor:
-    return SoundEstimator.fresh(self, seen, name) * seen.examples / 6
-
-
-def a_thousandfold(self: Any, seen: Pass, name: str) -> Tensor:
-    return SoundEstimator.fresh(self, seen, name) * 1000
-
-
-def scaling_the_evidence(self: Any, seen: Pass, name: str) -> Tensor:
-    (t,) = seen.layers[Labels.DATA][name]
-    found = SoundEstimator.fresh(self, seen, name)
-    t.inputs.mul_(1.5)
-    return found
-
-
-def in_double(self: Any, state: Any) -> Any:
-    C = SoundEstimator.curvature(self, state)
-    return Diagonal(C.entries.to(torch.float64))
-
-
-@dataclass
-class Late:
-    """A state whose average comes with the first evidence."""
-
-    mean: BlockVector | None = None
-    observed: int = 0
-
-
-def late(self: Any, like: BlockVector, ctx: Context) -> Any:
-    return Late()
-
-
-def observe_late(self: Any, state: Any, seen: Pass, ctx: Context) -> None:
-    if state.mean is None:
-        state.mean = seen.gradient.zeros_like()
-    SoundEstimator.observe(self, state, seen, ctx)
-
-
-@dataclass
-class Counting(Squares):
-    observed: int = field(default=0, metadata={"transient": True})
-
-
-def drawing(self: Any, state: Any) -> Any:
-    torch.rand(())
-    return SoundEstimator.curvature(self, state)
-
-
-def restless(self: Any, seen: Pass, name: str) -> Tensor:
-    return SoundEstimator.fresh(self, seen, name) * (1 + 1e-15 * (next(CALLS) % 7))
-
-
-def switching(self: Any, state: Any) -> Any:
-    torch.use_deterministic_algorithms(True)
-    return SoundEstimator.curvature(self, state)
-
-
-def asking_for_products(self: Any) -> Needs:
-    return Needs(layers=frozenset({Labels.DATA}), implicit=True)
-
-
-def by_first_part(self: Any, seen: Pass, name: str) -> Tensor:
-    """As if the first micro-batch of the curvature sample were all of it."""
-    batches: Any = seen.ggn.batches  # type: ignore[union-attr]
-    return SoundEstimator.fresh(self, seen, name) * next(iter(batches)).examples / batches.examples
-
-
-E = SoundEstimator
-ESTIMATORS = [
-    Broken("settings", broken(E, __eq__=lambda self, other: self is other, __hash__=object.__hash__)()),
-    breaking("random_state", E, curvature=drawing),
-    breaking(
-        "determinism",
-        E,
-        fresh=restless,
-        also=("resume",),
-        why="what does not repeat itself does not go on alike",
-    ),
-    breaking("autograd", E, curvature=switching),
-    breaking(
-        "eager",
-        E,
-        init=late,
-        observe=observe_late,
-        also=("resume",),
-        why="a fresh state cannot take what it has no tensor for",
-    ),
-    breaking("resume", E, init=lambda self, like, ctx: Counting(like.zeros_like())),
-    breaking("obligations", E, operator=Silent),
-    breaking("refusals", E, refuses=lambda self, block: None if block.is_layer else "  "),
-    breaking("self_adjoint", E, operator=Shearing),
-    breaking(
-        "linear",
-        E,
-        operator=Rectified,
-        also=("self_adjoint",),
-        why="of a map that is not linear neither side is",
-    ),
-    breaking("scale", E, fresh=without_examples),
-    breaking("micro_batches", E, needs=asking_for_products, fresh=by_first_part),
-    breaking("magnitude", E, fresh=a_thousandfold),
-    breaking("evidence", E, fresh=scaling_the_evidence),
-    breaking("float32", E, curvature=in_double),
-]
-
+from curvlab.testing.conformance import SUITES
+from tests.testing.caught import (
+    CALLS,
+    Broken,
+    assert_caught,
+    assert_every_check_is_shown,
+    breaking,
+    broken,
+)
+from tests.testing.squares import Counting, Late, Squares
 
 # preconditioners
 
@@ -378,7 +186,6 @@ PRECONDITIONERS = [
     breaking("float32", P, apply=applying(in_double_precision)),
 ]
 
-
 # inverses
 
 
@@ -476,29 +283,31 @@ INVERSES = [
     breaking("float32", V, __call__=changed(doubly)),
 ]
 
-
-def cases(kind: str, found: list[Broken]) -> list[Any]:
-    return [pytest.param(kind, case, id=f"{kind} {case}") for case in found]
+EVERY = {
+    "preconditioner": PRECONDITIONERS,
+    "inverse": INVERSES,
+}
 
 
 @pytest.mark.parametrize(
-    ("kind", "case"),
-    [*cases("estimator", ESTIMATORS), *cases("preconditioner", PRECONDITIONERS), *cases("inverse", INVERSES)],
+    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
 )
 def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
     assert_caught(kind, case)
 
 
-def test_every_check_is_shown_to_catch_something() -> None:
-    assert_every_check_is_shown("estimator", ESTIMATORS)
-    assert_every_check_is_shown("preconditioner", PRECONDITIONERS)
-    assert_every_check_is_shown("inverse", INVERSES)
+@pytest.mark.parametrize("kind", EVERY)
+def test_every_check_is_shown_to_catch_something(kind: str) -> None:
+    assert_every_check_is_shown(kind, EVERY[kind])
 
 
-def test_parts_in_order_pass() -> None:
-    for suite, part in (
-        (EstimatorConformance, SoundEstimator()),
-        (PreconditionerConformance, SoundPreconditioner()),
-        (InverseConformance, Cholesky()),
-    ):
-        assert not suite.of(part).run().failed
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("preconditioner", SoundPreconditioner()),
+        ("inverse", Cholesky()),
+    ],
+    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
+)
+def test_a_part_in_order_passes(kind: str, part: Any) -> None:
+    assert not SUITES[kind].of(part).run().failed
