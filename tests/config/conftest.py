@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,14 @@ SITE = Path(__file__).parent / "site"
 
 
 @pytest.fixture(scope="session")
-def registry() -> Iterator[Registry]:
-    """Core and ``curvlab-fake``."""
+def registry() -> Registry:
+    """Core and ``curvlab-fake``, whose folder is not left on the path: it would be installed for other tests."""
     sys.path.insert(0, str(SITE))
-    fake = Candidate("fake", "curvlab-fake", "1.2", lambda: importlib.import_module("curvlab_fake"))
-    yield discover(plugins=[fake], strict=True)
-    sys.path.remove(str(SITE))
+    try:
+        module = importlib.import_module("curvlab_fake")
+    finally:
+        sys.path.remove(str(SITE))
+    return discover(plugins=[Candidate("fake", "curvlab-fake", "1.2", lambda: module)], strict=True)
 
 
 @pytest.fixture

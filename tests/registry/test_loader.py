@@ -368,7 +368,11 @@ def test_the_command_line_says_which_plugin_is_slow_and_goes_on(site: Path) -> N
 
 def test_a_plugin_that_never_ends_is_named_when_it_is_interrupted(site: Path) -> None:
     """The interrupt comes from the plugin itself, where Ctrl-C would find the process."""
-    source = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    source = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
     write_distribution(site, "dist-endless", {"mod_endless": source}, {"endless": "mod_endless"})
     result = run(site, "plugins", "list", CURVLAB_PLUGINS="endless")
     assert result.returncode == 130
