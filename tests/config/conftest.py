@@ -16,7 +16,7 @@ SITE = Path(__file__).parent / "site"
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    """Core and ``curvlab-fake``, whose folder is not left on the path: it would be installed for other tests."""
+    """Core and ``curvlab-fake``, whose folder is not left on the path: other tests would find it there."""
     sys.path.insert(0, str(SITE))
     try:
         module = importlib.import_module("curvlab_fake")
