@@ -64,13 +64,13 @@ class Collector:
         self._seen = 0
         self._stride = 1
 
-    def see(self, s: BlockVector, y: BlockVector) -> bool:
-        """The next pair, and whether it is kept: ``s`` as a copy, ``y`` as it is, so it must stay so."""
+    def see(self, s: BlockVector, y: BlockVector, *, copy: bool = False) -> bool:
+        """The next pair, and whether it is kept: ``s`` as a copy; ``y`` as it is, unless ``copy``."""
         count, which = self.wanted.count, self.wanted.which
         index = self._seen
         self._seen += 1
         if which is Which.ALL:
-            self._kept.append((s.clone(), y))
+            self._kept.append((s.clone(), y.clone() if copy else y))
             return True
         if count == 0 or (which is Which.FIRST and len(self._kept) == count):
             return False
@@ -83,7 +83,7 @@ class Collector:
                     return False
         elif which is Which.LAST and len(self._kept) == count:
             self._kept.popleft()
-        self._kept.append((s.clone(), y))
+        self._kept.append((s.clone(), y.clone() if copy else y))
         return True
 
     def _thin(self) -> None:

@@ -19,7 +19,7 @@ from .settings import check_solver
 
 @dataclass(frozen=True)
 class MinRes(Krylov):
-    """Preconditioned MINRES, as a conjugate-residual recurrence (specs: Stiefel 1955; Saad 2003, §6.8).
+    """Preconditioned MINRES, as the recurrence of conjugate residuals (Stiefel 1955; Saad 2003, §6.8).
 
     Of all ``x`` in the Krylov space the one of least ``‖b − A x‖`` in the norm of ``M``; on a positive
     definite A its iterates are those of conjugate residuals, which is how they are computed.  Its steps
@@ -102,7 +102,7 @@ def minres(
         curvature, weight = float(p.dot(Ap)), float(Ap.dot(MAp))
         if not (curvature > 0 and weight > 0 and zAz > 0):
             return result(Stop.NONFINITE if curvature != curvature or weight != weight else Stop.CURVATURE)
-        kept.see(p, Ap.clone())
+        kept.see(p, Ap, copy=True)  # it is changed below
         alpha = zAz / weight
         model += alpha * (0.5 * alpha * curvature - float(p.dot(r)))
         x.add_(p, alpha)
