@@ -59,7 +59,6 @@ def conjugate_gradients(
     """Solve ``A x = b`` for a self-adjoint PSD ``A`` until ``‖b − A x‖ ≤ tolerance · ‖b‖``.
 
     Or until ``max_iterations``, or until too little ``progress`` is made (see ``Stopping``).
-
     ``M`` maps a residual to a preconditioned one and must be fixed, symmetric and positive
     definite during the solve.  One product with A per iteration (and one more if ``x0`` is given).
     ``pairs`` says which directions are kept with their products; ``trace`` takes down the way.
