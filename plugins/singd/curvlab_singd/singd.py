@@ -52,8 +52,9 @@ class Singd(Preconditioner[SingdState]):
     Kronecker product, with "none" on each factor.
 
     Every ``every``-th step, the first included, the batch's rows update K and C before they are
-    applied.  ``lr`` is β₁, ``momentum`` α₁ of the factors' log-space steps; no update changes a direction
-    of a factor by more than about the fraction ``limit``.  The first observation is fitted by ``fit``
+    applied.  ``lr`` is β₁, ``momentum`` α₁ of the factors' log-space steps; without an ``lr`` β₁ is
+    ``0.01 every``, at most 0.1: factors then remember as many steps however often they are updated.  No
+    update changes a direction of a factor by more than about the fraction ``limit``.  The first observation is fitted by ``fit``
     Newton-Schulz iterations; 0 starts from K = C = I and leaves it to the updates, as the paper does.
     ``order`` truncates the exponential.
 
@@ -63,7 +64,7 @@ class Singd(Preconditioner[SingdState]):
 
     K: Family
     C: Family
-    lr: float | Schedule = 0.1
+    lr: float | Schedule | None = None
     momentum: float = 0.5
     every: int = 1
     coupling: Coupling = "peak"
@@ -89,7 +90,7 @@ class Singd(Preconditioner[SingdState]):
         _check("samples", self.samples, self.samples >= 1, "at least 1")
         _check("fit", self.fit, self.fit >= 0, "≥ 0")
         _check("limit", self.limit, self.limit > 0, "positive (inf: no limit)")
-        _check("lr", self.lr, isinstance(self.lr, Schedule) or self.lr >= 0, "≥ 0")
+        _check("lr", self.lr, not isinstance(self.lr, (int, float)) or self.lr >= 0, "≥ 0")
 
     def needs(self, step: int) -> Needs:
         if step % self.every:
@@ -119,7 +120,7 @@ class Singd(Preconditioner[SingdState]):
         if ctx.step % self.every:
             return
         layers = seen.layers[self.labels]
-        lr = at_step(self.lr, ctx.step)
+        lr = at_step(self._lr, ctx.step)
         for stack in state.stacks:
             rows = {n: rows_of(PART, n, layers[n], seen, self.sharing) for n in stack.names if n in layers}
             together = self._together(state, stack, rows)
@@ -140,6 +141,10 @@ class Singd(Preconditioner[SingdState]):
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
         blocks = {name: _inverse(f) for name, f in state.blocks.items()}
         return Solve(BlockDiagonal(blocks) @ v)
+
+    @property
+    def _lr(self) -> float | Schedule:
+        return min(0.01 * self.every, 0.1) if self.lr is None else self.lr
 
     @property
     def _rule(self) -> Rule:

@@ -53,6 +53,26 @@ def test_the_ends_of_the_ranges_are_within(edge: dict[str, Any]) -> None:
     singd(**edge)
 
 
+@pytest.mark.parametrize(("every", "rate"), [(1, 0.01), (5, 0.05), (10, 0.1), (100, 0.1)])
+def test_without_a_rate_factors_remember_as_many_steps_however_often_they_are_updated(
+    every: int, rate: float
+) -> None:
+    def moved(lr: float | None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3, dtype=DTYPE)
+        ours = optimizer(model, singd(every=every, lr=lr))
+        for step in range(2 * every + 1):
+            x = normal(8, 4, seed=step)
+            ours.zero_grad()
+            model(x).square().mean().backward()  # type: ignore[no-untyped-call]
+            ours.step()
+        return ours.snapshot()[0]
+
+    default, same, other = moved(None), moved(rate), moved(1.5 * rate)
+    assert all(torch.equal(t, same[name]) for name, t in default.items())
+    assert not all(torch.equal(t, other[name]) for name, t in default.items())
+
+
 def test_labels_that_give_no_gradients_are_refused() -> None:
     with pytest.raises(ConfigError, match=r'labels = "none"'):
         singd(labels=Labels.NONE)
