@@ -54,9 +54,9 @@ class Singd(Preconditioner[SingdState]):
     Every ``every``-th step, the first included, the batch's rows update K and C before they are
     applied.  ``lr`` is β₁, ``momentum`` α₁ of the factors' log-space steps; without an ``lr`` β₁ is
     ``0.01 every``, at most 0.1: factors then remember as many steps however often they are updated.  No
-    update changes a direction of a factor by more than about the fraction ``limit``.  The first observation is fitted by ``fit``
-    Newton-Schulz iterations; 0 starts from K = C = I and leaves it to the updates, as the paper does.
-    ``order`` truncates the exponential.
+    update changes a direction of a factor by more than about the fraction ``limit``.  The first
+    observation is fitted by ``fit`` Newton-Schulz iterations; 0 starts from K = C = I and leaves it to the
+    updates, as the paper does.  ``order`` truncates the exponential.
 
     State: K and C, and as much again with momentum.  Cost of an update with dense factors, r rows:
     ``2 r d² + 2 r d² + 4 d³`` flops each; of an application, two products with each factor.
