@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
@@ -63,6 +63,10 @@ class Method:
     def needs(self, step: int) -> Needs:
         """What this step costs, over all parts but the fallback."""
         return self.preconditioner.needs(step) | self.damping.needs(step) | self.step.needs(step)
+
+    def settled(self, blocks: Sequence[Block]) -> Method:
+        """The method as it treats just these blocks."""
+        return replace(self, preconditioner=self.preconditioner.settled(blocks))
 
     def init(self, like: BlockVector, ctx: Context) -> MethodState:
         """Fresh states of every part, for blocks of ``like``'s layout."""

@@ -114,7 +114,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         rows = []
         for arm in self.arms:
             for block in arm.blocks.members:
-                reason = "" if arm.method is self.method else self._refusal(block)
+                reason = self._refusal(block)
                 for p in block.parameters:
                     shape = tuple(arm.blocks.parameters[p].shape)
                     rows.append(Coverage(p, shape, block.name, arm.name, reason))
@@ -160,9 +160,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             seen = self.ambient.collect(loss, loss_scale)
         if self.steps == 0 and self.blocks.untapped and self.method.fallback is not None:
             self.arms = self._arms()  # nothing is remembered yet, so blocks can still change hands
-        # nobody moves before everybody knows where to: a failure leaves all parameters as they were
-        ways = [self._way(arm, seen) for arm in self.arms]
-        outcomes = [self._go(way, objective) for way in ways]
+        with self.ambient.aside():  # products, trial losses and trial gradients
+            # nobody moves before everybody knows where to: a failure leaves all parameters as they were
+            ways = [self._way(arm, seen) for arm in self.arms]
+            outcomes = [self._go(way, objective) for way in ways]
         self.last = self._facts(seen, outcomes[0])
         # a sampler judges the gradient of all blocks: the variance beside it is of them all
         self.on_learn(replace(outcomes[0][0], before=seen))
@@ -295,14 +296,19 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def _arm(self, name: str, method: Method, blocks: Blocks) -> Arm:
         like = blocks.layout.zeros(like=blocks.like.detach())
+        method = method.settled([self._as_seen(b) for b in blocks.members])
         ctx = Context(0, method.damping.at(method.damping.init(), 0), self.backend, self.generator)
         return Arm(name, method, blocks, method.init(like, ctx))
 
     def _refusal(self, block: Block) -> str:
         """Why the method proper does not treat a block, or nothing."""
-        unseen = self.method.fallback is not None and block.name in self.blocks.untapped
-        reason = "its layer's calls do not explain its gradient" if unseen else ""
-        return self.method.preconditioner.refuses(block) or reason
+        return self.method.preconditioner.refuses(self._as_seen(block)) or ""
+
+    def _as_seen(self, block: Block) -> Block:
+        """A block; no layer's any more if its layer cannot be listened to and others could treat it."""
+        if self.method.fallback is None or block.name not in self.blocks.untapped:
+            return block
+        return replace(block, adapter=None, reason="its layer's calls do not explain its gradient")
 
     # state
 

@@ -54,9 +54,10 @@ class Evaluation:
         self.model, self.batches, self.needs, self.blocks, self.ctx = model, batches, needs, blocks, ctx
         self.spread = spread
         self.n = batches.examples
-        self.taps = bool(needs.layers) or needs.factored or spread is not None
-        #: are the gradients of every call's output wanted, or only those that stay factored?
-        self.all_rows = Labels.DATA in needs.layers or spread is not None
+        #: label kinds whose statistics are still taken: of this micro-batch
+        self.listening = needs.layers
+        #: examples whose statistics were taken
+        self.heard = 0
         self.positions = batches.positions
         self.backward = Backward(batches.loss, needs, self.n, ctx.generator)
         self.losses: list[Tensor] = []
@@ -71,13 +72,15 @@ class Evaluation:
     def add(self, chunk: Chunk) -> None:
         """Forward and the backwards asked for, on one micro-batch."""
         rule = self.batches.loss
-        if not self.taps:
+        if self.needs.layer_examples and self.heard >= self.needs.layer_examples:
+            self.listening = frozenset()
+        if not (self.listening or self.needs.factored or self.spread is not None):
             outputs = self.model(chunk.inputs)
             self._differentiate(chunk.share(rule, outputs, self.n), Tape(), retain=False)
             return
         with recording(self.blocks) as tape:
             outputs = self.model(chunk.inputs)
-        more = bool(self.needs.layers & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
+        more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
         share = chunk.share(rule, outputs, self.n)
         if self.ctx.step == 0:
             self._verify(share, tape)
@@ -90,7 +93,7 @@ class Evaluation:
             for c, g in zip(tape.calls, by_call, strict=True)
         ]
         self._keep(self.outers, uses, chunk.examples, kept)
-        for kind in self.needs.layers:
+        for kind in self.listening:
             rows: Sequence[Tensor | None] = []
             if kind is Labels.DATA:  # of ℓ_n, not L; and per token where ℓ_n is a mean over tokens
                 scale = self.n * self.positions**0.5
@@ -99,6 +102,7 @@ class Evaluation:
                 rows = self.backward(kind, outputs, chunk, tape)
             if rows:
                 self._keep(self.vectors[kind], uses, chunk.examples, rows)
+        self.heard += chunk.examples if self.listening else 0
         if self.spread is not None:
             each: Pieces = defaultdict(list)
             scaled = [None if g is None else g.unsqueeze(0) * self.n for g in by_call]
@@ -115,7 +119,7 @@ class Evaluation:
             first = tape.calls[calls[0]]
             rows = sum(tape.calls[k].rows for k in calls) * chunks
             self.formed.setdefault(name, first.groups > 1 or rows >= min(first.block.shape))
-        if not self.needs.layers and self.spread is None:  # then nobody will read them
+        if not self.listening and self.spread is None:  # then nobody will read them
             tape.calls[:] = [c for c in tape.calls if not self.formed[c.block.name]]
 
     def _differentiate(self, share: Tensor, tape: Tape, *, retain: bool) -> Sequence[Tensor | None]:
@@ -127,7 +131,8 @@ class Evaluation:
         factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}
         others = [b for b in self.blocks.members if b.name not in factored]
         left = {p: self.blocks.parameters[p] for b in others for p in b.parameters}
-        heard = [k for k, keep in enumerate(kept) if keep or self.all_rows]
+        every = Labels.DATA in self.listening or self.spread is not None  # or only those that stay factored?
+        heard = [k for k, keep in enumerate(kept) if keep or every]
         wanted: Any = (*(tape.edges[k] for k in heard), *left.values())  # torch takes both kinds in one call
         grads = torch.autograd.grad(share, wanted, retain_graph=retain, allow_unused=True)
         by_call: list[Tensor | None] = [None] * len(tape.calls)
@@ -155,7 +160,7 @@ class Evaluation:
             x = joined([tape.calls[k].inputs() for k in calls])
             positions = x.shape[1] // tape.calls[calls[0]].groups
             found[name] = by_example(x, positions, examples)
-            if self.needs.layers or not self.formed[name]:
+            if self.listening or not self.formed[name]:
                 self.inputs[name].append(found[name])
         return found
 
@@ -211,7 +216,7 @@ class Evaluation:
         for kind, pieces in self.vectors.items():
             grads = _merged(pieces)
             layers[kind] = {
-                name: (LayerStats(x, grads.get(name)),)
+                name: (LayerStats(x[: self.heard], grads.get(name)),)
                 for name, x in inputs.items()
                 if name not in self.blocks.untapped
             }

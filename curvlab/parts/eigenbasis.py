@@ -93,7 +93,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         (labels,) = self.estimator.needs().layers
         for name, terms in seen.layers[labels].items():
             if name in state.basis:
-                fresh = _moments(name, terms, state.basis[name], seen.examples, labels)
+                fresh = _moments(name, terms, state.basis[name], labels)
                 state.moments[name].lerp_(fresh, weight)
 
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
@@ -118,9 +118,7 @@ class Eigenbasis(Preconditioner[EigenState]):
             state.basis[name] = new
 
 
-def _moments(
-    name: str, terms: tuple[LayerStats, ...], basis: Basis, examples: int, labels: Labels
-) -> Float[Tensor, "o i"]:
+def _moments(name: str, terms: tuple[LayerStats, ...], basis: Basis, labels: Labels) -> Float[Tensor, "o i"]:
     """Mean over examples of the squared per-example gradient in the basis, summed over vectors."""
     if len(terms) != 1:
         raise UnsupportedEvidence("eigenbasis", name, "statistics of 1 loss term", f"{len(terms)}")
@@ -131,7 +129,7 @@ def _moments(
     i = a.shape[-1]
     if s == a.shape[1] == 1:
         a, g = _turned(a, basis.Q_A), _turned(g, basis.Q_B)
-        return (g.square().sum(0)[:, 0].mT @ a[:, 0].square()).div_(examples)
+        return (g.square().sum(0)[:, 0].mT @ a[:, 0].square()).div_(n)
     first = s == a.shape[1] and s < min(o, i)  # turn the few rows, or else the products of the many
     if first:
         a, g = _turned(a, basis.Q_A), _turned(g, basis.Q_B)
@@ -142,7 +140,7 @@ def _moments(
         if not first:
             each = _turned(_turned(each, basis.Q_A).mT, basis.Q_B).mT
         sums += each.square().sum((0, 1))
-    return sums.div_(examples)
+    return sums.div_(n)
 
 
 def _turned(rows: Float[Tensor, "*r d"], Q: Tensor | None) -> Float[Tensor, "*r d"]:

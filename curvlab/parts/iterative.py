@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +86,9 @@ class Iterative(Preconditioner[IterativeState]):
     def refuses(self, block: Block) -> str | None:
         refusal = self.estimator.refuses(block)
         return refusal if refusal or self.inner is None else self.inner.refuses(block)
+
+    def settled(self, blocks: Sequence[Block]) -> Iterative:
+        return self if self.inner is None else replace(self, inner=self.inner.settled(blocks))
 
     def init(self, like: BlockVector, ctx: Context) -> IterativeState:
         return IterativeState(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -58,6 +58,10 @@ class Routed(Preconditioner[RoutedState]):
     def refuses(self, block: Block) -> str | None:
         pattern = self._route(block.name)
         return "matches no route" if pattern is None else self.routes[pattern].refuses(block)
+
+    def settled(self, blocks: Sequence[Block]) -> Routed:
+        own = {p: [b for b in blocks if self._route(b.name) == p] for p in self.routes}
+        return Routed({p: part.settled(own[p]) for p, part in self.routes.items()})
 
     def init(self, like: BlockVector, ctx: Context) -> RoutedState:
         return RoutedState(

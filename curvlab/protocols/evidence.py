@@ -2,8 +2,9 @@
 
 One scale, stated once.  The loss is ``L = mean_n ℓ_n`` over n examples.  ``gradient`` is ∇L.
 ``LayerStats.grads`` are gradients of the *un-averaged* ℓ_n, so that
-``(1/n) Σ_{v,n} (Σ_s g aᵀ)²`` is the curvature of L; an estimator sums rows and divides by
-``Pass.examples``, once, which makes micro-batches exact for every part.  Where ℓ_n is itself a mean
+``(1/n) Σ_{v,n} (Σ_s g aᵀ)²`` is the curvature of L; an estimator sums rows and divides by the number of
+examples whose rows there are, once, which makes micro-batches exact for every part (and is all of
+``Pass.examples`` unless ``Needs.layer_examples`` asked for fewer).  Where ℓ_n is itself a mean
 over ``positions`` terms (tokens), each row of ``grads`` carries ``1/√positions``.
 """
 

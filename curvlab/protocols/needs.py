@@ -22,8 +22,9 @@ class Labels(str, Enum):
 class Needs:
     """What is wanted from one evaluation; ``|`` unites what several parts want.
 
-    ``layers``: label kinds for which layer statistics are captured.  ``samples``: labels sampled
-    per example under ``Labels.MODEL``.  ``factored``: layer gradients may stay as outer products.
+    ``layers``: label kinds for which layer statistics are captured, of at least the first ``layer_examples``
+    of the gradient sample (whole micro-batches; 0: all of it), all of which are held until the parts have
+    seen them.  ``samples``: labels sampled per example under ``Labels.MODEL``.  ``factored``: layer gradients may stay as outer products.
     ``implicit``: an estimator wants the GGN as an operator; who multiplies with it counts the products.
     ``variance``: how much the gradients of single examples differ.  ``products``, ``losses`` and
     ``gradients`` bound how many GGN products, trial losses and trial gradients the parts will ask for in
@@ -38,6 +39,7 @@ class Needs:
     losses: int = 0
     gradients: int = 0
     variance: bool = False
+    layer_examples: int = 0
 
     def __or__(self, other: Needs) -> Needs:
         if other is GRADIENT_ONLY:  # what most parts answer, every step
@@ -53,7 +55,13 @@ class Needs:
             products=self.products + other.products,
             losses=self.losses + other.losses,
             gradients=self.gradients + other.gradients,
+            layer_examples=self._most_layer_examples(other),
         )
+
+    def _most_layer_examples(self, other: Needs) -> int:
+        """What both have enough of; who asks for no statistics has no say."""
+        asked = [needs.layer_examples for needs in (self, other) if needs.layers]
+        return 0 if 0 in asked else max(asked, default=0)
 
     @property
     def ggn(self) -> bool:

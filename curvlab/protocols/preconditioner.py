@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.operator import LinearOperator
@@ -59,6 +60,14 @@ class Preconditioner(ABC, Generic[S]):
     def refuses(self, block: Block) -> str | None:
         """Why this block cannot be treated, or ``None``; untreated blocks go to the fallback."""
         return None
+
+    def settled(self, blocks: Sequence[Block]) -> Preconditioner[S]:
+        """This part as it treats just these blocks, none of which it refuses; called before ``init``.
+
+        Itself, unless what it does depends on more than their names and shapes, or it holds parts that
+        may be of that kind: then a copy that knows.
+        """
+        return self
 
     @abstractmethod
     def init(self, like: BlockVector, ctx: Context) -> S:

@@ -50,7 +50,7 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sh
             part, block, "statistics of 1 loss term", f"{len(terms)}", hint="route this block elsewhere"
         )
     a, g = terms[0].inputs, terms[0].grads
-    n, s = seen.examples, a.shape[1]
+    n, s = a.shape[:2]
     rule = sharing if isinstance(sharing, str) else _matching(sharing, part, block)
     if rule == "auto":
         positions = s if g is None else g.shape[2]  # a grouped layer has several rows of inputs at each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,3 +162,17 @@ def test_the_gravest_reason_of_any_route_is_told(first: Stop, second: Stop, told
     solve = routed.apply(routed.init(v, context()), v, context())
     assert (solve.reason, solve.iterations) == (told, 2)
     assert torch.equal(solve.x.flat, v.flat)
+
+
+def test_parts_that_ask_which_blocks_they_treat_are_told_through_what_holds_them() -> None:
+    @dataclass(frozen=True)
+    class Asking(Identity):
+        names: tuple[str, ...] = ()
+
+        def settled(self, blocks: Sequence[Block]) -> Asking:
+            return Asking(tuple(b.name for b in blocks))
+
+    inside = Iterative(GaussNewton(), CG, inner=Asking())
+    settled = Routed({"enc.*": Asking(), "*": inside}).settled([block(n) for n in LAYOUT.names])
+    assert settled.routes["enc.*"] == Asking(("enc.0", "enc.1"))
+    assert settled.routes["*"] == Iterative(GaussNewton(), CG, inner=Asking(("dec.0", "head")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,3 +62,14 @@ def test_words_name_the_labels() -> None:
     asked = Needs(layers=frozenset({Labels.MODEL, Labels.DATA}), products=2, losses=1).objective
     assert asked == ("layer statistics for labels = 'model'", "Gauss-Newton products", "trial losses")
     assert str(Labels.EXACT) == "exact"
+
+
+@pytest.mark.parametrize(("one", "other", "both"), [(5, 9, 9), (0, 9, 0), (5, 0, 0), (0, 0, 0)])
+def test_of_layer_statistics_there_are_enough_for_everybody(one: int, other: int, both: int) -> None:
+    model = frozenset({Labels.MODEL})
+    assert (Needs(model, layer_examples=one) | Needs(model, layer_examples=other)).layer_examples == both
+
+
+def test_who_asks_for_no_layer_statistics_does_not_say_of_how_many() -> None:
+    few = Needs(frozenset({Labels.MODEL}), layer_examples=5)
+    assert (few | Needs(factored=True)).layer_examples == (Needs(factored=True) | few).layer_examples == 5

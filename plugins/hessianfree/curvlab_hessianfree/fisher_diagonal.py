@@ -69,7 +69,7 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
         layers = seen.layers[Labels.DATA]
         for name, mine in state.squares.items():
             if name in layers:
-                squares = sum(mean_square(term, seen.examples, seen.positions) for term in layers[name])
+                squares = sum(mean_square(term, seen.positions) for term in layers[name])
             else:
                 squares = seen.gradient[name].square()
             mine.mul_(1 - share).add_(squares, alpha=share)
@@ -81,11 +81,11 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
         return Solve(x)
 
 
-def mean_square(stats: LayerStats, examples: int, positions: int) -> Tensor:
+def mean_square(stats: LayerStats, positions: int) -> Tensor:
     """``mean_n (∂ℓ_n/∂W)²`` elementwise, ``[o, i]``; rows carry ``√positions`` too much for a sum."""
     assert stats.grads is not None, "labels = data come with gradients"
     a, g = stats.inputs, stats.grads[0]
-    scale = 1.0 / (examples * positions)
+    scale = 1.0 / (len(a) * positions)
     if a.shape[1] == 1 == g.shape[1]:
         return (g[:, 0].square().mT @ a[:, 0].square()).mul_(scale)
     total = a.new_zeros(())

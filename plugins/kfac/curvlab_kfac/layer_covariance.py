@@ -38,6 +38,8 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     vectors that ``labels`` chooses: sampled from the model (``samples`` per example), exact columns
     of the output Hessian's root, the data's own gradients, or none (B = I: FOOF).  Both are moving
     averages normalised by the sum of their weights, so the first observation counts in full.
+    ``examples`` bounds what an observation holds: statistics of the first so many examples (whole
+    micro-batches) of the gradient sample, or of all of it (0).
     An observation costs ``2 r i² + 2 q o²`` flops for dense factors on r and q rows.
     """
 
@@ -47,6 +49,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     decay: float = 0.95
     sharing: Sharing = "auto"
     samples: int = 1
+    examples: int = 0
 
     def __post_init__(self) -> None:
         as_gram(self.A, "layer-covariance")
@@ -55,6 +58,8 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
             raise ConfigError(Fault(f"decay = {self.decay!r} must be ≥ 0 and < 1", path="decay"))
         if self.samples < 1:
             raise ConfigError(Fault(f"samples = {self.samples!r} must be at least 1", path="samples"))
+        if self.examples < 0:
+            raise ConfigError(Fault(f"examples = {self.examples!r} must be ≥ 0 (0: all)", path="examples"))
 
     @property
     def by_layer(self) -> bool:
@@ -62,7 +67,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
 
     def needs(self) -> Needs:
         samples = self.samples if self.labels is Labels.MODEL else 0
-        return Needs(layers=frozenset({self.labels}), samples=samples)
+        return Needs(layers=frozenset({self.labels}), samples=samples, layer_examples=self.examples)
 
     def refuses(self, block: Block) -> str | None:
         return None if block.is_layer else block.reason

@@ -13,7 +13,7 @@ accurate in float32 (``asv_benchmarks/lbfgs_inverse.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +53,8 @@ def weights(memory: Memory, damping: float) -> Weights | None:
         return None
     rows = torch.tensor(memory.order)
     shift = damping - memory.damping[rows]
-    SS, SY, YY = memory.gram[:, rows[:, None], rows]
-    ss, sy, yy = SS.diagonal(), SY.diagonal(), YY.diagonal()
+    SS, SY = memory.gram[:, rows[:, None], rows]
+    ss, sy, yy = SS.diagonal(), SY.diagonal(), memory.yy[rows]
     yy = yy + 2 * shift * sy + shift.square() * ss
     sy = sy + shift * ss
     kept = sy > least_cosine(memory.rows.dtype) * (ss * yy).sqrt()
@@ -94,6 +94,29 @@ def in_two_sweeps(memory: Memory, w: Weights, v: BlockVector) -> BlockVector:
     spread = _spread(beta, w, v.dtype)
     for s, _, _, q in parts:
         torch.addmv(q, s.mT, spread, beta=w.gamma, out=q)
+    return z
+
+
+def around(
+    memory: Memory, w: Weights, v: BlockVector, initial: Callable[[BlockVector], BlockVector]
+) -> BlockVector:
+    """H v for another H₀ than γI: ``z = H₀ (v − Y α)``, ``H v = z + S R⁻ᵀ (D α − Yᵀz)``.
+
+    ``initial`` returns a vector of its own.  Costs four products of a matrix of k rows with a vector (six if
+    the damping is another than that of the pairs) and one ``initial``.
+    """
+    S, Y = memory.rows[:, : w.top]
+    alpha = _solved(w.R, (S @ v.flat).double()[w.rows], upper=True)
+    q = v.empty_like()
+    torch.addmv(v.flat, Y.mT, _spread(alpha, w, v.dtype), alpha=-1, out=q.flat)
+    if w.shift is not None:
+        q.flat.addmv_(S.mT, _spread(w.shift * alpha, w, v.dtype), alpha=-1)
+    z = initial(q)
+    right = (Y @ z.flat).double()[w.rows]
+    if w.shift is not None:
+        right += w.shift * (S @ z.flat).double()[w.rows]
+    beta = _solved(w.R.mT, w.R.diagonal() * alpha - right, upper=False)
+    z.flat.addmv_(S.mT, _spread(beta, w, v.dtype))
     return z
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.secants import Pairs, Which
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
-from curvlab_lbfgs.inverse import Weights, in_two_sweeps, weights
+from curvlab_lbfgs.initial import Initial, InitialState
+from curvlab_lbfgs.inverse import Weights, around, in_two_sweeps, weights
 from curvlab_lbfgs.memory import Memory, begin, complete, empty, forget, learn
 
 
@@ -31,6 +36,7 @@ class LbfgsState:
     """Changed by ``learn``, and by an ``observe`` that sees the gradient a step led to."""
 
     memory: Memory
+    initial: InitialState | None = None  #: of H₀, where it is a part
     start: float = 1.0  #: H₀ = start · I while there is no pair
     ready: Weights | None = field(default=None, metadata={"transient": True})
 
@@ -53,9 +59,12 @@ class Lbfgs(Preconditioner[LbfgsState]):
     solve before, or with ``running`` only the oldest of them; a solve that has none to offer leaves them as
     they are.  The first is not preconditioned.
 
-    Treats every parameter.  Applying costs 4·m·D multiply-adds and one vector.  Holds 2m vectors, 2m + 2 for
-    ``steps``, and 3m² + m scalars (m + 1 for m then).  Nocedal 1980; Morales and Nocedal 2000; Sainath et al.
-    2013 (arXiv 1309.1508).
+    ``initial``: H₀ is this preconditioner's image, such as KFAC's, on the blocks it treats, and γI on the
+    others, γ being of their part of the newest pair.  Its λ is the step's.
+
+    Treats every parameter.  Applying costs 4·m·D multiply-adds and one vector (with ``initial`` what that
+    costs, too).  Holds 2m vectors, 2m + 2 for ``steps``, and 2m² + 2m scalars (m + 1 for m then).  Nocedal
+    1980; Morales and Nocedal 2000; Sainath et al. 2013 (arXiv 1309.1508).
     """
 
     memory: int = 16  #: m, pairs kept, ≥ 1
@@ -63,6 +72,7 @@ class Lbfgs(Preconditioner[LbfgsState]):
     #: which pairs of a solve; ``all`` needs a memory for as many as the solver makes.  Of steps the last
     select: Which = Which.LAST
     running: bool = False  #: keep pairs of earlier solves while there is room; of steps always
+    initial: Preconditioner[Any] | None = None  #: H₀, instead of γI
 
     def __post_init__(self) -> None:
         if self.memory < 1:
@@ -76,6 +86,14 @@ class Lbfgs(Preconditioner[LbfgsState]):
                 )
             )
 
+        if self.initial is not None and (self.initial.varying or self.initial.pairs() is not None):
+            raise ConfigError(
+                Fault(
+                    f"lbfgs: H₀ must be one linear map in a step, and {type(self.initial).__name__} is not",
+                    path="initial",
+                    hint='one that holds the inverse of an estimate is, such as "kfac"',
+                )
+            )
         if self.source is Source.STEPS and self.running:
             raise ConfigError(
                 Fault(
@@ -85,11 +103,22 @@ class Lbfgs(Preconditioner[LbfgsState]):
                 )
             )
 
+    def needs(self, step: int) -> Needs:
+        return GRADIENT_ONLY if self.initial is None else self.initial.needs(step)
+
+    def joins(self, layer: str) -> bool:
+        return self.initial is not None and self.initial.joins(layer)
+
+    def settled(self, blocks: Sequence[Block]) -> Lbfgs:
+        return self if self._initial is None else replace(self, initial=self._initial.settled(blocks))
+
     def init(self, like: BlockVector, ctx: Context) -> LbfgsState:
         rows = self.memory + (self.source is Source.STEPS)
-        return LbfgsState(empty(rows, like))
+        return LbfgsState(empty(rows, like), None if self._initial is None else self._initial.init(like, ctx))
 
     def observe(self, state: LbfgsState, seen: Pass, ctx: Context) -> None:
+        if self._initial is not None and state.initial is not None:
+            self._initial.observe(state.initial, seen, ctx)
         if self.source is Source.SOLVE:
             return
         if state.memory.waiting:
@@ -100,12 +129,20 @@ class Lbfgs(Preconditioner[LbfgsState]):
             state.start = 1 / norm if norm > 1 else 1.0
 
     def refresh(self, state: LbfgsState, ctx: Context) -> None:
+        if self._initial is not None and state.initial is not None:
+            self._initial.refresh(state.initial, ctx)
+            state.initial.gamma = self._initial.gamma(state.memory, ctx.damping)
         state.ready = weights(state.memory, ctx.damping)
 
     def apply(self, state: LbfgsState, v: BlockVector, ctx: Context) -> Solve:
         ready = state.ready
         if ready is None or ready.damping != ctx.damping:
             ready = weights(state.memory, ctx.damping)
+        if self._initial is not None and state.initial is not None:
+            first, own = self._initial, state.initial
+            if ready is None:
+                return first.apply(own, v, ctx)
+            return Solve(around(state.memory, ready, v, lambda q: first.apply(own, q, ctx).x.owned()))
         if ready is not None:
             return Solve(in_two_sweeps(state.memory, ready, v))
         return Solve(v.borrow() if state.start == 1 else v * state.start)
@@ -125,3 +162,10 @@ class Lbfgs(Preconditioner[LbfgsState]):
         if what.step.gradient is not None:
             complete(state.memory, what.step.gradient)
         return ()
+
+    @property
+    def _initial(self) -> Initial | None:
+        """H₀ where it is a part; before it is settled, on every block."""
+        if self.initial is None or isinstance(self.initial, Initial):
+            return self.initial
+        return Initial(self.initial)

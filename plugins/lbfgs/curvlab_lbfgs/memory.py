@@ -18,6 +18,9 @@ from torch import Tensor
 from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockVector
 
+#: coordinates whose inner products are taken together: four times as fast as all at once, on the CPU
+STRETCH = 2**14
+
 #: a pair is let in if the cosine of the angle between s and y is above this
 LEAST_COSINE = {torch.float64: 1e-10, torch.float32: 1e-6}
 
@@ -36,7 +39,8 @@ class Memory:
     """
 
     rows: Float[Tensor, "2 r D"]  #: every s, every y
-    gram: Float[Tensor, "3 r r"]  #: s_iᵀs_j, s_iᵀy_j, y_iᵀy_j; float64, on the CPU
+    gram: Float[Tensor, "2 r r"]  #: s_iᵀs_j, s_iᵀy_j; float64, on the CPU
+    yy: Float[Tensor, " r"]  #: ‖y_i‖²; likewise
     damping: Float[Tensor, " r"]  #: λ that each pair holds for; float64, on the CPU
     first: int = 0
     count: int = 0
@@ -53,7 +57,8 @@ def empty(rows: int, like: BlockVector) -> Memory:
     small = torch.zeros((), dtype=torch.float64, device="cpu")
     return Memory(
         like.flat.new_zeros(2, rows, like.layout.size),
-        small.new_zeros(3, rows, rows),
+        small.new_zeros(2, rows, rows),
+        small.new_zeros(rows),
         small.new_zeros(rows),
     )
 
@@ -85,11 +90,21 @@ def learn(memory: Memory, pairs: Sequence[Secant], *, running: bool = False) -> 
             memory.first = (memory.first + 1) % rows
         else:
             memory.count += 1
-    top = max(memory.order) + 1
-    S, Y = memory.rows[:, :top]
-    for gram, left, right in zip(memory.gram, (S, S, Y), (S, Y, Y), strict=True):
-        gram[:top, :top] = left @ right.mT
+    _multiply(memory, max(memory.order) + 1)
     return len(good)
+
+
+def _multiply(memory: Memory, top: int) -> None:
+    """Inner products of the pairs in the first ``top`` rows, anew."""
+    S, Y = memory.rows[:, :top]
+    found, yy = S.new_zeros(2, top, top, dtype=torch.float64), S.new_zeros(top, dtype=torch.float64)
+    stretch = STRETCH if S.device.type == "cpu" else S.shape[1]
+    for k in range(0, S.shape[1], stretch):
+        s, y = S[:, k : k + stretch], Y[:, k : k + stretch]
+        found[0] += s @ s.mT
+        found[1] += s @ y.mT
+        yy += y.square().sum(1)
+    memory.gram[:, :top, :top], memory.yy[:top] = found, yy
 
 
 def begin(memory: Memory, update: BlockVector, alpha: float, gradient: BlockVector) -> None:
@@ -115,7 +130,7 @@ def complete(memory: Memory, gradient: BlockVector) -> bool:
         pair.zero_()  # a free row is multiplied by zero, which must be zero
         return False
     pair.mul_(1 / norm)
-    if not _acute(float(pair[0] @ pair[1]), float(pair[1] @ pair[1]), memory.rows.dtype):
+    if not acute(float(pair[0] @ pair[1]), float(pair[1] @ pair[1]), memory.rows.dtype):
         pair.zero_()
         return False
     if memory.count == memory.rows.shape[1] - 1:
@@ -124,10 +139,10 @@ def complete(memory: Memory, gradient: BlockVector) -> bool:
     top = max(memory.order) + 1
     with_s = (memory.rows[0, :top] @ pair.mT).to("cpu", torch.float64)
     with_y = (memory.rows[1, :top] @ pair.mT).to("cpu", torch.float64)
-    ss, sy, yy = memory.gram
+    ss, sy = memory.gram
     ss[free, :top] = ss[:top, free] = with_s[:, 0]
     sy[:top, free], sy[free, :top] = with_s[:, 1], with_y[:, 0]
-    yy[free, :top] = yy[:top, free] = with_y[:, 1]
+    memory.yy[free] = with_y[free, 1]
     memory.damping[free] = 0.0
     return True
 
@@ -142,9 +157,9 @@ def _admitted(pair: Secant) -> float:
     if not 0 < norm < math.inf:
         return 0.0
     sy, y = float(pair.s.dot(pair.y)) / norm, float(pair.y.norm())
-    return norm if _acute(sy, y * y, pair.s.dtype) else 0.0
+    return norm if acute(sy, y * y, pair.s.dtype) else 0.0
 
 
-def _acute(sy: float, yy: float, dtype: torch.dtype) -> bool:
-    """Whether sᵀy is safely positive, s having length 1."""
-    return math.isfinite(yy) and sy > least_cosine(dtype) * math.sqrt(yy)
+def acute(sy: float, yy: float, dtype: torch.dtype, *, ss: float = 1.0) -> bool:
+    """Whether sᵀy is safely positive."""
+    return math.isfinite(yy) and sy > least_cosine(dtype) * math.sqrt(ss * yy)

@@ -289,7 +289,7 @@ def test_it_holds_two_vectors_a_pair_and_the_small_matrices(
     n = 1000
     state = Lbfgs(memory=m, source=source).init(vector(torch.zeros(n, dtype=dtype)), context())
     rows = m + vectors // 2
-    assert nbytes(state) == (2 * m + vectors) * n * dtype.itemsize + 8 * (3 * rows * rows + rows)
+    assert nbytes(state) == (2 * m + vectors) * n * dtype.itemsize + 8 * (2 * rows * rows + 2 * rows)
 
 
 def test_every_parameter_is_treated_and_no_layer_statistics_asked_for() -> None:
