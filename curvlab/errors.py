@@ -13,6 +13,8 @@
     ├── CheckpointError              1  a checkpoint is missing, damaged or of another run
     ├── NotPositiveDefinite          5  a factorisation failed, in float64 too
     ├── Diverged                     5  a non-finite value that no retry removed
+    ├── ResultsError                 1  results of benchmarks are missing or malformed
+    ├── Regression                   6  a benchmark got worse
     └── Stopped                 75/130  a signal ended the run after a checkpoint
 
 The number is the exit status of the command line.  A message names the part, the block or the
@@ -154,6 +156,16 @@ class Diverged(CurvlabError):
     """A non-finite loss, gradient or update that no rung of the ladder removed."""
 
     exit_code = 5
+
+
+class ResultsError(CurvlabError):
+    """Results of benchmarks that are not there or not what asv writes; says how to get them."""
+
+
+class Regression(CurvlabError):
+    """A benchmark got worse, beyond what its gate lets through; names it."""
+
+    exit_code = 6
 
 
 class Stopped(CurvlabError):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.source_tree
+
 ROOT = Path(__file__).parent.parent
 
 FLOOR_1 = frozenset({"errors"})
@@ -34,6 +36,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "precision": FLOOR_3,
     "reporting": FLOOR_3,
     "scaffold": frozenset({"errors", "registry"}),
+    "bench": frozenset({"errors"}),
     "registry": frozenset({"protocols", "errors"}),
     "objective": FLOOR_3 | {"model"},
     "tasks": FLOOR_5,
@@ -43,7 +46,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "default_plugin": frozenset({"registry"}),
     "face": FLOOR_6 | {"registry", "config", "reporting"},
     "__init__": frozenset({"errors", "registry", "face", "engine", "objective"}),
-    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "scaffold", "testing", "__init__"},
+    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "scaffold", "bench", "testing", "__init__"},
     "__main__": frozenset({"cli"}),
 }
 

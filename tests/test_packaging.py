@@ -19,8 +19,11 @@ import tomli
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import curvlab
+
+pytestmark = pytest.mark.source_tree
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(p.parent.name for p in ROOT.glob("plugins/*/pyproject.toml"))
@@ -143,6 +146,24 @@ def test_the_whole_tree_is_pinned_and_nothing_else() -> None:
     """Torch's own CUDA libraries are left out: torch pins them, and its CPU build has none."""
     pulled_in = {name for name in closure() if not name.startswith(("nvidia-", "cuda-", "triton"))}
     assert pulled_in == set(constraints())
+
+
+def test_the_lowest_pins_are_the_lower_bounds_and_what_those_ask_for() -> None:
+    """``nox -s wheels -- --torch …`` tests what is promised."""
+    about = project("curvlab")["project"]
+    promised = {}
+    for text in (*about["dependencies"], *about["optional-dependencies"]["digits"]):
+        requirement = Requirement(text)
+        (bound,) = (s.version for s in requirement.specifier if s.operator == ">=")
+        promised[requirement.name] = Version(bound)
+    lowest = {}
+    for line in lines("constraints-lowest.txt"):
+        pin, _, reason = line.partition("  # ")
+        name, _, version = pin.partition("==")
+        assert name in promised or reason, f"no reason for {pin}"
+        lowest[name] = Version(version)
+    assert {name: lowest[name] for name in promised} == promised
+    assert all(lowest[name] <= Version(str(constraints()[name].specifier)[2:]) for name in lowest)
 
 
 def test_every_minimum_says_why() -> None:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from curvlab import __version__
-from curvlab.cli import checking, configuration, listing, preparing, run, scaffolding
+from curvlab.cli import benching, checking, configuration, listing, preparing, run, scaffolding
 from curvlab.cli.output import complain, print_text
 from curvlab.cli.plugin_commands import add_plugin_commands
 from curvlab.errors import ConfigError, CurvlabError, UsageError
@@ -78,6 +78,7 @@ app.add_typer(configuration.app, name="config")
 listing.plugins_app.command("new")(scaffolding.new)
 listing.plugins_app.command("check")(checking.check)
 app.add_typer(listing.plugins_app, name="plugins")
+app.add_typer(benching.app, name="bench")
 app.command("env")(run.env)
 
 

@@ -62,7 +62,7 @@ def parts(
 
 @tasks_app.callback()
 def tasks(context: typer.Context, as_json: AsJson = False) -> None:
-    """The tasks, and where each takes its data from; ``prepare`` makes the data of those that need it."""
+    """The tasks, and where each takes its data from; `prepare` makes the data of those that need it."""
     if context.invoked_subcommand is not None:
         if as_json:
             raise UsageError(

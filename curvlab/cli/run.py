@@ -15,6 +15,7 @@ import typer
 
 from curvlab.cli.output import print_table
 from curvlab.cli.resuming import continued
+from curvlab.cli.warned import warned_once
 
 if TYPE_CHECKING:
     from curvlab.engine.inspection import Inspection
@@ -62,7 +63,9 @@ def train(
     if dry_run:
         from curvlab.engine.inspection import inspect
 
-        _show_inspection(inspect(plan), as_json)
+        with warned_once(quiet=quiet):
+            found = inspect(plan)
+        _show_inspection(found, as_json)
         return
     folder = None
     if resume:
@@ -131,7 +134,8 @@ def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: boo
         others = tuple(r for r in plan.reporters if not isinstance(r, Console))
         plan = dataclasses.replace(plan, reporters=others)
     listeners = (Document(),) if as_json else ()
-    run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
+    with warned_once(quiet=quiet):
+        run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
     if run.was_over:
         hint = "give it a larger budget to go on: --set run.steps=N"
         print(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}", file=sys.stderr)

@@ -79,7 +79,7 @@ def conjugate_gradients(
     def result(reason: Stop) -> CGResult:
         return CGResult(x, iterations, residual, reason, way.iterates(x, r, b), kept.secants())
 
-    while residual > goal and not stopping.idle(way.model):
+    while residual > goal and rz != 0.0 and not stopping.idle(way.model):
         if iterations == max_iterations:
             return result(Stop.LIMIT)
         Ap = A @ p

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -21,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
-from torch.utils._pytree import tree_map
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.model.taps import by_example, recording
 from curvlab.objective.losses import Loss
+from curvlab.objective.nested import each_tensor
 from curvlab.objective.products import outputs_at, plain_kernels
 from curvlab.objective.randomness import Randomness
 from curvlab.objective.repeatability import first_difference, same, watching
@@ -70,7 +71,7 @@ class Spread:
         if chunk.examples < 2:
             return
         seen = []
-        for inputs in (chunk.inputs, tree_map(_first_repeated, chunk.inputs)):
+        for inputs in (chunk.inputs, each_tensor(_first_repeated, chunk.inputs)):
             with torch.no_grad(), self.randomness.repeated(), watching(self.model) as watch:
                 seen.append((outputs_at(self.model, {}, inputs), watch.seen))
         (outputs, a), (others_changed, b) = seen
@@ -158,14 +159,14 @@ class Spread:
         each = max(1, GROUP // sum(p.numel() for p in at.values()))
 
         def of_one(at: dict[str, Tensor], inputs: Any, v: Tensor) -> Tensor:
-            alone = outputs_at(self.model, at, tree_map(lambda t: t.unsqueeze(0), inputs))
+            alone = outputs_at(self.model, at, each_tensor(lambda t: t.unsqueeze(0), inputs))
             return (alone * v.unsqueeze(0)).sum()
 
         found = []
         with plain_kernels(self.model), torch.no_grad():  # outside: other parameters are constants
             for start in range(0, bent.shape[0], each):
                 some = slice(start, start + each)
-                part = tree_map(lambda t, some=some: t[some], inputs)
+                part = each_tensor(itemgetter(some), inputs)
                 grads = vmap(grad(of_one), in_dims=(None, 0, 0))(at, part, bent[some])
                 squares = [g.flatten(1).square().sum(1) for g in grads.values()]
                 found.append(torch.stack(squares).sum(0))
@@ -243,9 +244,9 @@ def _inner(a: Tensor, g: Tensor, v: Outer | Tensor) -> Float[Tensor, " n"]:
     return pushed.mul_(g).sum((1, 2))
 
 
-def _first_repeated(t: Any) -> Any:
+def _first_repeated(t: Tensor) -> Tensor:
     """As many copies of the first example."""
-    return t[:1].expand_as(t).clone() if isinstance(t, Tensor) and t.dim() else t
+    return t[:1].expand_as(t).clone() if t.dim() else t
 
 
 def _same_first(a: Tensor, b: Tensor) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from curvlab.linalg.flops import flops_by_kind
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group
 from curvlab.testing.members import LIKE, member
@@ -58,24 +57,12 @@ def gram_operations(
         yield "inverse", lambda: family.inverse(M, 0.5, backend)
 
 
-def _added(y_shape: Any, a_shape: Any, b_shape: Any, **kwargs: Any) -> int:
-    """A product, or a stack of them, added in place: torch counts only those that are not."""
-    return 2 * int(math.prod(a_shape)) * int(b_shape[-1])
-
-
-def _transform(x_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
-    """A real Fourier transform, 5/2 N log₂ N flops, of every row."""
-    length = int(max(x_shape[-1], out_shape[-1]))
-    return round(2.5 * length * math.log2(max(length, 2))) * int(math.prod(x_shape[:-1]))
+#: kernels of Fourier transforms
+_TRANSFORMS = ("_fft_r2c", "_fft_c2r", "_fft_c2c")
 
 
 def counted(operation: Operation) -> tuple[int, int]:
-    """Flops of the matrix products in an operation, in-place ones included, and of its Fourier transforms."""
-    aten = torch.ops.aten
-    transforms = {aten._fft_r2c: _transform, aten._fft_c2r: _transform}
-    mapping = {aten.addmm_: _added, aten.baddbmm_: _added, **transforms}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        operation()
-    by_kind = counter.get_flop_counts().get("Global", {})
-    transformed = sum(by_kind.get(kind, 0) for kind in transforms)
-    return counter.get_total_flops() - transformed, transformed
+    """Flops of everything in an operation but its Fourier transforms, and of these."""
+    by_kind = flops_by_kind(operation)
+    transformed = sum(by_kind.get(kind, 0) for kind in _TRANSFORMS)
+    return sum(by_kind.values()) - transformed, transformed

@@ -31,6 +31,9 @@ OURS = re.compile(r"curvlab(-(firstorder|hessianfree|kfac|lbfgs|singd|speech|str
 BEHIND = re.compile(r"^    (\w+)\s*:[^#\n]*#: (.*)$", re.MULTILINE)
 BEFORE = re.compile(r"((?:^    #: .*\n)+)    (\w+)\s*:", re.MULTILINE)
 
+#: a value in words that say which values there are
+QUOTED = re.compile(r'("[^"]+")')
+
 #: a docstring's pointers into notes that are not part of the project
 NOTES = re.compile(r"[;:]? ?\bspecs:? [A-Z]?\d+(\.\d+)?( and \d+)?")
 
@@ -116,10 +119,7 @@ def record(path: str) -> str:
         for f in dataclasses.fields(cls)
         if not f.name.startswith("_")
     ]
-    filled = any(note for _, _, note in rows)
-    columns = 3 if filled else 2
-    fields = table(("field", "type", "")[:columns], [row[:columns] for row in rows])
-    return f"`{path.replace(':', '.')}`\n\n{_doc(cls)}\n\n{fields}"
+    return f"`{path.replace(':', '.')}`\n\n{_doc(cls)}\n\n{_with_notes('field', rows)}"
 
 
 def call(path: str) -> str:
@@ -141,7 +141,11 @@ def errors() -> str:
     """The tree of errors and exit codes."""
     from curvlab import errors as module
 
-    return (inspect.getdoc(module) or "").partition("\n")[2].strip("\n").join(("```text\n", "\n```"))
+    _, tree, notes = (inspect.getdoc(module) or "").replace("``", "`").split("\n\n", 2)
+    # as narrow as its longest name allows: a page is narrower than a docstring
+    lines = [re.sub(r" {4}(?=[\d/]+  )", "", line.removeprefix("    ")) for line in tree.splitlines()]
+    text = "\n".join(lines).replace("`", "")
+    return f"```text\n{text}\n```\n\n{notes}"
 
 
 def commands() -> str:
@@ -202,7 +206,7 @@ def _part(entry: PartEntry) -> str:
         text.append(f"Capabilities: {', '.join(good_for)}.")
     notes = _field_notes(cls)
     rows = [
-        (f"`{s.name}`", words(s.annotation), _default(s.default), notes.get(s.name, ""))
+        (f"`{s.name}`", QUOTED.sub(r"`\1`", words(s.annotation)), _default(s.default), notes.get(s.name, ""))
         for s in settings_of(cls).values()
         if s.name not in entry.preset
     ]
@@ -239,7 +243,9 @@ def _toml(value: Any) -> str:
         return _toml(value["use"])
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
-    return tomli_w.dumps({"x": value}).partition("=")[2].strip().replace("\n", " ")
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    return tomli_w.dumps({"x": value}).partition("=")[2].strip()
 
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
@@ -256,7 +262,13 @@ def _attributes(cls: type) -> str:
         (f"`{n}`", f"`{_cell(str(t))}`", notes.get(n, ""))
         for n, t in vars(cls).get("__annotations__", {}).items()
     ]
-    return table(("attribute", "type", ""), rows) if rows else ""
+    return _with_notes("attribute", rows) if rows else ""
+
+
+def _with_notes(what: str, rows: list[tuple[str, str, str]]) -> str:
+    """Names, types and notes, these only if there are any."""
+    columns = 3 if any(note for _, _, note in rows) else 2
+    return table((what, "type", "what it is")[:columns], [row[:columns] for row in rows])
 
 
 def _signature(name: str, member: Any) -> str:

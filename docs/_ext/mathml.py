@@ -25,8 +25,15 @@ LOG = logging.getLogger(__name__)
 #: letters of one upright word, each in an element of its own
 UPRIGHT = re.compile(r'(?:<mi mathvariant="normal">[A-Za-z]</mi>){2,}')
 LETTER = re.compile(r">([A-Za-z])<")
-#: bars of a norm, which as they are would be spaced as between two terms, and stretched over what they hold
-BAR = re.compile(r"<mo[^>]*>&#x02016;</mo>")
+#: bars of a size or a norm, which as they are would be spaced as between two terms, and stretched over what
+#: they hold
+BAR = re.compile(r"<mo[^>]*>&#x(02016|0007C);</mo>")
+#: a letter and its prime, which the font has small and raised already: as a superscript it would be so twice
+PRIMED = re.compile(r"<msup>(<mi>[^<]+</mi>)<mi>&#x02032;</mi></msup>")
+PRIMED_BELOW = re.compile(
+    r"<msubsup>(<mi>[^<]+</mi>)(<(m[a-z]+)>(?:(?!</?msubsup>).)*?</\3>)<mi>&#x02032;</mi></msubsup>"
+)
+PRIME = '<mo lspace="0.05em" rspace="0">&#x02032;</mo>'
 #: what is left of a command or an alignment that was not understood
 UNKNOWN = re.compile(r"\\[A-Za-z]+|<mi>&(?:amp;)?</mi>")
 
@@ -37,7 +44,9 @@ def mathml(latex: str, *, block: bool) -> str:
     found = UNKNOWN.search(text)
     if found:
         raise ValueError(f"{found.group()} is not understood")
-    text = BAR.sub('<mo stretchy="false" lspace="0.05em" rspace="0.05em">‖</mo>', text)
+    text = BAR.sub(r'<mo stretchy="false" lspace="0.05em" rspace="0.05em">&#x\1;</mo>', text)
+    text = PRIMED.sub(rf"<mrow>\1{PRIME}</mrow>", text)
+    text = PRIMED_BELOW.sub(rf"<msub><mrow>\1{PRIME}</mrow>\2</msub>", text)
     return UPRIGHT.sub(lambda word: f"<mi>{''.join(LETTER.findall(word.group()))}</mi>", text)
 
 

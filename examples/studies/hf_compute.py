@@ -1,7 +1,7 @@
 """How far Hessian-free optimisation gets on the deep autoencoder in the compute of AdamW steps.
 
     python examples/studies/hf_compute.py                           # hf-gn, seeds 0, 1, 2
-    python examples/studies/hf_compute.py --inner lbfgs             # its L-BFGS without KFAC, in as few iterations
+    python examples/studies/hf_compute.py --inner identity          # with nothing inside the solves
     python examples/studies/hf_compute.py --method hf-martens
 
 Compute is CPU time of one thread, in units of a step of ``torch.optim.AdamW`` on 1,024 examples.  Steps of

@@ -24,6 +24,8 @@ LISTINGS = [
     ["plugins", "list"],
     ["train", "--help"],
     ["config", "--help"],
+    ["bench", "--help"],
+    ["bench", "compare", "--help"],
 ]
 
 #: too slow to import for a listing
@@ -31,7 +33,9 @@ HEAVY = ("torch", "numpy", "sklearn", "scipy", "safetensors", "jaxtyping")
 
 #: what listings import of ours; Typer itself may import pydantic while it reads arguments
 OURS = (
+    "bench.compact",
     "cli.app",
+    "cli.benching",
     "cli.listing",
     "cli.preparing",
     "cli.run",

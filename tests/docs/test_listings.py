@@ -58,6 +58,21 @@ def test_settings_are_those_of_the_class_with_their_notes() -> None:
     assert "| `batch_size` | a whole number | `128` | examples of a mini-batch, ≥ 1 |" in text
 
 
+@pytest.mark.parametrize("latex", ["S'", "Q_B'", r"(Q_B'^\top Q_B)^2", r"L'(\alpha)"])
+def test_a_prime_stands_beside_its_letter_and_is_raised_once(latex: str) -> None:
+    text = mathml(latex, block=False)
+    assert re.search(r"<mrow><mi>[SQL]</mi><mo [^>]*>&#x02032;</mo></mrow>", text)
+    assert "<mi>&#x02032;</mi>" not in text
+
+
+def test_bars_of_a_size_hold_what_is_between_them() -> None:
+    assert mathml("|x|", block=False).count('lspace="0.05em" rspace="0.05em">&#x0007C;</mo>') == 2
+
+
+def test_an_array_is_shown_on_one_line() -> None:
+    assert "| `hidden` | an array, each a whole number | `[128, 128]` |" in listings.parts("task")
+
+
 def test_an_unknown_command_in_a_formula_is_refused() -> None:
     assert "<msup>" in mathml(r"K^\top K", block=False)
     with pytest.raises(ValueError, match="nothere"):

@@ -228,3 +228,13 @@ def test_an_operator_that_does_not_promise_to_be_positive_is_not_solved() -> Non
         conjugate_gradients(
             Unknown(torch.eye(3).double()), vector(torch.ones(3).double()), max_iterations=1, tolerance=1e-3
         )
+
+
+def test_a_preconditioned_residual_that_vanishes_in_rounding_ends_the_solve() -> None:
+    """Where the square of a small residual underflows there is nothing left to divide by."""
+    matrix = torch.eye(3, dtype=torch.float32)
+    b = vector(torch.tensor([1e-30, 0.0, 0.0], dtype=torch.float32))
+    found = conjugate_gradients(Matrix(matrix), b, max_iterations=10, tolerance=0.0)
+    assert found.reason is Stop.CONVERGED
+    assert found.iterations == 0
+    assert found.x.is_finite()

@@ -19,6 +19,9 @@ def curvlab_register(registry):
 {more}
 """
 
+#: what a plugin in order registers
+ADDS = 'registry.add("step", "{name}", "curvlab.parts.steps:Rate", summary="a step of {name}")'
+
 
 def module(registers: str = "pass", more: str = "") -> str:
     """The source of a plugin in order."""

@@ -1,0 +1,123 @@
+"""A benchmark over commits, and where in it something changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from curvlab.bench.comparison import Change, Gates, Verdict, change
+from curvlab.bench.records import Key, Measurement, Result, Results
+from curvlab.errors import UsageError
+
+#: what a chart marks
+_MARKED = (Verdict.WORSE, Verdict.FAILED, Verdict.BETTER, Verdict.FIXED)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change at a commit, against the last commit before it that has a number in the same environment."""
+
+    at: int
+    before: int
+    change: Change
+
+
+@dataclass(frozen=True)
+class Series:
+    """One case's measurements, one place per commit."""
+
+    key: Key
+    unit: str
+    row: tuple[Measurement | None, ...]
+    events: tuple[Event, ...]
+
+    @property
+    def first(self) -> float | None:
+        """The earliest number."""
+        return next(iter(self._numbers()), None)
+
+    @property
+    def last(self) -> float | None:
+        """The latest number."""
+        return next(iter(reversed(list(self._numbers()))), None)
+
+    @property
+    def worse(self) -> list[Event]:
+        """The regressions."""
+        return [event for event in self.events if event.change.verdict.regression]
+
+    def _numbers(self) -> Iterator[float]:
+        return (m.value for m in self.row if m is not None and m.value is not None)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which series are wanted; an empty word wants all."""
+
+    method: str = ""
+    family: str = ""
+    measure: str = ""
+
+    def wants(self, key: Key) -> bool:
+        """Whether a case is of that method, of that family and of that measure."""
+        return (
+            self.method in ("", key.get("method"))
+            and self.family in ("", key.get("family"))
+            and self.measure in ("", key.measure)
+        )
+
+    def nothing(self, keys: Collection[Key]) -> UsageError:
+        """What to say when it wants none of ``keys``."""
+        known = {
+            "method": {key.get("method") for key in keys},
+            "family": {key.get("family") for key in keys},
+            "measure": {key.measure for key in keys},
+        }
+        for name, words in known.items():
+            asked = getattr(self, name)
+            if asked and asked not in words:
+                close = get_close_matches(asked, words, n=1)
+                guess = f'Did you mean "{close[0]}"?  ' if close else ""
+                return UsageError(
+                    f'no benchmark of {name} "{asked}"\n  {guess}Known: {", ".join(sorted(words - {""}))}'
+                )
+        return UsageError("no benchmark is of all that at once")
+
+
+def narrowed(results: Results, wanted: Filter) -> Results:
+    """The same with the cases that are wanted alone; raises ``UsageError`` if there is none."""
+    kept = [
+        replace(r, values={key: m for key, m in r.values.items() if wanted.wants(key)})
+        for r in results.results
+    ]
+    if not any(result.values for result in kept):
+        raise wanted.nothing({key for result in results.results for key in result.values})
+    return replace(results, results=tuple(kept))
+
+
+def series(results: Results, gates: Gates | None = None) -> list[Series]:
+    """Every case, by name."""
+    keys = sorted({key for result in results.results for key in result.values})
+    return [_one(results, key, gates or Gates()) for key in keys]
+
+
+def _one(results: Results, key: Key, gates: Gates) -> Series:
+    row = tuple(result.values.get(key) for result in results.results)
+    return Series(key, results.unit(key), row, tuple(_events(key, results.results, row, gates)))
+
+
+def _events(
+    key: Key, results: tuple[Result, ...], row: tuple[Measurement | None, ...], gates: Gates
+) -> Iterator[Event]:
+    last: dict[str, int] = {}
+    for k, (result, measured) in enumerate(zip(results, row, strict=True)):
+        if measured is None:
+            continue
+        before = last.get(result.environment)
+        last[result.environment] = k
+        if before is None:
+            continue
+        found = change(key, row[before], measured, gates)
+        if found.verdict in _MARKED:
+            yield Event(k, before, found)

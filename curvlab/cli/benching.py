@@ -1,0 +1,149 @@
+"""The history of benchmarks: ``bench compare`` and ``bench history``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curvlab.cli.output import complain, print_json, print_table, print_text
+from curvlab.errors import Regression, UsageError
+
+if TYPE_CHECKING:
+    from curvlab.bench.records import Result, Results
+
+app = typer.Typer(no_args_is_help=True, help="Benchmarks over commits.", rich_markup_mode=None)
+
+Where = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        metavar="PATH",
+        help="asv's folder of results, or a file that `bench history --json` printed.",
+        show_default=False,
+    ),
+]
+Machine = Annotated[str, typer.Option("--machine", metavar="NAME", help="The results of this machine.")]
+Every = Annotated[bool, typer.Option("--all", help="Also list what did not change.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def compare(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="A commit, as git names it.", show_default=False)
+    ],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="Another one.", show_default=False)],
+    results: Where = None,
+    machine: Machine = "",
+    times: Annotated[
+        bool, typer.Option("--times", help="Measure both anew, times included, in turns.")
+    ] = False,
+    every: Every = False,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two commits; exit code 6 if a benchmark got worse.
+
+    Commits without results are measured by asv, if it is installed.
+    """
+    from curvlab.bench.comparison import Verdict, regressions
+    from curvlab.bench.comparison import compare as compared
+    from curvlab.bench.tables import COMPARISON, comparison_row, comparison_values, summary
+
+    known, before, after = _pair((base, head), results, machine, times=times)
+    changes = compared(before, after)
+    shown = [change for change in changes if every or change.verdict is not Verdict.EQUAL]
+    if as_json:
+        rows = [comparison_values(known, change) for change in shown]
+        print_json({"base": before.commit, "head": after.commit, "changes": rows})
+    elif shown:
+        print_table(COMPARISON, [comparison_row(known, change) for change in shown])
+    else:
+        print_text("nothing changed")
+    complain(summary(before, after, changes))
+    worse = regressions(changes)
+    if worse:
+        names = "\n".join(f"  {change.key}" for change in worse)
+        raise Regression(f"{len(worse)} of {len(changes)} benchmarks got worse:\n{names}")
+
+
+@app.command()
+def history(
+    results: Where = None,
+    machine: Machine = "",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page that needs no network.", show_default=False
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="This method alone.")] = "",
+    family: Annotated[str, typer.Option("--family", metavar="NAME", help="This structure alone.")] = "",
+    measure: Annotated[
+        str, typer.Option("--measure", metavar="NAME", help="This measure alone: flops, time, …")
+    ] = "",
+    every: Every = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every benchmark over the commits that have results: as a table, as JSON, as a page."""
+    from curvlab.bench.commits import described
+    from curvlab.bench.compact import document
+    from curvlab.bench.history import Filter, narrowed, series
+    from curvlab.bench.page import page
+    from curvlab.bench.tables import HISTORY, history_row
+
+    known = narrowed(described(_read(results, machine), Path.cwd()), Filter(method, family, measure))
+    found = series(known)
+    if html is not None:
+        size = _write(html, page(known))
+        complain(f"{html}: {len(found)} series of {len(known.results)} commits, {size / 1e6:.2f} MB")
+    if as_json:
+        print_json(document(known))
+    elif html is None:
+        shown = [one for one in found if every or one.events]
+        print_table(HISTORY, [history_row(known, one) for one in shown])
+        complain(f"{len(known.results)} commits; {len(shown)} of {len(found)} series shown")
+
+
+def _read(results: Path | None, machine: str) -> Results:
+    from curvlab.bench.compact import read
+    from curvlab.bench.measuring import required
+
+    return read(required(Path.cwd()).results if results is None else results, machine)
+
+
+def _pair(
+    revisions: tuple[str, str], results: Path | None, machine: str, *, times: bool
+) -> tuple[Results, Result, Result]:
+    """All results, and those of two commits, which are measured if need be."""
+    from curvlab.bench.commits import resolve, results_of
+    from curvlab.bench.measuring import measured, required
+
+    here = Path.cwd()
+    there = results is not None or required(here).results.is_dir()
+    known = _read(results, machine) if there else None
+    commits = [resolve(revision, here, known) for revision in revisions]
+    missing = commits if times else [c for c in commits if not _is_measured(known, c, results is None)]
+    if missing:
+        measured(here, list(dict.fromkeys(missing)), machine, times=times, run=results is None)
+        known = _read(results, machine)
+    assert known is not None  # asv has made the folder
+    before, after = results_of(known, commits)
+    return known, before, after
+
+
+def _is_measured(known: Results | None, commit: str, own: bool) -> bool:
+    """Whether nothing is to be measured; of a project's ``own`` results every deterministic one is wanted."""
+    if known is None:
+        return False
+    return known.whole(commit) if own else bool(known.of(commit))
+
+
+def _write(path: Path, text: str) -> int:
+    """The bytes written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.write_bytes(text.encode())
+    except OSError as err:
+        raise UsageError(f"--html {path}: {err.strerror}") from err
