@@ -149,9 +149,10 @@ and where `hf-gn`, first-order and quasi-Newton methods stand. Made by
 Plain: the gradient of all examples, products on a fixed-size sample of 3 % drawn anew in each step, no
 preconditioner, at most 30 iterations; all else is `hf-gn`'s. The preconditioner of the paper is L-BFGS from a
 multiple of the identity; `hf-gn` as it is starts it from KFAC, and solves in 5 iterations.
-Seconds are CPU time of one thread. Cells are medians over seeds (least – greatest). The speech is synthetic (espeak-ng); networks and sizes are those of the tasks' defaults.
-Sainath et al. 2013 (arXiv 1309.1508) report about 1.5 times on 50 hours and over 2.3 times on 300 hours of
-recorded speech, in wall-clock time on a cluster: another task, another machine.
+Seconds are CPU time of one thread. Cells are medians over seeds (least – greatest). The speech is synthetic
+(espeak-ng); networks and sizes are those of the tasks' defaults. Sainath et al. 2013 (arXiv 1309.1508) report
+about 1.5 times on 50 hours and over 2.3 times on 300 hours of recorded speech, in wall-clock time on a
+cluster: another task, another machine.
 
 ![training loss over seconds]({picture})
 
