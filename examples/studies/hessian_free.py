@@ -227,7 +227,18 @@ def key(entrant: Entrant, task: str, seed: int, budget: float) -> dict[str, Any]
 def pieces(asked: argparse.Namespace) -> Iterator[tuple[str, Task, int, float]]:
     """Task by task, seed by seed."""
     for (name, task), seed in itertools.product(tasks_of(asked).items(), asked.seeds):
-        yield name, task, seed, asked.budget or BUDGETS[name]
+        yield name, task, seed, asked.budgets[name]
+
+
+def seconds_by_task(words: Sequence[str]) -> dict[str, float]:
+    """What ``--budget`` says: ``SECONDS`` for every task, ``TASK=SECONDS`` for one; else the tasks' own."""
+    found = dict(BUDGETS)
+    for word in words:
+        task, _, seconds = word.rpartition("=")
+        if task and task not in BUDGETS:
+            raise SystemExit(f"--budget {word}: no task is called {task}; there are {', '.join(BUDGETS)}")
+        found.update(dict.fromkeys([task] if task else BUDGETS, float(seconds)))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,9 +251,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--speech-60", type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--budget", type=float, help="seconds for plain HF, instead of the task's own")
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        default=[],
+        metavar="[TASK=]SECONDS",
+        help="for plain HF, instead of the task's own",
+    )
     parser.add_argument("--page", type=Path, default=PAGE)
     asked = parser.parse_args(argv)
+    asked.budgets = seconds_by_task(asked.budget)
     quiet()
     torch.set_num_threads(1)
     ledger = Ledger(asked.runs)
@@ -257,22 +275,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{name} seed {seed} {entrant.name}: {loss:.4g} of {target:.4g} after {seconds:.0f} s",
                 flush=True,
             )
-    options = f" --budget {asked.budget:g}" if asked.budget else ""
+    options = f" --budget {' '.join(asked.budget)}" if asked.budget else ""
     if tuple(asked.seeds) != SEEDS:
         options += f" --seeds {' '.join(map(str, asked.seeds))}"
-    budgets = {name: asked.budget or BUDGETS[name] for name in BUDGETS}
-    write(asked.page, gathered(ledger, asked.budget), budgets, options)
+    write(asked.page, gathered(ledger, asked.budgets), asked.budgets, options)
     return 0
 
 
-def gathered(ledger: Ledger, budget: float | None) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
+def gathered(ledger: Ledger, budgets: Mapping[str, float]) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
     """Every finished run of the present settings: by task, entrant and seed."""
     there = ledger.read()
     found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
     for task, entrant, seed in itertools.product(BUDGETS, ENTRANTS, range(100)):
-        spend = budget or BUDGETS[task]
-        plain = there.get(name_of(key(PLAIN, task, seed, spend)))
-        one = there.get(name_of(key(entrant, task, seed, spend)))
+        plain = there.get(name_of(key(PLAIN, task, seed, budgets[task])))
+        one = there.get(name_of(key(entrant, task, seed, budgets[task])))
         if plain is not None and one is not None:
             target = plain["points"][-1][-1]
             found.setdefault(task, {}).setdefault(entrant.name, {})[seed] = {**one, "target": target}
