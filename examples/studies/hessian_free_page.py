@@ -97,26 +97,29 @@ def ends(runs: Runs) -> str:
 
 
 def draw(path: Path, found: Mapping[str, Runs]) -> None:
-    """Training loss over seconds, a panel per task; the seeds' curves in one colour."""
+    """Training loss over seconds, a panel per task; an entrant has one colour, whatever the task and seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    colours = {
+        name: f"C{k}" for k, name in enumerate(dict.fromkeys(n for runs in found.values() for n in runs))
+    }
     figure, panels = plt.subplots(1, len(found), figsize=(6.4 * len(found), 4.6), squeeze=False)
     for panel, (task, runs) in zip(panels[0], found.items(), strict=True):
-        for k, (name, seeds) in enumerate(runs.items()):
+        for name, seeds in runs.items():
             for j, run in enumerate(seeds.values()):
                 curve = [p for p in run["points"] if p[SECONDS] > 0]
                 label = None if j else name
                 panel.plot(
-                    [p[SECONDS] for p in curve], [p[LOSS] for p in curve], f"C{k}", label=label, lw=1.2
+                    [p[SECONDS] for p in curve], [p[LOSS] for p in curve], colours[name], label=label, lw=1.2
                 )
         panel.set(
             xscale="log", yscale="log", xlabel="seconds of one thread", ylabel="training loss", title=task
         )
         panel.grid(alpha=0.3, which="both")
-    panels[0][0].legend(fontsize=8)
+        panel.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
