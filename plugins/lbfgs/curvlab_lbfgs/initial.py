@@ -9,9 +9,10 @@ from typing import Any
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.report import Event
 from curvlab_lbfgs.memory import Memory, acute
 
 
@@ -66,6 +67,11 @@ class Initial(Preconditioner[InitialState]):
             for name, x in self.part.apply(state.part, v.restrict(self._own(v.layout)), ctx).x.items():
                 z[name].copy_(x)
         return Solve(z)
+
+    def learn(self, state: InitialState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+        if state.part is None:
+            return ()
+        return self.part.learn(state.part, what.restrict(self._own(what.before.gradient.layout)), ctx)
 
     def gamma(self, memory: Memory, damping: float) -> float:
         """γ for λ = ``damping``: ``sᵀy / yᵀy`` of what the newest pair says of ``others``.

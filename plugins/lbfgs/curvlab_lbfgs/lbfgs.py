@@ -152,16 +152,19 @@ class Lbfgs(Preconditioner[LbfgsState]):
 
     def learn(self, state: LbfgsState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
         state.ready = None
+        said: tuple[Event, ...] = ()
+        if self._initial is not None and state.initial is not None:
+            said = self._initial.learn(state.initial, what, ctx)
         if self.source is Source.SOLVE:
             learn(state.memory, what.solve.secants, running=self.running)
-            return ()
+            return said
         if not what.step.accepted:
             dropped = forget(state.memory)
-            return (Event("memory-reset", ctx.step, {"pairs": dropped}),) if dropped else ()
+            return (*said, Event("memory-reset", ctx.step, {"pairs": dropped})) if dropped else said
         begin(state.memory, what.step.update, what.step.alpha, what.before.gradient)
         if what.step.gradient is not None:
             complete(state.memory, what.step.gradient)
-        return ()
+        return said
 
     @property
     def _initial(self) -> Initial | None:

@@ -143,3 +143,15 @@ def test_an_initial_that_changes_in_a_solve_or_learns_from_it_is_refused() -> No
         with pytest.raises(ConfigError, match=f"{type(initial).__name__} is not") as error:
             Lbfgs(initial=initial)
         assert error.value.faults[0].path == "initial"
+
+
+@pytest.mark.parametrize("source", Source)
+def test_the_initial_learns_from_steps_too(source: Source) -> None:
+    part = Lbfgs(memory=3, source=source, initial=Lbfgs(memory=2)).settled(BLOCKS)
+    state = part.init(LIKE, context())
+    g, step = vector(normal(N, seed=1)), vector(normal(N, seed=2))
+    arrived = vector(g.flat - 0.1 * A @ step.flat)
+    part.observe(state, seen(g), context())
+    part.learn(state, after(Step(step, 0.1, gradient=arrived), g), context())
+    assert state.initial is not None
+    assert state.initial.part.memory.count == 1
