@@ -22,6 +22,9 @@ from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.structure import Family, Group, as_group
 from curvlab_singd.update import PART, Coupling, Factors, Rule, fit, update
 
+#: steps after which the peaks of the whitened curvature are measured again, unless updates are rarer
+PEAK_EVERY = 10
+
 
 @dataclass
 class SingdState:
@@ -48,8 +51,8 @@ class Singd(Preconditioner[SingdState]):
 
     ``coupling`` says how the two sides weigh each other: "mean" is INGD's and SINGD's rule, "none"
     IKFAC's, whose ``K Kᵀ`` follows ``(A + λI)⁻¹`` and ``C Cᵀ`` ``(B + λI)⁻¹``; "peak" comes to SINGD's
-    fixed point (exactly, where λ = 0) without overshooting on the way (``update``).  λ acts on the
-    Kronecker product, with "none" on each factor.
+    fixed point (exactly, where λ = 0) without overshooting on the way (``update``), and measures what it
+    needs for that about every ten steps.  λ acts on the Kronecker product, with "none" on each factor.
 
     Every ``every``-th step, the first included, the batch's rows update K and C before they are
     applied.  ``lr`` is β₁, ``momentum`` α₁ of the factors' log-space steps; without an ``lr`` β₁ is
@@ -136,7 +139,8 @@ class Singd(Preconditioner[SingdState]):
         factors, observed = what
         if self.fit and not factors.updates:
             return fit(factors, observed, damping, self.fit, self._rule)
-        return update(factors, observed, damping, lr, self._rule)
+        measure = (factors.updates - bool(self.fit)) % max(PEAK_EVERY // self.every, 1) == 0
+        return update(factors, observed, damping, lr, self._rule, measure=measure)
 
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
         blocks = {name: _inverse(f) for name, f in state.blocks.items()}
@@ -155,11 +159,11 @@ class Singd(Preconditioner[SingdState]):
         K, C = self.K.at(shape[1]), self.C.at(shape[0])
         flat, batch = like.flat, (count,)
         eyes = K.eye(shape[1], like=flat, batch=batch), C.eye(shape[0], like=flat, batch=batch)
+        excess = flat.new_ones(batch) if self.coupling == "peak" else None
         if not self.momentum:
-            return Factors(*eyes, None, None)
-        return Factors(
-            *eyes, K.zeros(shape[1], like=flat, batch=batch), C.zeros(shape[0], like=flat, batch=batch)
-        )
+            return Factors(*eyes, None, None, excess)
+        momenta = K.zeros(shape[1], like=flat, batch=batch), C.zeros(shape[0], like=flat, batch=batch)
+        return Factors(*eyes, *momenta, excess)
 
     def _together(
         self, state: SingdState, stack: Stack, rows: dict[str, Rows]
@@ -192,12 +196,13 @@ def _stacked(rows: list[Rows]) -> Rows:
 
 def _part(f: Factors, k: int) -> Factors:
     """The k-th of stacked factors: views of the same memory."""
-    m_K, m_C = f.m_K, f.m_C
+    m_K, m_C, excess = f.m_K, f.m_C, f.excess
     return Factors(
         f.K.part(k),
         f.C.part(k),
         None if m_K is None else m_K.part(k),
         None if m_C is None else m_C.part(k),
+        None if excess is None else excess[k],
     )
 
 

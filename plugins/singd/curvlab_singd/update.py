@@ -27,13 +27,15 @@ Coupling = Literal["peak", "mean", "none"]
 class Factors:
     """One layer's preconditioner ``(C Cᵀ) ⊗ (K Kᵀ)`` and the log-space momenta of its factors.
 
-    No momentum, no tensor.  ``updates`` counts the observations taken in.
+    No momentum, no tensor.  ``excess``, ``[*b]``, is √(p_K p_C) as it was last measured, where the coupling
+    reads it (``update``).  ``updates`` counts the observations taken in.
     """
 
     K: Structure
     C: Structure
     m_K: Structure | None
     m_C: Structure | None
+    excess: Tensor | None
     updates: int = 0
 
 
@@ -47,7 +49,7 @@ class Rule:
     limit: float
 
 
-def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> bool:
+def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, measure: bool = True) -> bool:
     """One step of K and C on one observation, each from the other's old value; m, K and C change in place.
 
     ``m_K ← α₁ m_K + ½ Π[w_C H_K + λ_C KᵀK − I]`` and ``K ← K Exp(−β m_K)``; C's likewise.
@@ -62,7 +64,8 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> boo
     mean, before any projection: 1 where it is a multiple of I, as at the fixed point of dense factors.
     While it is not, the mean lets a layer's largest curvature overshoot by ``p_K p_C``; under the peak it
     stays near 1.  Narrow structures, which cannot whiten everything, rest with it at ``√(p_K p_C)``, under
-    the mean at ``p_K p_C``.
+    the mean at ``p_K p_C``.  Without ``measure``, √(p_K p_C) is what it was when last measured: it moves as
+    slowly as the factors do, and costs two thin products with all rows of each side.
 
     False if the observation is not finite: nothing has changed then, as it would stay in K, C and m.
     """
@@ -75,8 +78,9 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule) -> boo
     if rule.coupling != "none":
         sizes += [square_K.mean_diagonal(), square_C.mean_diagonal()]
     if rule.coupling == "peak":
-        sizes += [peak(K, rows.a), peak(C, rows.g)]
-    weights = _weights(torch.stack(sizes), rows, damping, rule.coupling)
+        assert f.excess is not None
+        sizes += [peak(K, rows.a), peak(C, rows.g)] if measure else [f.excess]
+    weights = _weights(torch.stack(sizes), rows, damping, rule.coupling, f.excess)
     if weights is None:
         return False
     w_K, w_C, damping_K, damping_C = weights
@@ -114,31 +118,43 @@ def peak(K: Structure, X: Tensor) -> Tensor:
 
 
 def _weights(
-    measured: Tensor, rows: Rows, damping: float, coupling: Coupling
+    measured: Tensor, rows: Rows, damping: float, coupling: Coupling, excess: Tensor | None
 ) -> Sequence[float | Tensor] | None:
     """Half of what weighs K's observation, C's, and the damping of K and of C; of stacked blocks, of each.
 
     ``measured``, ``[q, *b]``: the means of H_K and H_C and, as far as the coupling reads them, those of
-    KᵀK and CᵀC and the peaks of H_K and H_C.  ``None`` if a block's are beyond what the dtype can hold.
+    KᵀK and CᵀC and either both peaks of H, from which ``excess`` is made anew, or the excess that is known.
+    ``None`` if a block's are beyond what the dtype can hold; the excess is then as it was.
     They are read in one host sync, for what is made of them is a handful of numbers.
     """
     bounds = torch.finfo(measured.dtype)
-    found = []
+    found, made = [], []
     for h_K, h_C, *more in measured.reshape(len(measured), -1).mT.tolist():
         if coupling == "none":
             four = 0.5 * rows.a_weight, 0.5 * rows.g_weight, 0.5 * damping, 0.5 * damping
         else:
             square_K, square_C, *peaks = more
-            both = 0.5 * rows.a_weight * rows.g_weight
-            for largest, h in zip(peaks, (h_K, h_C), strict=False):
-                both *= max(largest / max(h, bounds.tiny), 1.0) ** 0.5
+            over = _excess(peaks, (h_K, h_C), bounds.tiny)
+            both = 0.5 * rows.a_weight * rows.g_weight * over
             four = both * h_C, both * h_K, 0.5 * damping * square_C, 0.5 * damping * square_K
+            made.append(over)
         if not all(x <= bounds.max for x in (h_K + h_C, h_K * h_C, *four)):
             return None
         found.append(four)
-    if measured.dim() == 1:
-        return found[0]
-    return measured.new_tensor(found).unbind(-1)
+    stacked = measured.dim() > 1
+    if excess is not None:
+        excess.copy_(measured.new_tensor(made)) if stacked else excess.fill_(made[0])
+    return measured.new_tensor(found).unbind(-1) if stacked else found[0]
+
+
+def _excess(peaks: Sequence[float], means: tuple[float, float], tiny: float) -> float:
+    """``√(p_K p_C)`` of the peaks and means of H_K and H_C; a single number is that already."""
+    if len(peaks) == 1:
+        return peaks[0]
+    both = 1.0
+    for largest, h in zip(peaks, means, strict=False):  # without peaks, under the mean, it is 1
+        both *= max(largest / max(h, tiny), 1.0) ** 0.5
+    return both
 
 
 def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool:

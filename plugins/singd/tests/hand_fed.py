@@ -14,7 +14,7 @@ from curvlab.protocols.structure import Family, probes
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.problems import DTYPE, normal
 from curvlab.testing.reference import nearest_member, reference_context
-from curvlab_singd.singd import Singd, SingdState
+from curvlab_singd.singd import PEAK_EVERY, Singd, SingdState
 from curvlab_singd.update import Factors
 
 BLOCK = "fc"
@@ -135,14 +135,15 @@ class Written:
 
     def __post_init__(self) -> None:
         self.m_K, self.m_C = torch.zeros_like(self.K), torch.zeros_like(self.C)
+        self.seen, self.excess = 0, 1.0
 
     def see(self, a: Tensor, g: Tensor) -> None:
         K, C, lam = self.K, self.C, self.damping
         H_K, H_C = K.mT @ moments(a) @ K, C.mT @ moments(g) @ C
         if self.coupling != "none":
-            both = 1.0
-            if self.coupling == "peak":
-                both = float((over_mean(H_K) * over_mean(H_C)).sqrt())
+            if self.coupling == "peak" and self.seen % PEAK_EVERY == 0:
+                self.excess = float((over_mean(H_K) * over_mean(H_C)).sqrt())
+            self.seen, both = self.seen + 1, self.excess
             on_K = both * average(H_C) * H_K + lam * average(C.mT @ C) * K.mT @ K - eye(len(K))
             on_C = both * average(H_K) * H_C + lam * average(K.mT @ K) * C.mT @ C - eye(len(C))
         else:
