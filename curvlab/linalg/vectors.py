@@ -41,8 +41,8 @@ class BlockLayout:
     fresh from the system is paid for by page faults, which cost more than the arithmetic on it.
     """
 
-    #: buffers kept for reuse: a gradient, an update and one between them
-    KEEP = 3
+    #: buffers kept for reuse: a gradient and an update
+    KEEP = 2
 
     __slots__ = ("_free", "names", "offsets", "shapes", "size")
 

@@ -272,7 +272,7 @@ def autoencoder() -> nn.Module:
 def test_an_autoencoder_needs_forty_vectors_beside_the_model_whatever_the_samples(registry: Registry) -> None:
     """m = 16: two vectors a pair, KFAC's factors and few others; in a step no more for four times the data.
 
-    Beside the state up to three vectors are kept for reuse between steps.
+    Forty are the state and the vectors that layouts keep for reuse between steps.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2048, 784, generator=generator)
@@ -289,8 +289,8 @@ def test_an_autoencoder_needs_forty_vectors_beside_the_model_whatever_the_sample
                 opt.step(workload.objective(Draw(everything, everything, everything, micro_batch=256)))
         peaks.append(live.peak)
         one = 4 * sum(p.numel() for p in model.parameters())
-        assert opt.state_bytes() / one <= 2 * 16 + 8
-        assert sum(arm.blocks.layout.KEEP for arm in opt.arms) <= 3
+        kept = sum(arm.blocks.layout.KEEP for arm in opt.arms)
+        assert opt.state_bytes() / one + kept <= 2 * 16 + 8
     assert peaks[1] <= 1.02 * peaks[0]
 
 
