@@ -17,6 +17,8 @@ from curvlab.engine.state import export, nbytes, restore
 from curvlab.errors import CheckpointError, ConfigError, CoverageError, Fault, NeedsObjective
 from curvlab.model.partition import partition
 from curvlab.objective.ambient import Ambient, Reduction
+from curvlab.objective.joint import Joint, require_alike
+from curvlab.objective.ranks import Ranks
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -63,7 +65,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Blocks that the method's preconditioner refuses go to its fallback; without one, ``CoverageError``.
     ``step(objective)`` works for every method; a plain ``loss.backward(); step()`` for those that need
     no more than gradients and ``data`` or ``none`` labels (``NeedsObjective`` says what else was
-    asked).  ``reduction`` says how the caller's own loss averages.  ``param_groups[0]["lr"]`` shows the
+    asked).  ``reduction`` says how the caller's own loss averages.  ``ranks`` are the processes that train
+    one model, each on its own examples (``Joint``); in a plain loop the gradients are then those that
+    DistributedDataParallel has averaged.  ``param_groups[0]["lr"]`` shows the
     step rule's rate and multiplies it, for torch's schedulers.
     """
 
@@ -80,8 +84,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         reduction: str = "mean",
         name: str = "method",
         on_event: Callable[[Event], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.method, self.model, self.backend, self.name = method, model, backend, name
+        self.ranks = require_alike(model, ranks)
         self.on_event = on_event or (lambda event: None)
         #: told of every step: the whole pass, and what the method's own blocks made of it; a sampler listens
         self.on_learn: Callable[[Aftermath], None] = lambda what: None
@@ -97,7 +103,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
         super().__init__(list(self.blocks.parameters.values()), {"lr": lr, "rule_lr": lr})
         self.arms = self._arms()
-        self.ambient = Ambient(self.blocks, cast(Reduction, reduction))
+        self.ambient = Ambient(self.blocks, cast(Reduction, reduction), self.ranks)
         self.ambient.listen(self.needs(0))
 
     # what it is
@@ -140,10 +146,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         needs = self.needs(self.steps)
         ctx = self._context(self.arms[0], self.steps)
         if isinstance(closure, Objective):
-            objective: Objective | None = closure
+            asked = closure if self.ranks is None else Joint(closure, self.ranks)
+            objective: Objective | None = asked
             self.ambient.clear()
             with self.ambient.aside():
-                seen = evaluated(closure, needs, self.blocks, ctx, self.on_event)
+                seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
             loss: Tensor | None = seen.loss
         else:
             if needs.objective:

@@ -4,6 +4,9 @@ Hooks stay on the model for the optimizer's life.  They keep layer inputs and ou
 on the steps whose needs ask for them, and count the examples of passes that went backward.  Several
 backward passes before a step (gradient accumulation) are one pass over all their examples; the
 caller's losses must add up to the loss of them all.
+
+Of several processes every one has the rows of all, beside the gradient that DistributedDataParallel has
+averaged over ranks, whatever their numbers of examples.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.taps import arrival, by_example, given, joined
+from curvlab.objective.ranks import Ranks
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.evidence import LayerStats, Pass
 from curvlab.protocols.needs import Labels, Needs
@@ -43,10 +47,11 @@ class _Forward:
 class Ambient:
     """Listens to a model that is trained by its caller's own loop."""
 
-    def __init__(self, blocks: Blocks, reduction: Reduction) -> None:
+    def __init__(self, blocks: Blocks, reduction: Reduction, ranks: Ranks | None = None) -> None:
         if reduction not in ("mean", "sum", "mean-tokens"):
             raise ConfigError(Fault(f"reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"'))
-        self.blocks, self.reduction = blocks, reduction
+        self.blocks, self.reduction, self.ranks = blocks, reduction, ranks
+        self.alike = ranks is None  #: whether gradients were seen to be the same on all ranks
         self.layers: frozenset[Labels] = frozenset()
         self.forwards: list[_Forward] = []
         self.hearing = True
@@ -76,26 +81,41 @@ class Ambient:
     def collect(self, loss: Tensor | None, loss_scale: float = 1.0) -> Pass:
         """The pass of everything seen since the last one, from ``.grad`` and what was kept.
 
-        ``loss_scale`` is what the caller's loss was multiplied by before ``backward()``.
+        ``loss_scale`` is what the caller's loss was multiplied by before ``backward()``.  Raises
+        ``ConfigError`` if, of several processes, nobody has averaged the gradients (looked at once).
         """
         gradient = self.blocks.pack({n: p.grad for n, p in self.blocks.parameters.items()})
         if loss_scale != 1.0:
             gradient.scale_(1.0 / loss_scale)
         seen = [f for f in self.forwards if f.used]
-        examples = sum(f.examples for f in seen)
+        of_ranks = [sum(f.examples for f in seen)]
+        if self.ranks is not None:
+            of_ranks = self.ranks.each(of_ranks[0])
         if self.reduction == "sum":
-            if not examples:
+            if not all(of_ranks):
                 raise ConfigError(
                     Fault(
                         'reduction = "sum" but the model was not called before step()',
                         hint="call the model itself, so that its examples can be counted",
                     )
                 )
-            gradient.scale_(1.0 / examples)
+            gradient.scale_(len(of_ranks) / sum(of_ranks))
+        self._require_alike(gradient)
         value = torch.full((), float("nan")) if loss is None else loss.detach()
         result = self._pass(gradient, value, seen, loss_scale)
         self.clear()
-        return result
+        return result if self.ranks is None else self._together(result, self.ranks, sum(of_ranks))
+
+    def _together(self, mine: Pass, ranks: Ranks, examples: int) -> Pass:
+        loss = ranks.sum_(mine.loss.clone()) / ranks.size
+        layers = ranks.joined(mine.layers) if self.layers else mine.layers
+        return replace(mine, examples=max(examples, 1), loss=loss, layers=layers)
+
+    def _require_alike(self, gradient: BlockVector) -> None:
+        if self.ranks is not None and not self.alike:
+            hint = "wrap the model in DistributedDataParallel, which averages them"
+            self.ranks.require_same("the gradients", [gradient.flat], hint)
+            self.alike = True
 
     def _pass(self, gradient: BlockVector, loss: Tensor, seen: list[_Forward], loss_scale: float) -> Pass:
         n = sum(f.examples for f in seen)

@@ -133,6 +133,17 @@ class MicroBatches:
         return max(1, self.loss.target_rows(targets).shape[0] // targets.shape[0])
 
     @property
+    def mass(self) -> float:
+        """What the mean loss is divided by: examples, or the weights of their rows where they have any."""
+        rule = self.loss
+        if isinstance(rule, Opaque) or rule.over == "sum":
+            return float(self.examples)
+        _, targets = self._rows(0, min(self.examples, 1))
+        if rule.relative_weights(rule.target_rows(targets), self.like) is None:
+            return float(self.examples)
+        return self.examples / float(self._per_mass)
+
+    @property
     def positions(self) -> int:
         """Loss terms per example, where the loss of one example is their mean; else 1."""
         return self.terms if self.loss.over == "mean" else 1

@@ -22,7 +22,7 @@ from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Needs
-from curvlab.protocols.objective import Objective
+from curvlab.protocols.objective import Objective, Purpose
 
 
 class SupervisedObjective(Objective):
@@ -99,6 +99,14 @@ class SupervisedObjective(Objective):
 
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         return seen.loss if self.acceptance_sample is self.gradient_sample else self.loss()
+
+    def mass(self, purpose: Purpose) -> float:
+        samples = {
+            "gradient": self.gradient_sample,
+            "curvature": self.curvature_sample,
+            "acceptance": self.acceptance_sample,
+        }
+        return self._batches(samples[purpose]).mass
 
     def cast(self, dtype: torch.dtype) -> SupervisedObjective | None:
         def converted(sample: Sample) -> Sample:

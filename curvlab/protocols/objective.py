@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Needs
+
+#: what a sample is for
+Purpose = Literal["gradient", "curvature", "acceptance"]
 
 
 class Objective(ABC):
@@ -41,6 +46,18 @@ class Objective(ABC):
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         """The loss at the current parameters on the acceptance sample, ``seen`` being known."""
         return self.loss()
+
+    def mass(self, purpose: Purpose) -> float:
+        """What the mean over this sample is divided by: its examples, or the sum of their weights.
+
+        Several processes share a mean by it; raises ``ConfigError`` if the objective does not say.
+        """
+        raise ConfigError(
+            Fault(
+                f"{type(self).__name__} does not say what its mean is over, which several processes need",
+                hint="let it define mass(purpose)",
+            )
+        )
 
     def cast(self, dtype: torch.dtype) -> Objective | None:
         """The same objective on data of another dtype, or ``None`` if it cannot be had."""

@@ -35,9 +35,11 @@ from curvlab.protocols.backend import Backend
 
 M = TypeVar("M", bound="Structure")
 
-#: angles per index of the vectors that power iteration starts from; the first vector is constant, as the
-#: longest axis of a Gram matrix of non-negative rows nearly is
-ANGLES = (0.0, 1.0, 2.3999632, 0.7548777)
+#: angles per index of the vectors that power iteration starts from, beside one that is nearly constant
+ANGLES = (1.0, 2.3999632, 0.7548777)
+#: how far that one is from constant, as the longest axis of a Gram matrix of non-negative rows nearly is; the
+#: constant vector itself is what a softmax's gradients do not see: what is left of it there is rounding
+TILT = 0.1
 
 
 class NaiveFallback(UserWarning):
@@ -310,7 +312,8 @@ def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:
 def _probes(d: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "d k"]:
     index = torch.arange(d, dtype=torch.float64, device=device)
     # row by row in memory, as products with few vectors are fastest
-    return torch.stack([torch.cos(index * angle) for angle in ANGLES]).to(dtype).mT
+    first = 1.0 + TILT * torch.cos(2.0 * index)
+    return torch.stack([first, *(torch.cos(index * angle) for angle in ANGLES)]).to(dtype).mT
 
 
 def _per_matrix(c: Any, t: Tensor) -> Any:

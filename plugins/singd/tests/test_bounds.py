@@ -87,6 +87,18 @@ def test_the_peak_is_at_most_the_largest_eigenvalue_and_no_small_part_of_it(d: i
         assert_close(peak(any_K, one), (one @ any_K.dense()).square().sum(), dimension=d)
 
 
+@pytest.mark.parametrize("d", [2, 4, 10, 40])
+def test_norms_are_not_found_from_rounding(d: int) -> None:
+    """Gradients of softmax outputs add up to zero: what they say of the constant vector is rounding."""
+    for seed in range(20):
+        g = normal(12, d, seed=seed)
+        g = g - g.mean(-1, keepdim=True)
+        again = g + 1e-16 * normal(12, d, seed=100 + seed)
+        eyes, H, almost = Dense().eye(d, like=g), Dense().member(g.mT @ g), Dense().member(again.mT @ again)
+        assert float(peak(eyes, again)) == pytest.approx(float(peak(eyes, g)), rel=1e-12)
+        assert float(almost.spectral_norm()) == pytest.approx(float(H.spectral_norm()), rel=1e-12)
+
+
 @rules
 def test_where_the_limit_does_not_bind_it_changes_nothing(rule: dict[str, Any]) -> None:
     free, bound = (Fed(singd(limit=limit, lr=0.01, **rule), OUT, IN) for limit in (math.inf, 0.5))

@@ -1,0 +1,151 @@
+"""Several processes that train one model: what each saw of its own examples becomes what all of them saw.
+
+Every rank then learns the same, decides the same and writes the same parameters; nothing of a method's
+state is ever sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+from curvlab.protocols.evidence import Layers, LayerStats
+from curvlab.protocols.needs import Labels
+
+
+class _Entry(NamedTuple):
+    """One layer's statistics for one loss term; places of its tensors among those that are sent."""
+
+    kind: Labels
+    block: str
+    term: int
+    inputs: int
+    grads: int | None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a ``torch.distributed`` group; each makes the same calls in the same order."""
+
+    group: Any
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        """Which one this is, from 0."""
+        return dist.get_rank(self.group)
+
+    def sum_(self, t: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        dist.all_reduce(t, group=self.group)
+        return t
+
+    def each(self, value: Any) -> list[Any]:
+        """What every rank has; small plain values."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def require_same(self, what: str, tensors: Iterable[Tensor], hint: str) -> None:
+        """Raises ``ConfigError`` unless these are bit for bit the same on all ranks."""
+        digest = hashlib.sha256()
+        for t in tensors:
+            digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        others = [r for r, theirs in enumerate(self.each(digest.hexdigest())) if theirs != digest.hexdigest()]
+        if others:
+            ranks = ", ".join(map(str, others))
+            raise ConfigError(Fault(f"{what} of rank {self.rank} are not those of rank {ranks}", hint=hint))
+
+    def own(self, generator: torch.Generator) -> torch.Generator:
+        """Random numbers that are another rank's nowhere; ``generator`` moves on alike on all of them."""
+        drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
+        return torch.Generator(device=generator.device).manual_seed(int(drawn) + self.rank)
+
+    def joined(self, layers: Layers) -> Layers:
+        """The rows of all ranks, in the order of ranks.  One message for each dtype, and one of shapes.
+
+        Raises ``UnsupportedEvidence`` if ranks saw different numbers of positions.
+        """
+        tensors, entries = _listed(layers)
+        headers = self.each((entries, [(t.shape, t.dtype) for t in tensors]))
+        sent = self._exchanged(tensors, [shapes for _, shapes in headers])
+        parts: dict[tuple[Labels, str, int], list[tuple[Tensor, Tensor | None]]] = {}
+        for (theirs, _), got in zip(headers, sent, strict=True):
+            for kind, block, term, inputs, grads in theirs:
+                pair = got[inputs], None if grads is None else got[grads]
+                parts.setdefault((kind, block, term), []).append(pair)
+        found: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in layers}
+        for (kind, block, _), pieces in parts.items():
+            stats = LayerStats(
+                _cat(block, [x for x, _ in pieces], 0),
+                None if pieces[0][1] is None else _cat(block, [g for _, g in pieces if g is not None], 1),
+            )
+            found[kind][block] = (*found[kind].get(block, ()), stats)
+        return found
+
+    def _exchanged(
+        self, tensors: Sequence[Tensor], of_ranks: Sequence[Sequence[tuple[torch.Size, torch.dtype]]]
+    ) -> list[list[Tensor]]:
+        """Every rank's tensors, given all their shapes."""
+        found: list[list[Tensor]] = [[torch.empty(0)] * len(shapes) for shapes in of_ranks]
+        for dtype in sorted({d for shapes in of_ranks for _, d in shapes}, key=str):
+            lengths = [sum(s.numel() for s, d in shapes if d == dtype) for shapes in of_ranks]
+            mine = [t.reshape(-1) for t in tensors if t.dtype == dtype]
+            device = tensors[0].device if tensors else torch.device("cpu")
+            buffer = torch.zeros(max(lengths), dtype=dtype, device=device)
+            torch.cat([*mine, buffer.new_empty(0)], out=buffer[: lengths[self.rank]])
+            buffers = [torch.empty_like(buffer) for _ in of_ranks]
+            dist.all_gather(buffers, buffer, group=self.group)
+            for got, shapes, theirs in zip(found, of_ranks, buffers, strict=True):
+                start = 0
+                for place, (shape, d) in enumerate(shapes):
+                    if d == dtype:
+                        got[place] = theirs[start : start + shape.numel()].view(shape)
+                        start += shape.numel()
+        return found
+
+
+def _listed(layers: Layers) -> tuple[list[Tensor], list[_Entry]]:
+    """The tensors of layer statistics, each once, and where they belong."""
+    tensors: list[Tensor] = []
+    places: dict[tuple[int, torch.Size], int] = {}
+
+    def place(t: Tensor) -> int:
+        key = t.data_ptr(), t.shape
+        if key not in places:  # the inputs are the same for every kind of labels
+            places[key] = len(tensors)
+            tensors.append(t)
+        return places[key]
+
+    entries = [
+        _Entry(kind, block, k, place(s.inputs), None if s.grads is None else place(s.grads))
+        for kind, blocks in layers.items()
+        for block, terms in blocks.items()
+        for k, s in enumerate(terms)
+    ]
+    return tensors, entries
+
+
+def _cat(block: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
+    """Rows of several ranks as one tensor."""
+    rest = [(*p.shape[:dim], *p.shape[dim + 1 :]) for p in pieces]
+    if len(set(rest)) > 1:
+        raise UnsupportedEvidence(
+            "layer statistics",
+            block,
+            expected="the same number of positions on every rank",
+            got=" and ".join(str(shape) for shape in sorted(set(rest))),
+            hint="pad the batches of one step to one length on all ranks",
+        )
+    return torch.cat(list(pieces), dim)

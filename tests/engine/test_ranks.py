@@ -1,0 +1,97 @@
+"""Two processes over gloo that train one model: what one process does with the examples of both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.two_ranks import CASES, STEPS, trained
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = Path(__file__).parent / "two_ranks.py"
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found, all cases in one life."""
+    folder = tmp_path_factory.mktemp("ranks")
+    path = os.pathsep.join([str(ROOT), *map(str, ROOT.glob("plugins/*/")), os.environ.get("PYTHONPATH", "")])
+    outs = [folder / f"{rank}.pt" for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(rank), str(folder / "store"), str(out)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, out in enumerate(outs)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return [torch.load(out, weights_only=True) for out in outs]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_ranks_hold_the_same_bit_for_bit(ranks: list[dict[str, Any]], name: str) -> None:
+    first, second = (found["cases"][name] for found in ranks)
+    assert first["end"] == second["end"]
+    assert first["losses"] == second["losses"]
+    for part in ("theta", "state"):
+        assert first[part].keys() == second[part].keys()
+        for key, tensor in first[part].items():
+            assert torch.equal(tensor, second[part][key]), key
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.drawn])
+def test_two_ranks_are_one_process_with_the_examples_of_both(ranks: list[dict[str, Any]], name: str) -> None:
+    case, found = CASES[name], ranks[0]["cases"][name]
+    alone = trained(case, None)
+    assert (found["end"] == "") == (alone["end"] == ""), (found["end"], alone["end"])
+    close = {"rtol": case.rtol, "atol": case.rtol / 100}
+    assert found["losses"] == pytest.approx(alone["losses"], rel=close["rtol"])
+    assert len(found["losses"]) == (0 if case.plain else STEPS if not alone["end"] else 2)
+    for key, tensor in alone["theta"].items():
+        torch.testing.assert_close(found["theta"][key], tensor, **close, msg=lambda m, k=key: f"{k}: {m}")
+    moved = [k for k, t in trained_from(case).items() if not torch.equal(t, alone["theta"][k])]
+    assert moved, "nothing was trained"
+
+
+def trained_from(case: Any) -> dict[str, torch.Tensor]:
+    """Where everybody starts."""
+    from tests.engine.two_ranks import Net
+
+    return {name: p.detach() for name, p in Net().to(case.dtype).named_parameters()}
+
+
+def test_drawn_labels_are_each_ranks_own(ranks: list[dict[str, Any]]) -> None:
+    """Both ranks agree on what came of them, and it is not what one process draws."""
+    found, alone = ranks[0]["cases"]["kfac, drawn labels"], trained(CASES["kfac, drawn labels"], None)
+    assert not torch.allclose(found["theta"]["first.weight"], alone["theta"]["first.weight"], rtol=1e-9)
+    assert found["losses"] == pytest.approx(alone["losses"], rel=0.2)
+
+
+def test_an_infinity_of_one_rank_ends_both_with_one_word(ranks: list[dict[str, Any]]) -> None:
+    for name in ("an infinity", "an infinity, plain loop"):
+        words = {found["cases"][name]["end"] for found in ranks}
+        assert len(words) == 1
+        assert "step 2" in words.pop()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("parameters", "the model's parameters of rank 1 are not those of rank 0"),
+        ("wrapped", "model.module"),
+        ("gradients", "wrap the model in DistributedDataParallel"),
+        ("variance", "variance of gradients"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(ranks: list[dict[str, Any]], what: str, words: str) -> None:
+    assert words in ranks[1]["refusals"][what]
