@@ -17,16 +17,21 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = Path(__file__).parent / "two_ranks.py"
 
 
+def environment() -> dict[str, str]:
+    """Where the source tree is, for other processes."""
+    path = [str(ROOT), *map(str, ROOT.glob("plugins/*/")), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found, all cases in one life."""
     folder = tmp_path_factory.mktemp("ranks")
-    path = os.pathsep.join([str(ROOT), *map(str, ROOT.glob("plugins/*/")), os.environ.get("PYTHONPATH", "")])
     outs = [folder / f"{rank}.pt" for rank in range(2)]
     processes = [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), str(rank), str(folder / "store"), str(out)],
-            env={**os.environ, "PYTHONPATH": path},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
