@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
+from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 
 from curvlab.testing.conformance import SUITES
@@ -47,10 +50,43 @@ def assert_caught(kind: str, case: Broken) -> None:
     assert bool(case.also) == bool(case.why), "say why two must fall together"
 
 
-def assert_every_check_is_shown(kind: str, cases: list[Broken], *, elsewhere: tuple[str, ...] = ()) -> None:
+def assert_every_check_is_shown(
+    kind: str, cases: Sequence[Broken], *, elsewhere: tuple[str, ...] = ()
+) -> None:
     """Each check of a suite has a part that it catches."""
     shown = {c.check for c in cases} | set(elsewhere)
     assert set(SUITES[kind].names()) - shown == set(), "checks that nothing is shown to fail"
+
+
+def frame(
+    every: Mapping[str, Sequence[Broken]],
+    sound: Sequence[tuple[str, Any]],
+    *,
+    elsewhere: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    nor: tuple[str, ...] = ("fail",),
+) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
+    """The three tests of a file: broken parts are caught, every check catches one, sound parts pass.
+
+    By kind of part.  ``elsewhere``: checks that other tests show; ``nor``: results that no sound part has.
+    """
+
+    @pytest.mark.parametrize(
+        ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in every.items() for c in cases]
+    )
+    def caught(kind: str, case: Broken) -> None:
+        assert_caught(kind, case)
+
+    @pytest.mark.parametrize("kind", every)
+    def shown(kind: str) -> None:
+        assert_every_check_is_shown(kind, every[kind], elsewhere=elsewhere.get(kind, ()))
+
+    named = [pytest.param(k, part, id=f"{k}-{type(part).__name__}") for k, part in sound]
+
+    @pytest.mark.parametrize(("kind", "part"), named)
+    def passes(kind: str, part: Any) -> None:
+        assert not SUITES[kind].of(part).run().of(*nor)
+
+    return caught, shown, passes
 
 
 def unequal(base: type, *arguments: Any) -> Broken:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -15,14 +14,12 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Labels, Needs
-from curvlab.testing.conformance import SUITES
 from tests.testing.caught import (
     CALLS,
     Broken,
-    assert_caught,
-    assert_every_check_is_shown,
     breaking,
     broken,
+    frame,
 )
 from tests.testing.squares import Counting, Late, Squares
 
@@ -204,25 +201,11 @@ EVERY = {
     "estimator": ESTIMATORS,
 }
 
+SOUND = [
+    ("estimator", SoundEstimator()),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
-)
-def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
-    assert_caught(kind, case)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_every_check_is_shown_to_catch_something(kind: str) -> None:
-    assert_every_check_is_shown(kind, EVERY[kind])
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"),
-    [
-        ("estimator", SoundEstimator()),
-    ],
-    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)
-def test_a_part_in_order_passes(kind: str, part: Any) -> None:
-    assert not SUITES[kind].of(part).run().failed
+caught, shown, passes = frame(EVERY, SOUND)
+test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
+test_every_check_is_shown_to_catch_something = shown
+test_a_part_in_order_passes = passes

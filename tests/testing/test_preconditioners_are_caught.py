@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -19,14 +18,12 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
-from curvlab.testing.conformance import SUITES
 from tests.testing.caught import (
     CALLS,
     Broken,
-    assert_caught,
-    assert_every_check_is_shown,
     breaking,
     broken,
+    frame,
 )
 from tests.testing.squares import Counting, Late, Squares
 
@@ -288,26 +285,12 @@ EVERY = {
     "inverse": INVERSES,
 }
 
+SOUND = [
+    ("preconditioner", SoundPreconditioner()),
+    ("inverse", Cholesky()),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
-)
-def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
-    assert_caught(kind, case)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_every_check_is_shown_to_catch_something(kind: str) -> None:
-    assert_every_check_is_shown(kind, EVERY[kind])
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"),
-    [
-        ("preconditioner", SoundPreconditioner()),
-        ("inverse", Cholesky()),
-    ],
-    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)
-def test_a_part_in_order_passes(kind: str, part: Any) -> None:
-    assert not SUITES[kind].of(part).run().failed
+caught, shown, passes = frame(EVERY, SOUND)
+test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
+test_every_check_is_shown_to_catch_something = shown
+test_a_part_in_order_passes = passes

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -29,8 +28,7 @@ from curvlab.protocols.task import Workload
 from curvlab.reporting.quiet import Quiet
 from curvlab.tasks.quadratic import Quadratic
 from curvlab.tasks.teacher_student import TeacherStudent
-from curvlab.testing.conformance import SUITES
-from tests.testing.caught import Broken, assert_caught, assert_every_check_is_shown, broken
+from tests.testing.caught import Broken, broken, frame
 
 
 def seeded() -> float:
@@ -365,30 +363,16 @@ REPORTERS = [
 
 EVERY = {"precision": BACKENDS, "task": TASKS, "method": METHODS, "reporter": REPORTERS}
 
+SOUND = [
+    ("precision", Full("float64")),
+    ("precision", Full()),
+    ("task", TeacherStudent(**SMALL)),
+    ("task", Quadratic(dimension=7, size=40)),
+    ("method", Method(Slowing(), Constant(0.0), Rate(0.1))),
+    ("reporter", Quiet()),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
-)
-def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
-    assert_caught(kind, case)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_every_check_is_shown_to_catch_something(kind: str) -> None:
-    assert_every_check_is_shown(kind, EVERY[kind])
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"),
-    [
-        ("precision", Full("float64")),
-        ("precision", Full()),
-        ("task", TeacherStudent(**SMALL)),
-        ("task", Quadratic(dimension=7, size=40)),
-        ("method", Method(Slowing(), Constant(0.0), Rate(0.1))),
-        ("reporter", Quiet()),
-    ],
-    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)
-def test_a_part_in_order_passes(kind: str, part: Any) -> None:
-    assert not SUITES[kind].of(part).run().of("fail", "skip")
+caught, shown, passes = frame(EVERY, SOUND, nor=("fail", "skip"))
+test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
+test_every_check_is_shown_to_catch_something = shown
+test_a_part_in_order_passes = passes

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 
 from curvlab.linalg.cg import Stop
@@ -14,10 +13,9 @@ from curvlab.parts.krylov import ConjugateGradients
 from curvlab.testing.conformance import SUITES
 from tests.testing.caught import (
     Broken,
-    assert_caught,
-    assert_every_check_is_shown,
     broken,
     draw,
+    frame,
     seeded,
     switch,
     unequal,
@@ -146,28 +144,14 @@ EVERY = {
     "krylov": KRYLOV,
 }
 
+SOUND = [
+    ("krylov", CG),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
-)
-def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
-    assert_caught(kind, case)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_every_check_is_shown_to_catch_something(kind: str) -> None:
-    assert_every_check_is_shown(kind, EVERY[kind])
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"),
-    [
-        ("krylov", CG),
-    ],
-    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)
-def test_a_part_in_order_passes(kind: str, part: Any) -> None:
-    assert not SUITES[kind].of(part).run().failed
+caught, shown, passes = frame(EVERY, SOUND)
+test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
+test_every_check_is_shown_to_catch_something = shown
+test_a_part_in_order_passes = passes
 
 
 def test_a_solution_that_is_not_finite_is_no_solution() -> None:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -16,14 +15,12 @@ from curvlab.parts.schedules import Linear
 from curvlab.parts.steps import Armijo, QuadraticModel, QuadraticState, Rate
 from curvlab.protocols.evidence import Line, Step
 from curvlab.protocols.needs import Needs
-from curvlab.testing.conformance import SUITES
 from tests.testing.caught import (
     CALLS,
     Broken,
-    assert_caught,
-    assert_every_check_is_shown,
     broken,
     draw,
+    frame,
     seeded,
     switch,
     unequal,
@@ -235,28 +232,14 @@ EVERY = {
     "schedule": SCHEDULES,
 }
 
+SOUND = [
+    ("damping", LevenbergMarquardt()),
+    ("step", Armijo()),
+    ("step", QuadraticModel()),
+    ("schedule", Linear(1.0, 0.1, 10)),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
-)
-def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
-    assert_caught(kind, case)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_every_check_is_shown_to_catch_something(kind: str) -> None:
-    assert_every_check_is_shown(kind, EVERY[kind])
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"),
-    [
-        ("damping", LevenbergMarquardt()),
-        ("step", Armijo()),
-        ("step", QuadraticModel()),
-        ("schedule", Linear(1.0, 0.1, 10)),
-    ],
-    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)
-def test_a_part_in_order_passes(kind: str, part: Any) -> None:
-    assert not SUITES[kind].of(part).run().failed
+caught, shown, passes = frame(EVERY, SOUND)
+test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
+test_every_check_is_shown_to_catch_something = shown
+test_a_part_in_order_passes = passes

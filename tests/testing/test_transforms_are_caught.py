@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -13,13 +12,12 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.samplers import Uniform, UniformState
 from curvlab.parts.transforms import AverageState, Clip, Ema, Momentum
 from curvlab.protocols.needs import Needs
-from curvlab.testing.conformance import SUITES, SamplerConformance
+from curvlab.testing.conformance import SamplerConformance
 from tests.testing.caught import (
     Broken,
-    assert_caught,
-    assert_every_check_is_shown,
     broken,
     draw,
+    frame,
     seeded,
     switch,
     unequal,
@@ -233,29 +231,15 @@ EVERY = {
     "sampler": SAMPLERS,
 }
 
+SOUND = [
+    ("transform", Momentum()),
+    ("sampler", Uniform()),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [pytest.param(k, c, id=f"{k} {c}") for k, cases in EVERY.items() for c in cases]
-)
-def test_a_part_that_breaks_a_law_is_caught_by_that_check_alone(kind: str, case: Broken) -> None:
-    assert_caught(kind, case)
-
-
-@pytest.mark.parametrize("kind", EVERY)
-def test_every_check_is_shown_to_catch_something(kind: str) -> None:
-    assert_every_check_is_shown(kind, EVERY[kind], elsewhere=("disjoint",) if kind == "sampler" else ())
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"),
-    [
-        ("transform", Momentum()),
-        ("sampler", Uniform()),
-    ],
-    ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)
-def test_a_part_in_order_passes(kind: str, part: Any) -> None:
-    assert not SUITES[kind].of(part).run().failed
+caught, shown, passes = frame(EVERY, SOUND, elsewhere={"sampler": ("disjoint",)})
+test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
+test_every_check_is_shown_to_catch_something = shown
+test_a_part_in_order_passes = passes
 
 
 def test_a_claim_that_samples_are_disjoint_is_held_against_the_draws() -> None:
