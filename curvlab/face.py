@@ -17,7 +17,7 @@ from curvlab.engine.folder import unfinished
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.run import Run
 from curvlab.errors import UsageError
-from curvlab.objective.ranks import Ranks
+from curvlab.objective.ranks import ranks_of
 from curvlab.protocols.backend import Backend
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed
@@ -32,7 +32,7 @@ def optimizer(
     precision: str = "float32",
     reduction: str = "mean",
     seed: int = 0,
-    group: Any = None,
+    group: Any = "world",
     **knobs: Any,
 ) -> CurvatureOptimizer:
     """A ``torch.optim.Optimizer`` that trains every parameter of ``model`` that requires a gradient.
@@ -40,9 +40,10 @@ def optimizer(
     ``knobs`` are the method's few settings (``curvlab methods NAME`` lists them); ``settings`` maps
     dotted paths to anything deeper: ``{"preconditioner.inverse": "eigen"}``.  ``precision`` names the
     arithmetic of curvature; ``reduction`` says how the caller's loss averages over the batch
-    (``"mean"``, ``"sum"``, or ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` is the
-    ``torch.distributed`` group of processes that train this model, each on its own examples.  Raises
-    ``ConfigError`` with every unknown knob and faulty value.
+    (``"mean"``, ``"sum"``, or ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` says which
+    processes train this model, each on its own examples: all of ``torch.distributed`` where that is
+    initialised (``"world"``), those of a group, or ``None`` for this one alone.  Raises ``ConfigError``
+    with every unknown knob and faulty value.
     """
     registry = installed()
     composed = build_method(registry, method, knobs, settings)
@@ -52,9 +53,8 @@ def optimizer(
     choice = part_class(registry.part("precision", precision))
     device = {"device": str(parameters[0].device)} if "device" in settings_of(choice) else {}
     backend: Backend = build_part(registry, Backend, precision, device)
-    ranks = None if group is None else Ranks(group)
     return CurvatureOptimizer(
-        composed, model, backend=backend, seed=seed, reduction=reduction, name=method, ranks=ranks
+        composed, model, backend=backend, seed=seed, reduction=reduction, name=method, ranks=ranks_of(group)
     )
 
 

@@ -26,7 +26,7 @@ inputs, targets = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(d
 torch.manual_seed(0)  # all ranks start from one model
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 criterion = nn.CrossEntropyLoss()
-optimizer = curvlab.optimizer("singd", model, lr=1e-2, group=dist.group.WORLD)
+optimizer = curvlab.optimizer("singd", model, lr=1e-2)
 plain = "--plain" in sys.argv
 called = DistributedDataParallel(model) if plain else model
 

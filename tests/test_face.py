@@ -82,6 +82,11 @@ def test_a_model_without_parameters_is_refused() -> None:
         curvlab.optimizer("plain", nn.ReLU())
 
 
+def test_a_group_is_one_of_torchs_or_a_word() -> None:
+    with pytest.raises(ConfigError, match="group = 'all'"):
+        curvlab.optimizer("plain", nn.Linear(2, 2), group="all")
+
+
 def test_an_objective_goes_where_a_plain_loop_cannot(model: nn.Module) -> None:
     optimizer = curvlab.optimizer("plain", model, settings={"step": "armijo"})
     x, y = torch.randn(8, 3), torch.randn(8, 2)

@@ -144,7 +144,7 @@ def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
     ranks.require_same(
         "the model's parameters",
         model.parameters(),
-        "start from one seed, or load one state_dict on all ranks",
+        "start from one seed or load one state_dict on all; group=None if each has a model of its own",
     )
     return ranks
 

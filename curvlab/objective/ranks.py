@@ -116,6 +116,18 @@ class Ranks:
         return found
 
 
+def ranks_of(group: Any) -> Ranks | None:
+    """The processes of a group; ``"world"``: all there are, if ``torch.distributed`` is initialised.
+
+    ``None`` for ``None``: this process alone.  Raises ``ConfigError`` for another word.
+    """
+    if not isinstance(group, str):
+        return None if group is None else Ranks(group)
+    if group != "world":
+        raise ConfigError(Fault(f"group = {group!r}", hint='give a group, "world", or None for this process'))
+    return Ranks(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else None
+
+
 def _listed(layers: Layers) -> tuple[list[Tensor], list[_Entry]]:
     """The tensors of layer statistics, each once, and where they belong."""
     tensors: list[Tensor] = []

@@ -89,6 +89,11 @@ def test_an_infinity_of_one_rank_ends_both_with_one_word(ranks: list[dict[str, A
         assert "step 2" in words.pop()
 
 
+def test_processes_may_train_models_of_their_own(ranks: list[dict[str, Any]]) -> None:
+    first, second = (found["apart"] for found in ranks)
+    assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [

@@ -171,14 +171,13 @@ def refusals(rank: int) -> dict[str, str]:
         except ConfigError as error:
             said[what] = str(error)
 
-    group = dist.group.WORLD
     other = Net()
     with torch.no_grad():
         other.last.bias.add_(rank)
-    asked("parameters", lambda: curvlab.optimizer("sgd", other, group=group))
+    asked("parameters", lambda: curvlab.optimizer("sgd", other))
     model = Net()
-    asked("wrapped", lambda: curvlab.optimizer("sgd", DistributedDataParallel(model), group=group))
-    optimizer = curvlab.optimizer("sgd", model, group=group)
+    asked("wrapped", lambda: curvlab.optimizer("sgd", DistributedDataParallel(model)))
+    optimizer = curvlab.optimizer("sgd", model)
     model(torch.full((2, WIDTH), float(rank))).sum().backward()
     asked("gradients", optimizer.step)
     optimizer.wanted = lambda: Needs(variance=True)
@@ -187,13 +186,24 @@ def refusals(rank: int) -> dict[str, str]:
     return said
 
 
+def apart(rank: int) -> Tensor:
+    """What a rank has trained that asked for nobody's company."""
+    model = Net()
+    with torch.no_grad():
+        model.last.bias.add_(rank)
+    optimizer = curvlab.optimizer("sgd", model, group=None)
+    x, y = torch.ones(2, WIDTH), torch.tensor([0, 1])
+    optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y))
+    return model.last.bias.detach()
+
+
 def main(rank: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     found: dict[str, Any] = {name: trained(case, rank) for name, case in CASES.items()}
-    torch.save({"cases": found, "refusals": refusals(rank)}, out)
+    torch.save({"cases": found, "refusals": refusals(rank), "apart": apart(rank)}, out)
     dist.destroy_process_group()
 
 
