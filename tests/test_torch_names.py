@@ -31,6 +31,10 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
         "torch.utils._pytree.tree_map",
     ): "the arguments of an operation are trees as torch's dispatcher makes them; and the file stands alone",
     (
+        "curvlab.objective.products",
+        "torch._dynamo",
+    ): "looked up in sys.modules, never imported: nothing else tells whether anything was compiled",
+    (
         "curvlab.testing.memory",
         "torch.utils._python_dispatch.TorchDispatchMode",
     ): "as before; a file of its own, since it is loaded alone to measure older versions of the package",

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import Outer
 from curvlab.model.taps import Tape, by_example, joined, recording
 from curvlab.objective.labels import Backward
@@ -80,6 +81,13 @@ class Evaluation:
             return
         with recording(self.blocks) as tape:
             outputs = self.model(chunk.inputs)
+        if self.listening and self.blocks.tapped and not tape.calls and _wrapped(self.model):
+            raise ConfigError(
+                Fault(
+                    "no layer was heard when the model was called: torch.compile took it apart without us",
+                    hint="make the optimizer before the model's first call, or compile by model.compile()",
+                )
+            )
         more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
         share = chunk.share(rule, outputs, self.n)
         if self.ctx.step == 0:
@@ -230,6 +238,11 @@ class Evaluation:
             self.gradient.outers[name] = outer
         else:
             self.gradient[name].add_(outer.dense())
+
+
+def _wrapped(model: nn.Module) -> bool:
+    """Whether ``torch.compile`` made it; its class has no public name."""
+    return type(model).__name__ == "OptimizedModule"
 
 
 def _merged(pieces: Pieces) -> dict[str, Float[Tensor, "v n s o"]]:

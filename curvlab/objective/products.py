@@ -13,6 +13,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,9 +50,22 @@ def unfused_attention() -> Iterator[None]:
 
 
 @contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside, models that ``torch.compile`` has wrapped run as they were written.
+
+    What it makes has neither forward mode nor second derivatives.
+    """
+    if "torch._dynamo" not in sys.modules:  # nobody has compiled anything, and loading it takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
 def plain_kernels(model: nn.Module) -> Iterator[None]:
     """Inside, torch takes kernels that every kind of differentiation knows, for this model's layers."""
-    with unfused_attention():
+    with uncompiled(), unfused_attention():
         if not any(isinstance(m, nn.LSTM) for m in model.modules()):
             yield
             return
