@@ -44,7 +44,7 @@ from curvlab.tasks.supervised import SupervisedWorkload
 PAGE = ROOT / "docs" / "studies" / "hessian-free.md"
 SEEDS = (0, 1, 2)
 #: seconds of one thread that plain HF gets on each task
-BUDGETS = {"autoencoder": 1200.0, "speech-10": 600.0, "speech-60": 1200.0}
+BUDGETS = {"autoencoder": 1200.0, "speech-10": 300.0, "speech-60": 600.0}
 #: training examples that the training loss is taken on
 MEASURED = 10_000
 LBFGS = "torch.optim.LBFGS"
