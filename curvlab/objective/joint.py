@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -92,10 +93,10 @@ class Joint(Objective):
             self._masses[purpose] = self.mine.mass(purpose), sum(masses[k] for *_, masses in of_ranks)
         examples = sum(n for n, *_ in of_ranks)
         blocks.untapped.update(name for _, _, names, _ in of_ranks for name in names)
-        share, (mine, of_all) = self._share("gradient"), self._masses["gradient"]
+        share = self._share("gradient")
         gradient = seen.gradient.owned()
         self.ranks.sum_(_times(gradient.flat, share))
-        layers = _scaled(seen.layers, examples / of_all * mine / seen.examples, blocks.untapped)
+        layers = _scaled(seen.layers, share * examples / seen.examples, blocks.untapped)
         ggn = seen.ggn
         return replace(
             seen,
@@ -108,8 +109,8 @@ class Joint(Objective):
         )
 
     def _share(self, purpose: Purpose) -> float:
-        mine, all_ = self._mass(purpose)
-        return mine / all_
+        mine, of_all = self._mass(purpose)
+        return mine / of_all if of_all else math.nan  # a mean of nothing is 0/0 in one process, too
 
     def _mass(self, purpose: Purpose) -> tuple[float, float]:
         if purpose not in self._masses:

@@ -72,6 +72,7 @@ class Case:
     drawn: bool = False  #: labels are sampled, so that one process draws others
     shares: tuple[int, int] = SHARES
     rtol: float = 1e-7
+    targets: int | None = None  #: all of them
 
 
 def singd(structure: str | None = "dense", method: str = "singd", **more: Any) -> Case:
@@ -109,6 +110,7 @@ CASES: dict[str, Case] = {
     "singd, plain loop, sum": singd(plain=True, criterion=partial(nn.CrossEntropyLoss, reduction="sum")),
     "kfac, plain loop": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN),
     "adamw, plain loop": Case("adamw", plain=True, shares=EVEN),
+    "nothing to learn from": Case("kfac", {"labels": "exact"}, criterion=weighted, targets=1),
     "an infinity": singd(inputs=INFINITE),
     "an infinity, plain loop": singd(inputs=INFINITE, plain=True, shares=EVEN),
     "beyond float32": singd(inputs=partial(spoilt, 1e25, 2), dtype=torch.float32, rtol=1e-3),
@@ -121,6 +123,8 @@ def batches(case: Case) -> Iterator[Batch]:
     for k in range(STEPS):
         x = torch.randn(sum(case.shares), WIDTH, generator=generator, dtype=torch.float64)
         y = torch.randint(CLASSES, (len(x),), generator=generator)
+        if case.targets is not None:
+            y = torch.full_like(y, case.targets)
         yield case.inputs(k, x).to(case.dtype), y
 
 
