@@ -32,23 +32,28 @@ class Suite:
     config: Path
     results: Path
 
-    def command(self, machine: str, *, times: bool) -> list[str]:
-        """What measures the commits on its standard input.
+    def command(self, machine: str, *, times: bool, bench: str = "") -> list[str]:
+        """What measures the commits on its standard input; ``bench``: benchmarks whose name matches that.
 
         Times are taken in turns: a machine that slows down slows both.
         """
         on = ["--machine", machine] if machine else []
-        chosen = ["--interleave-rounds"] if times else ["--bench", r"\btrack_", "--skip-existing-successful"]
+        if times:
+            chosen = ["--interleave-rounds", *(["--bench", bench] if bench else [])]
+        else:
+            named = rf"(?=.*(?:{bench})).*\btrack_" if bench else r"\btrack_"
+            chosen = ["--bench", named, "--skip-existing-successful"]
         return ["asv", "run", "--config", str(self.config), *on, *chosen, "HASHFILE:-"]
 
-    def words(self, commits: Sequence[str], machine: str, *, times: bool) -> str:
+    def words(self, commits: Sequence[str], machine: str, *, times: bool, bench: str = "") -> str:
         """The same for a shell."""
-        return f"printf '%s\\n' {' '.join(commits)} | {shlex.join(self.command(machine, times=times))}"
+        command = shlex.join(self.command(machine, times=times, bench=bench))
+        return f"printf '%s\\n' {' '.join(commits)} | {command}"
 
-    def measure(self, commits: Sequence[str], machine: str, *, times: bool) -> None:
+    def measure(self, commits: Sequence[str], machine: str, *, times: bool, bench: str = "") -> None:
         """Run asv; what it prints goes to stderr.  Raises ``ResultsError`` if it fails."""
         self._know_machine(machine)
-        _, *arguments = self.command(machine, times=times)
+        _, *arguments = self.command(machine, times=times, bench=bench)
         done = subprocess.run(
             [sys.executable, "-m", "asv", *arguments],
             input="".join(f"{commit}\n" for commit in commits),
@@ -57,7 +62,7 @@ class Suite:
             check=False,
         )
         if done.returncode not in (0, _SOME_FAILED):
-            how = self.words(commits, machine, times=times)
+            how = self.words(commits, machine, times=times, bench=bench)
             raise ResultsError(f"asv ended with {done.returncode}:\n  {how}")
 
     def _know_machine(self, machine: str) -> None:
@@ -70,7 +75,9 @@ class Suite:
         subprocess.run(command, stdout=sys.stderr, check=False)
 
 
-def measured(folder: Path, commits: Sequence[str], machine: str, *, times: bool, run: bool) -> None:
+def measured(
+    folder: Path, commits: Sequence[str], machine: str, *, times: bool, run: bool, bench: str = ""
+) -> None:
     """Let asv measure ``commits`` of the project that ``folder`` lies in.
 
     Raises ``ResultsError`` with the command if that is not to be ``run`` here, or asv is not installed.
@@ -78,14 +85,14 @@ def measured(folder: Path, commits: Sequence[str], machine: str, *, times: bool,
     found = required(folder)
     if run and find_spec("asv") is not None:
         print(f"asv measures {' and '.join(c[:8] for c in commits)}", file=sys.stderr)
-        found.measure(commits, machine, times=times)
+        found.measure(commits, machine, times=times, bench=bench)
         return
     why = (
         "asv is not installed: pip install asv, then"
         if run
         else "measure, and say --results with its folder:"
     )
-    how = found.words(commits, machine, times=times)
+    how = found.words(commits, machine, times=times, bench=bench)
     raise ResultsError(f"no results of {' and '.join(c[:8] for c in commits)}; {why}\n  {how}")
 
 

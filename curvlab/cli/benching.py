@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,12 @@ def compare(
     times: Annotated[
         bool, typer.Option("--times", help="Measure both anew, times included, in turns.")
     ] = False,
+    bench: Annotated[
+        str,
+        typer.Option(
+            "--bench", metavar="REGEX", help="Benchmarks whose name matches alone.", show_default=False
+        ),
+    ] = "",
     every: Every = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,8 +58,11 @@ def compare(
     from curvlab.bench.comparison import compare as compared
     from curvlab.bench.tables import COMPARISON, comparison_row, comparison_values, summary
 
-    known, before, after = _pair((base, head), results, machine, times=times)
-    changes = compared(before, after)
+    named = _pattern(bench)
+    known, before, after = _pair((base, head), results, machine, times=times, bench=bench)
+    changes = [change for change in compared(before, after) if named.search(str(change.key))]
+    if bench and not changes:
+        raise UsageError(f"--bench {bench}: no benchmark of these commits is called so")
     shown = [change for change in changes if every or change.verdict is not Verdict.EQUAL]
     if as_json:
         rows = [comparison_values(known, change) for change in shown]
@@ -114,7 +124,7 @@ def _read(results: Path | None, machine: str) -> Results:
 
 
 def _pair(
-    revisions: tuple[str, str], results: Path | None, machine: str, *, times: bool
+    revisions: tuple[str, str], results: Path | None, machine: str, *, times: bool, bench: str
 ) -> tuple[Results, Result, Result]:
     """All results, and those of two commits, which are measured if need be."""
     from curvlab.bench.commits import resolve, results_of
@@ -126,11 +136,19 @@ def _pair(
     commits = [resolve(revision, here, known) for revision in revisions]
     missing = commits if times else [c for c in commits if not _is_measured(known, c, results is None)]
     if missing:
-        measured(here, list(dict.fromkeys(missing)), machine, times=times, run=results is None)
+        measured(here, list(dict.fromkeys(missing)), machine, times=times, run=results is None, bench=bench)
         known = _read(results, machine)
     assert known is not None  # asv has made the folder
     before, after = results_of(known, commits)
     return known, before, after
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A regular expression; raises ``UsageError`` if it is none."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--bench {text}: no regular expression: {error}") from error
 
 
 def _is_measured(known: Results | None, commit: str, own: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -66,6 +67,25 @@ def test_deterministic_benchmarks_are_run_for_what_is_missing(
     assert command[:4] == [sys.executable, "-m", "asv", "run"]
     assert {"--machine", "ci", r"\btrack_", "HASHFILE:-"} <= set(command)
     assert read.split() == COMMITS
+
+
+@pytest.mark.parametrize(
+    ("times", "name", "chosen"),
+    [
+        (False, "steps.Costs.track_flops('kfac', 'mlp')", True),
+        (False, "steps.Costs.track_flops('sgd', 'mlp')", False),
+        (False, "steps.Times.time_step('kfac', 'mlp')", False),
+        (True, "steps.Times.time_step('kfac', 'mlp')", True),
+        (True, "steps.Times.time_step('sgd', 'mlp')", False),
+    ],
+)
+def test_benchmarks_are_chosen_by_name(
+    project: Path, called: list[tuple[list[str], str]], times: bool, name: str, chosen: bool
+) -> None:
+    measuring.measured(project, COMMITS, "", times=times, run=True, bench="steps.*kfac")
+    *_, (command, _) = called
+    pattern = command[command.index("--bench") + 1]
+    assert bool(re.search(pattern, name)) == chosen  # as asv does
 
 
 def test_times_are_taken_in_turns(project: Path, called: list[tuple[list[str], str]]) -> None:

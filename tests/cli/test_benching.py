@@ -49,6 +49,18 @@ def test_a_commit_is_equal_to_itself(invoke: Invoke, folder: Path) -> None:
     assert every.stdout.count("equal") == 4
 
 
+def test_benchmarks_are_compared_by_name(invoke: Invoke, folder: Path) -> None:
+    there = ("bench", "compare", BASE, HEAD, "--results", str(folder), "--bench")
+    result = invoke(*there, "Members|sgd")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["better"]
+    assert invoke(*there, "kfac").exit_code == 6
+    for wrong, words in (("nothing", "no benchmark of these commits"), ("(", "no regular expression")):
+        result = invoke(*there, wrong)
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
 def test_a_comparison_is_one_json_document(invoke: Invoke, folder: Path) -> None:
     result = invoke("bench", "compare", BASE, HEAD, "--results", str(folder), "--json")
     assert result.exit_code == 6
