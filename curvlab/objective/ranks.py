@@ -131,10 +131,10 @@ def ranks_of(group: Any) -> Ranks | None:
 def _listed(layers: Layers) -> tuple[list[Tensor], list[_Entry]]:
     """The tensors of layer statistics, each once, and where they belong."""
     tensors: list[Tensor] = []
-    places: dict[tuple[int, torch.Size], int] = {}
+    places: dict[tuple[Any, ...], int] = {}
 
     def place(t: Tensor) -> int:
-        key = t.data_ptr(), t.shape
+        key = t.data_ptr(), t.dtype, t.shape, t.stride()
         if key not in places:  # the inputs are the same for every kind of labels
             places[key] = len(tensors)
             tensors.append(t)

@@ -101,6 +101,10 @@ def test_processes_may_train_models_of_their_own(ranks: list[dict[str, Any]]) ->
         ("wrapped", "model.module"),
         ("gradients", "wrap the model in DistributedDataParallel"),
         ("variance", "variance of gradients"),
+        ("mass", "does not say what its mean is over"),
+        ("closure", "is no closure"),
+        ("positions", "the same number of positions on every rank"),
+        ("shards", "last.weight is a DTensor"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(ranks: list[dict[str, Any]], what: str, words: str) -> None:

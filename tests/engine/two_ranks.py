@@ -13,15 +13,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import curvlab
 from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.errors import ConfigError, Diverged
+from curvlab.errors import CurvlabError, Diverged
+from curvlab.objective.joint import Joint
 from curvlab.objective.ranks import Ranks
 from curvlab.precision.full import Full
 from curvlab.protocols.needs import Needs
+from curvlab.protocols.objective import Objective
 from curvlab.protocols.structure import Group, NaiveFallback
 from curvlab.registry.imports import part_class
 from tests.limits.registered import knobs_of, methods, registry
@@ -172,7 +176,7 @@ def refusals(rank: int) -> dict[str, str]:
     def asked(what: str, call: Callable[[], Any]) -> None:
         try:
             call()
-        except ConfigError as error:
+        except CurvlabError as error:
             said[what] = str(error)
 
     other = Net()
@@ -187,6 +191,22 @@ def refusals(rank: int) -> dict[str, str]:
     optimizer.wanted = lambda: Needs(variance=True)
     x, y = torch.randn(3, WIDTH), torch.zeros(3, dtype=torch.int64)
     asked("variance", lambda: optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y)))
+    nameless = curvlab.objective(Net(), nn.CrossEntropyLoss(), x, y)
+    nameless.mass = partial(Objective.mass, nameless)  # type: ignore[method-assign]
+    asked("mass", lambda: curvlab.optimizer("sgd", nameless.model).step(nameless))
+    mine = curvlab.objective(model, nn.CrossEntropyLoss(), x, y)
+    asked("closure", Joint(mine, Ranks(dist.group.WORLD)))
+    longer = torch.randn(4, 2 + rank, WIDTH)
+    layer = nn.Linear(WIDTH, CLASSES)
+    with torch.no_grad():
+        layer.weight.fill_(0.1)
+        layer.bias.zero_()
+    positions = curvlab.objective(layer, nn.MSELoss(), longer, torch.zeros(4, 2 + rank, CLASSES))
+    asked("positions", lambda: curvlab.optimizer("singd", layer).step(positions))
+    shards = Net()
+    mesh = init_device_mesh("cpu", (2,))
+    shards.last.weight = nn.Parameter(distribute_tensor(shards.last.weight.detach(), mesh, [Shard(0)]))
+    asked("shards", lambda: curvlab.optimizer("sgd", shards))
     return said
 
 
