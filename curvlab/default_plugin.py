@@ -51,6 +51,12 @@ def _curvature(registry: Registry) -> None:
     )
     add(
         "preconditioner",
+        "grafted",
+        f"{parts}.grafted:Grafted",
+        summary="the direction of one preconditioner, the lengths of another",
+    )
+    add(
+        "preconditioner",
         "routed",
         f"{parts}.routed:Routed",
         summary="a preconditioner per pattern of block names",

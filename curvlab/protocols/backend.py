@@ -46,3 +46,9 @@ class Backend(ABC):
     @abstractmethod
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         """Eigenvalues ascending, eigenvectors in columns; retried in float64."""
+
+    def qr(self, A: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
+        """Orthonormal columns that span the first columns of A, however many one takes (Q of QR)."""
+        wide = A if A.dtype in (torch.float32, torch.float64) else A.float()
+        Q: Tensor = torch.linalg.qr(wide).Q
+        return Q.to(A.dtype).contiguous()  # a restored matrix has its rows so, and products round by layout

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvlab.linalg.gram import gram
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.structure import Family, Gram, Group, Structure
+from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,13 @@ class Dense(Family, Gram, Group):
     def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> DenseMatrix:
         return DenseMatrix(backend.inverse(M.dense(), shift), self)
 
-    def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
+    def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
         values, vectors = backend.eigh(M.dense())
         return values.clamp_(min=0.0), vectors
+
+    def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> DenseMatrix:
+        values, vectors = self.eigh(M, backend)
+        return DenseMatrix((vectors * powers(values + shift, p)) @ vectors.mT, self)
 
     def member(self, A: Float[Tensor, "*b d d"]) -> DenseMatrix:
         return DenseMatrix(A.clone(), self)

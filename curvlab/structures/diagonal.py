@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.structure import Family, Gram, Group, Structure
+from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,9 @@ class Diagonal(Family, Gram, Group):
         if not bool(torch.isfinite(M.entries).all()):
             raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has a non-finite entry")
         return M.entries.clamp(min=0.0), None
+
+    def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> DiagonalMatrix:
+        return DiagonalMatrix(powers(self.eigh(M, backend)[0] + shift, p), self)
 
     def member(self, A: Float[Tensor, "*b d d"]) -> DiagonalMatrix:
         return self.project(A)

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -24,8 +25,10 @@ from curvlab.registry.imports import import_object, part_class
 from curvlab.registry.loader import installed
 from curvlab.registry.records import PartEntry
 
+PLUGINS = sorted(folder.name for folder in (Path(__file__).parents[2] / "plugins").iterdir())
+
 #: distributions whose parts the pages list: ours, whatever else is installed
-OURS = re.compile(r"curvlab(-(firstorder|hessianfree|kfac|lbfgs|singd|speech|structures))?")
+OURS = re.compile(rf"curvlab(-({'|'.join(PLUGINS)}))?")
 
 #: ``#: text`` behind a field, or on the lines before it
 BEHIND = re.compile(r"^    (\w+)\s*:[^#\n]*#: (.*)$", re.MULTILINE)

@@ -278,7 +278,7 @@ Inverse-free methods (`singd`; `ingd` and `ikfac` alike) need a [Group](concepts
 {reasons}
 
 `ekfac` takes what `kfac` takes, but for `labels = "none"`; `cg-fac` keeps rows instead of factors and takes
-no structure; `sirf-shampoo` takes every Group and knows no labels.
+no structure; `shampoo` and `soap` take every Gram, `sirf-shampoo` every Group, and none of them knows labels.
 
 ## Layer × method
 

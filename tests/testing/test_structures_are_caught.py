@@ -145,6 +145,10 @@ def inverse_of_anything(self: SoundGram, M: Any, shift: Any, backend: Any) -> An
     return SoundMatrix(torch.linalg.inv(M.dense() + shift * torch.eye(M.d).double()), self)
 
 
+def power_undamped(self: SoundGram, M: Any, p: float, shift: Any, backend: Any) -> Any:
+    return SoundGram.power(self, M, p, 0.0, backend)
+
+
 def vectors_in_rows(self: SoundGram, M: Any, backend: Any) -> Any:
     values, vectors = SoundGram.eigh(self, M, backend)
     assert vectors is not None
@@ -156,14 +160,15 @@ GRAMS = [
     breaking(
         "positive",
         SoundGram,
-        ("average", "inverse", "eigh"),
-        "an average that is not symmetric is not the projection, nor are its inverse and eigenvectors",
+        ("average", "inverse", "eigh", "power"),
+        "an average that is not symmetric is not the projection, nor is what is made of it",
         average_=average_that_leans,
     ),
     breaking("inverse", SoundGram, inverse=inverse_blind_to_tensors),
     breaking("inverse_stays", SoundGram, inverse=inverse_when_asked),
     breaking("not_positive_definite", SoundGram, inverse=inverse_of_anything),
-    breaking("eigh", SoundGram, eigh=vectors_in_rows),
+    breaking("power", SoundGram, power=power_undamped),
+    breaking("eigh", SoundGram, ("power",), "powers are made of the eigenvectors", eigh=vectors_in_rows),
 ]
 
 # groups

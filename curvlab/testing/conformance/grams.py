@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
-from curvlab.protocols.structure import Gram
+from curvlab.protocols.structure import Gram, Structure
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.family import FamilyChecks
@@ -105,6 +105,35 @@ class GramChecks(FamilyChecks):
         raise AssertionError(
             f"{type(self.part).__name__}.inverse of {words} does not raise NotPositiveDefinite"
         )
+
+    @check(capability="Gram")
+    def check_power(self) -> None:
+        """``power`` is that of the damped dense matrix, and does not change with what it was made of."""
+        for d in self.dimensions:
+            for p in (-1.0, -0.25, 0.5):
+                M, X = gram(self.part, d, d, rows=max(1, d - 1)), normal(d, 3, seed=d + 9)
+                values, vectors = torch.linalg.eigh(M.dense() + 0.1 * torch.eye(d).double())
+                expected = (vectors * values**p) @ vectors.mT @ X
+                power = self.gram.power(M, p, 0.1, Lapack())
+                what = f"{type(self.part).__name__}.power {p:g} at d = {d}"
+                condition = float(values[-1] / values[0])
+                before = power @ X
+                assert_close(before, expected, dimension=d, condition=condition, what=f"{what}, @ x")
+                found = power.rmatmul(X.mT)
+                assert_close(found, expected.mT, dimension=d, condition=condition, what=f"{what}, rmatmul")
+                for t in M.tensors().values():
+                    t.zero_()
+                assert torch.equal(power @ X, before), f"{what} holds memory of what it is made of"
+                self._refuses_power(M, p)
+
+    def _refuses_power(self, zero: Structure, p: float) -> None:
+        """Zero has no negative power."""
+        try:
+            self.gram.power(zero, p, 0.0, Lapack())
+        except NotPositiveDefinite:
+            assert p < 0, f"{type(self.part).__name__}.power {p:g} of zero raises NotPositiveDefinite"
+            return
+        assert p > 0, f"{type(self.part).__name__}.power {p:g} of zero does not raise NotPositiveDefinite"
 
     @check(capability="Gram")
     def check_eigh(self) -> None:

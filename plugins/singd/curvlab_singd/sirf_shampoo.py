@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
-from curvlab.linalg.kronecker import Factor, Kronecker
+from curvlab.linalg.kronecker import Kronecker
+from curvlab.linalg.modes import ModeProducts, on_axis
 from curvlab.linalg.operator import BlockOperator
-from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -140,31 +140,9 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
         K.combine_(1.0, as_group(K.family, PART).product(K, m), -beta)
 
 
-@dataclass(frozen=True)
-class ModeProducts(BlockOperator):
-    """A tensor with a symmetric factor multiplied to every axis; ``shape`` is that of the factors."""
-
-    shape: tuple[int, ...]
-    factors: tuple[Factor, ...]
-
-    def product(self, v: Tensor | Outer, out: Tensor | None = None) -> Tensor:
-        V = v.dense() if isinstance(v, Outer) else v
-        W = V.reshape(self.shape)
-        for n, factor in enumerate(self.factors):
-            W = on_axis(W, n, factor.rmatmul)
-        W = W.reshape(V.shape)
-        return W if out is None else out.copy_(W)
-
-
 def unfolded(G: Tensor, K: list[Structure], n: int) -> Float[Tensor, "r d"]:
     """G with ``K_jᵀ`` on every axis j but n, as rows: axis n is last, the others are one."""
     for j, factor in enumerate(K):
         if j != n:
             G = on_axis(G, j, factor.rmatmul)
     return G.movedim(n, -1).reshape(-1, G.shape[n])
-
-
-def on_axis(T: Tensor, n: int, multiply: Callable[[Tensor], Tensor]) -> Tensor:
-    """T with ``multiply``, a map of rows ``[r, d]``, applied along axis n."""
-    rows = T.movedim(n, -1)
-    return multiply(rows.reshape(-1, T.shape[n])).reshape(rows.shape).movedim(-1, n)

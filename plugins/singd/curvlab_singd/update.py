@@ -100,7 +100,7 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
     """
     group = as_group(K.family, PART)
     # the Frobenius norm, a bound that costs less, mostly says that there is nothing to shorten
-    if limit < float("inf") and not float(m.norm().max()) * lr <= limit:
+    if limit < float("inf") and not all(size * lr <= limit for size in m.norm().flatten().tolist()):
         norm = m.spectral_norm() * lr
         m.scale_((limit / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0))
     change = group.product(K, m)

@@ -61,6 +61,9 @@ class Auto(Family, Gram, Group):
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         return as_gram(M.family, "auto").eigh(M, backend)
 
+    def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> Factor:
+        return as_gram(M.family, "auto").power(M, p, shift, backend)
+
     # Group
 
     def member(self, A: Float[Tensor, "*b d d"]) -> Structure:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curvlab.linalg.kronecker import Factor
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.structure import Family, Gram, Group, Squared, Structure
+from curvlab.protocols.structure import Family, Gram, Group, Squared, Structure, powers
 from curvlab_structures.products import product, set_product_
 from curvlab_structures.settings import at_least
 
@@ -151,6 +151,15 @@ class BlockDiagonal(Family, Gram, Group):
         found = [backend.eigh(stack) for _, stack in _blocks_of(M).stacks]
         values = torch.cat([of_stack.flatten() for of_stack, _ in found])
         return values.clamp_(min=0.0), self._of([vectors for _, vectors in found], M.d).dense()
+
+    def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> BlockDiagonalMatrix:
+        """Block by block."""
+        found = []
+        for _, stack in _blocks_of(M).stacks:
+            values, vectors = backend.eigh(stack)
+            scaled = vectors * powers(values.clamp_(min=0.0) + shift, p).unsqueeze(-2)
+            found.append(product(scaled, vectors.mT))
+        return self._of(found, M.d)
 
     # Group
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.structure import Family, Gram, Structure
+from curvlab.protocols.structure import Family, Gram, Structure, powers
 from curvlab_structures.settings import at_least
 
 
@@ -145,6 +145,14 @@ class LowRank(Family, Gram):
         if not bool((c > 0) & (damped > 0).all() & damped.isfinite().all()):
             raise NotPositiveDefinite(f"a low-rank factor of dimension {M.d} has an eigenvalue ≤ 0")
         return LowRankMatrix(c.reciprocal(), M.vectors.clone(), -M.values / (c * damped), self)
+
+    def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> LowRankMatrix:
+        """No matrix is formed: the eigenvectors are those of M, and all others share one eigenvalue."""
+        assert isinstance(M, LowRankMatrix)
+        top = powers((M.values + M.scale).clamp(min=0.0) + shift, p)
+        # with as many vectors as dimensions there are no others, and nothing to be learned from the scale
+        rest = powers(M.scale.clamp(min=0.0)[None] + shift, p)[0] if len(top) < M.d else top.new_ones(())
+        return LowRankMatrix(rest, M.vectors.clone(), top - rest, self)
 
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         """The basis is completed by a QR decomposition: about ``4·d²·k`` flops and a dense result."""

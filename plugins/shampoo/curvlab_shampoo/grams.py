@@ -1,0 +1,29 @@
+"""Second moments of a block's gradient along each of its axes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from curvlab.protocols.backend import Backend
+from curvlab.protocols.structure import Family, Structure, as_gram
+
+
+def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The lengths of a block's axes; a number has one, of length 1."""
+    return tuple(shape) or (1,)
+
+
+def fresh(K: Family, shape: tuple[int, ...], like: Tensor, *, vectors: bool) -> list[Structure]:
+    """One zero member of K for each axis of a block; none for a block of one axis, without ``vectors``."""
+    lengths = axes(shape)
+    if len(lengths) == 1 and not vectors:
+        return []
+    return [K.at(d).zeros(d, like=like) for d in lengths]
+
+
+def average_(grams: list[Structure], G: Tensor, weight: float, backend: Backend, part: str) -> None:
+    """``L_n ← (1 − w) L_n + w Π[G_(n) G_(n)ᵀ]``, G_(n) the gradient with axis n for rows; 2·D·Σ d_n flops."""
+    G = G.reshape(axes(G.shape))
+    for n, L in enumerate(grams):
+        rows = G.movedim(n, -1).reshape(-1, L.d)
+        as_gram(L.family, part).average_(L, 1 - weight, rows, weight, backend)

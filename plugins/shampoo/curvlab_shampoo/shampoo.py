@@ -1,0 +1,124 @@
+"""Preconditioner: a root of the gradient's second moments along each axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from curvlab.errors import ConfigError, Fault, naming_block
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import Factor, Kronecker
+from curvlab.linalg.modes import ModeProducts
+from curvlab.linalg.operator import BlockOperator
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.structure import Family, Structure, as_gram
+from curvlab_shampoo.grams import average_, axes, fresh
+
+PART = "shampoo"
+
+
+@dataclass
+class ShampooState:
+    """Moments and their roots by block, one per axis; none for a block that is left as it is.
+
+    The moments change on observing steps, the roots on refreshing ones.
+    """
+
+    grams: dict[str, list[Structure]]
+    roots: dict[str, list[Factor]]
+    observed: int = 0
+
+
+@dataclass(frozen=True)
+class Shampoo(Preconditioner[ShampooState]):
+    """``x`` = g with ``(L_n + λ avg(L_n) I)^p`` on every axis n; needs the gradient alone, treats any block.
+
+    λ is relative: it is added in units of the mean eigenvalue of each L_n (its mean diagonal), so that what
+    it means does not depend on the scale of the loss.  ``L_n`` is the moving average, normalised by the sum
+    of its weights, of ``G_(n) G_(n)ᵀ``, where G_(n) is the gradient with axis n for rows.  p is
+    ``exponent``, or ``−1/(2N)`` for a block of N axes: a matrix is then ``x = L^{-1/4} g R^{-1/4}``, and x
+    does not change when all gradients are scaled.  Gupta, Koren and Singer 2018 (arXiv 1802.09568),
+    algorithm 1, with an average for their sum (Anil et al. 2020, arXiv 2002.09018).
+
+    A layer is one block, its bias a column.  Blocks of one axis have a factor only with ``vectors``, and
+    are left as they are without.  An axis that has only seen zeros is left as it is, too.
+
+    State: ``2 d²`` scalars per axis if K is dense.  Costs, with a block of D entries, ``2·D·Σ d_n`` flops to
+    observe and to apply, and an eigendecomposition per axis to refresh.
+    """
+
+    K: Family
+    decay: float = 0.95
+    exponent: float | None = None
+    vectors: bool = True
+    observe_every: int = 1
+    refresh_every: int = 10
+
+    def __post_init__(self) -> None:
+        as_gram(self.K, PART)
+        ranges = (
+            ("decay", self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
+            ("exponent", self.exponent, self.exponent is None or self.exponent < 0, "negative"),
+            ("observe_every", self.observe_every, self.observe_every >= 1, "at least 1"),
+            ("refresh_every", self.refresh_every, self.refresh_every >= 1, "at least 1"),
+        )
+        wrong = [
+            Fault(f"{PART}: {n} = {v!r} must be {what}", path=n) for n, v, holds, what in ranges if not holds
+        ]
+        if wrong:
+            raise ConfigError(*wrong)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(factored=True) if step % self.observe_every else GRADIENT_ONLY
+
+    def joins(self, layer: str) -> bool:
+        return True
+
+    def init(self, like: BlockVector, ctx: Context) -> ShampooState:
+        shapes = like.layout.shapes
+        grams = {name: fresh(self.K, s, like.flat, vectors=self.vectors) for name, s in shapes.items()}
+        return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
+
+    def observe(self, state: ShampooState, seen: Pass, ctx: Context) -> None:
+        if ctx.step % self.observe_every:
+            return
+        state.observed += 1
+        weight = (1 - self.decay) / (1 - self.decay**state.observed)
+        for name, grams in state.grams.items():
+            if grams:
+                average_(grams, seen.gradient[name], weight, ctx.backend, PART)
+
+    def refresh(self, state: ShampooState, ctx: Context) -> None:
+        if ctx.step % self.refresh_every:
+            return
+        for name, grams in state.grams.items():
+            p = -0.5 / len(grams) if grams and self.exponent is None else self.exponent
+            for n, L in enumerate(grams):
+                assert p is not None
+                with naming_block(name):
+                    state.roots[name][n] = _root(L, p, ctx)
+
+    def apply(self, state: ShampooState, v: BlockVector, ctx: Context) -> Solve:
+        blocks: dict[str, BlockOperator] = {}
+        for name, roots in state.roots.items():
+            if len(roots) in (0, 2):
+                blocks[name] = Kronecker(*roots or (None, None))
+            else:
+                blocks[name] = ModeProducts(axes(v.layout.shapes[name]), tuple(roots))
+        return Solve(BlockDiagonal(blocks) @ v)
+
+
+def _one(L: Structure, ctx: Context) -> Factor:
+    """The identity, as a record of the kind that ``_root`` gives."""
+    like = next(iter(L.tensors().values()))
+    return as_gram(L.family, PART).power(L.family.eye(L.d, like=like), 1.0, 0.0, ctx.backend)
+
+
+def _root(L: Structure, p: float, ctx: Context) -> Factor:
+    mean = float(L.mean_diagonal())
+    if mean == 0.0:
+        return _one(L, ctx)
+    return as_gram(L.family, PART).power(L, p, ctx.damping * mean, ctx.backend)

@@ -1,0 +1,202 @@
+"""Preconditioner: Adam's second moment, in the eigenbasis of the gradient's moments along each axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault, naming_block
+from curvlab.linalg.kronecker import rotate
+from curvlab.linalg.modes import on_axis
+from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.protocols.backend import Backend
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.structure import Family, Structure, as_gram
+from curvlab_shampoo.grams import average_, axes, fresh
+
+PART = "soap"
+
+#: of a moment's mean eigenvalue: the largest that is added to its diagonal, along a ramp, before its
+#: eigenvectors are looked for.  Among directions that no gradient has shown yet, rounding would choose
+TILT = 1e-3
+
+#: of a block, one per axis; ``None`` is the identity
+Bases = list[Tensor | None]
+
+
+@dataclass
+class SoapState:
+    """Moments along each axis and their eigenbases, by block, and the gradient's mean square in those."""
+
+    grams: dict[str, list[Structure]]
+    bases: dict[str, Bases]
+    second: BlockVector
+    observed: int = 0  #: gradients that the moments along the axes have seen
+    count: int = 0  #: gradients that ``second`` has seen
+
+
+@dataclass(frozen=True)
+class Soap(Preconditioner[SoapState]):
+    """``x = Q [ (Qᵀ g) / (√v̂ + eps) ]``, v̂ the mean of ``(Qᵀ g)²``; the damping λ is not used.
+
+    SOAP (Vyas et al. 2024, arXiv 2409.11321): Adam in Shampoo's eigenbasis.  Q has a factor ``Q_n`` on
+    every axis n, eigenvectors of the moving average L_n of ``G_(n) G_(n)ᵀ``, G_(n) being the gradient with
+    axis n for rows.  All averages are normalised by the sum of their weights, as Adam's bias correction
+    does.  With K diagonal, Q is the identity and this is Adam.
+
+    A gradient is turned by bases that come from the gradients before it: in its own eigenbasis it would be
+    diagonal, and the rounding beside the diagonal be divided by its own size.  So the first update is
+    Adam's.  The first bases, for the second gradient, come from an eigendecomposition, and v̂ is projected
+    on them, ``v̂ ← (Q²)ᵀ v̂``, as if the entries were uncorrelated (the authors' code leaves the first step
+    out instead).  From then on, one power iteration every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the
+    columns first sorted by ``diag(Q_nᵀ L_n Q_n)``, and v̂ in the same order.  Directions that no gradient has
+    shown yet, alike to L_n, are told apart by a ramp on its diagonal, at most 1e-3 of the mean.
+
+    Treats any block.  A layer is one block, its bias a column.  Blocks of one axis turn only with
+    ``vectors``.  State: ``2 d²`` scalars per axis if K is dense, beside v̂.  Costs, with a block of D entries,
+    ``2·D·Σ d_n`` flops each to observe, to turn a gradient (less while it is held as factors), to turn an
+    update, and to turn it back; ``10/3 d³`` per axis to refresh.
+    """
+
+    K: Family
+    beta: float = 0.95  #: β₂, decay of v̂
+    decay: float = 0.95  #: of the moments along the axes
+    eps: float = 1e-8  #: added to the root, in units of the gradient
+    vectors: bool = False
+    observe_every: int = 1
+    refresh_every: int = 10
+
+    def __post_init__(self) -> None:
+        as_gram(self.K, PART)
+        ranges = (
+            ("beta", self.beta, 0 <= self.beta < 1, "≥ 0 and < 1"),
+            ("decay", self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
+            ("eps", self.eps, 0 <= self.eps < float("inf"), "≥ 0"),
+            ("observe_every", self.observe_every, self.observe_every >= 1, "at least 1"),
+            ("refresh_every", self.refresh_every, self.refresh_every >= 1, "at least 1"),
+        )
+        wrong = [
+            Fault(f"{PART}: {n} = {v!r} must be {what}", path=n) for n, v, holds, what in ranges if not holds
+        ]
+        if wrong:
+            raise ConfigError(*wrong)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(factored=True)
+
+    def joins(self, layer: str) -> bool:
+        return True
+
+    def init(self, like: BlockVector, ctx: Context) -> SoapState:
+        shapes = like.layout.shapes
+        grams = {name: fresh(self.K, s, like.flat, vectors=self.vectors) for name, s in shapes.items()}
+        bases: dict[str, Bases] = {name: [_identity(L) for L in found] for name, found in grams.items()}
+        return SoapState(grams, bases, like.zeros_like())
+
+    def observe(self, state: SoapState, seen: Pass, ctx: Context) -> None:
+        if state.count == 1:
+            self._begin(state, ctx)
+        elif state.count and ctx.step % self.refresh_every == 0:
+            self._turn(state, ctx)
+        state.count += 1
+        share = (1 - self.beta) / (1 - self.beta**state.count)
+        for name, bases in state.bases.items():
+            turned = _turned(seen.gradient.factored(name), bases)
+            state.second[name].mul_(1 - share).addcmul_(turned, turned, value=share)
+        if ctx.step % self.observe_every:
+            return
+        state.observed += 1
+        weight = (1 - self.decay) / (1 - self.decay**state.observed)
+        for name, grams in state.grams.items():
+            if grams:
+                average_(grams, seen.gradient[name], weight, ctx.backend, PART)
+
+    def apply(self, state: SoapState, v: BlockVector, ctx: Context) -> Solve:
+        x = v.empty_like()
+        for name, bases in state.bases.items():
+            scaled = _turned(v.factored(name), bases) / (state.second[name].sqrt().add_(self.eps))
+            _turned_back(scaled, bases, x[name])
+        return Solve(x)
+
+    def _begin(self, state: SoapState, ctx: Context) -> None:
+        """The eigenvectors of what one gradient has shown, and v̂ in them."""
+        for name, bases in state.bases.items():
+            for n, L in enumerate(state.grams[name]):
+                if bases[n] is not None:
+                    with naming_block(name):
+                        bases[n] = _eigenvectors(L, ctx.backend)
+            second = state.second[name]
+            second.copy_(_along(second, [None if Q is None else Q.square() for Q in bases]))
+
+    def _turn(self, state: SoapState, ctx: Context) -> None:
+        """One power iteration, and v̂ in the order of the columns."""
+        for name, bases in state.bases.items():
+            second = state.second[name]
+            second = second.view(axes(second.shape))
+            for n, (L, Q) in enumerate(zip(state.grams[name], bases, strict=True)):
+                if Q is None:
+                    continue
+                P = (L @ Q).addcmul_(Q, _ramp(L).unsqueeze(-1))
+                order = torch.argsort((Q * P).sum(0), descending=True, stable=True)
+                bases[n] = ctx.backend.qr(P[:, order])
+                second.copy_(second.index_select(n, order))
+
+
+def _identity(L: Structure) -> Tensor | None:
+    if not as_gram(L.family, PART).rotates:
+        return None
+    like = next(iter(L.tensors().values()))
+    return torch.eye(L.d, dtype=like.dtype, device=like.device)
+
+
+def _eigenvectors(L: Structure, backend: Backend) -> Float[Tensor, "d d"]:
+    """Of L and its ramp, the largest first."""
+    gram = as_gram(L.family, PART)
+    tilted = replace(L, **{name: t.clone() for name, t in L.tensors().items()})  # type: ignore[type-var]
+    gram.average_(tilted, 1.0, _ramp(L).sqrt().diag(), 1.0, backend)
+    _, Q = gram.eigh(tilted, backend)
+    assert Q is not None
+    return Q.flip(-1)
+
+
+def _ramp(L: Structure) -> Float[Tensor, " d"]:
+    """What is added to the diagonal: from ``TILT`` of its mean down to nearly nothing."""
+    mean = L.mean_diagonal()
+    return torch.arange(L.d, 0, -1, dtype=mean.dtype, device=mean.device) * (mean * (TILT / L.d))
+
+
+def _turned(g: Tensor | Outer, bases: Bases) -> Tensor:
+    """``Qᵀ g``: the block in the bases; itself if there are none."""
+    if len(bases) == 2:
+        return rotate(g, *bases)
+    T = g.dense() if isinstance(g, Outer) else g
+    return _along(T, bases)
+
+
+def _turned_back(T: Tensor, bases: Bases, out: Tensor) -> None:
+    """``out ← Q T``."""
+    if len(bases) == 2:
+        Q_B, Q_A = bases
+        T = T if Q_B is None else Q_B @ T
+        if Q_A is not None:
+            torch.mm(T, Q_A.mT, out=out)
+            return
+    elif bases:
+        T = _along(T, [None if Q is None else Q.mT for Q in bases])
+    out.copy_(T)
+
+
+def _along(T: Tensor, matrices: Bases) -> Tensor:
+    """Every axis's rows times its matrix."""
+    shape = T.shape
+    T = T.reshape(axes(shape))
+    for n, M in enumerate(matrices):
+        if M is not None:
+            T = on_axis(T, n, lambda rows, M=M: rows @ M)  # type: ignore[misc]
+    return T.reshape(shape)

@@ -1,0 +1,176 @@
+"""SOAP against its formulas, written on dense matrices, and against Adam."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curvlab.errors import CapabilityError, ConfigError
+from curvlab.linalg.vectors import Outer
+from curvlab.objective.supervised import objective
+from curvlab.protocols.structure import Family
+from curvlab.structures.dense import Dense
+from curvlab.testing.asserts import assert_close
+from curvlab.testing.problems import DTYPE, normal
+from curvlab_shampoo.soap import Soap
+from curvlab_structures.block_diagonal import BlockDiagonal
+from curvlab_structures.toeplitz import LowerToeplitz
+from plugins.shampoo.tests.hand_fed import BLOCK, SHAPES, Fed, averages, gradients, on_every_axis
+
+BETA, DECAY, EPS = 0.9, 0.8, 1e-3
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def part(K: Family | None = None, **settings: Any) -> Soap:
+    plain = {"beta": BETA, "decay": DECAY, "eps": EPS, "vectors": True, "refresh_every": 1}
+    return Soap(Dense() if K is None else K, **{**plain, **settings})
+
+
+def tilted(L: Tensor) -> Tensor:
+    """With a ramp on its diagonal, from 1e-3 of the mean down."""
+    d = len(L)
+    return L + torch.arange(d, 0, -1, dtype=DTYPE).diag() * 1e-3 * L.trace() / d**2
+
+
+class Written:
+    """As it is written: entries, turned by einsum; v̂ from a list of all gradients' squares.
+
+    Bases are looked at, not made: their signs are free.
+    """
+
+    def __init__(self, shape: tuple[int, ...], refresh: int) -> None:
+        self.dims, self.refresh = shape or (1,), refresh
+        self.Q = [torch.eye(d, dtype=DTYPE) for d in self.dims]
+        self.seen: list[Tensor] = []
+        self.squares: list[Tensor] = []  # of every gradient, carried along into the present bases
+
+    def step(self, g: Tensor, found: list[Tensor]) -> Tensor:
+        L = [tilted(M) for M in averages(self.seen, DECAY)] if self.seen else []
+        if len(self.seen) == 1:
+            for Q, M in zip(found, L, strict=True):
+                inside = Q.mT @ M @ Q
+                assert_close(inside, inside.diagonal().sort(descending=True).values.diag(), dimension=100)
+            self.squares = [on_every_axis(s, [Q.mT**2 for Q in found]) for s in self.squares]
+        elif self.seen and len(self.seen) % self.refresh == 0:
+            for n, (Q, M) in enumerate(zip(found, L, strict=True)):
+                size = (self.Q[n].mT @ M @ self.Q[n]).diagonal()
+                order = sorted(range(len(size)), key=lambda k: -float(size[k]))
+                R = Q.mT @ M @ self.Q[n][:, order]
+                assert_close(R, R.triu(), dimension=100, what="Qᵀ L Q of before")
+                moved = [s.index_select(n, torch.tensor(order)) for s in self.squares]
+                self.squares = moved
+        else:
+            for Q, old in zip(found, self.Q, strict=True):
+                assert torch.equal(Q, old)
+        for Q in found:
+            assert_close(Q.mT @ Q, torch.eye(len(Q), dtype=DTYPE))
+        self.Q = [Q.clone() for Q in found]
+        turned = on_every_axis(g, [Q.mT for Q in self.Q])
+        self.squares.append(turned.reshape(self.dims) ** 2)
+        self.seen.append(g)
+        weights = [BETA**age for age in reversed(range(len(self.squares)))]
+        second = sum(w * s for w, s in zip(weights, self.squares, strict=True)) / sum(weights)
+        return on_every_axis(turned / (second.sqrt() + EPS).reshape(g.shape), self.Q)
+
+
+@shapes
+@pytest.mark.parametrize("refresh", [1, 3])
+def test_it_is_as_it_is_written(shape: tuple[int, ...], refresh: int) -> None:
+    fed, slow = Fed(part(refresh_every=refresh), shape), Written(shape, refresh)
+    for g in gradients(shape, 10):
+        x = fed.step(g)
+        assert_close(x, slow.step(g, fed.state.bases[BLOCK]), dimension=100, condition=1e4)
+
+
+def test_the_first_update_is_adams() -> None:
+    g = normal(4, 6, seed=1)
+    assert_close(Fed(part(), (4, 6)).step(g), g / (g.abs() + EPS))
+
+
+def test_bases_stay_orthogonal_and_come_to_the_eigenvectors() -> None:
+    """Of gradients that repeat, after a hundred power iterations."""
+    fed, some = Fed(part(decay=0.99), (5, 7)), gradients((5, 7), 3)
+    for k in range(400):
+        fed.step(some[k % 3])
+    for n, Q in enumerate(fed.state.bases[BLOCK]):
+        assert_close(Q.mT @ Q, torch.eye(len(Q), dtype=DTYPE), dimension=len(Q))
+        L = tilted(fed.state.grams[BLOCK][n].dense())
+        inside = Q.mT @ L @ Q
+        off = inside - inside.diagonal().diag()
+        assert float(off.norm()) < 0.02 * float(L.norm())
+        assert torch.equal(inside.diagonal()[:3], inside.diagonal()[:3].sort(descending=True).values)
+
+
+def test_bases_turn_on_their_cadence() -> None:
+    fed, known = Fed(part(refresh_every=3), (4, 6)), []
+    for g in gradients((4, 6), 8):
+        fed.step(g)
+        known.append([Q.clone() for Q in fed.state.bases[BLOCK]])
+    turned = [k for k in range(1, 8) if not torch.equal(known[k][0], known[k - 1][0])]
+    assert turned == [1, 3, 6]
+
+
+def test_a_gradient_in_factors_is_that_gradient() -> None:
+    for r in (2, 40):
+        held, plain = Fed(part(), (4, 6)), Fed(part(), (4, 6))
+        for k in range(5):
+            outer = Outer(normal(r, 4, seed=k), normal(r, 6, seed=k + 50))
+            assert_close(held.step(outer), plain.step(outer.dense()), dimension=100, condition=1e6)
+
+
+def test_bases_keep_the_structures_pattern() -> None:
+    """Of a block-diagonal structure, only within its blocks."""
+    fed = Fed(part(BlockDiagonal(2)), (4, 6))
+    for g in gradients((4, 6), 5):
+        fed.step(g)
+    for Q in fed.state.bases[BLOCK]:
+        touched = (Q.abs() > 1e-12).view(len(Q) // 2, 2, len(Q)).any(1)  # blocks, by column
+        assert bool((touched.sum(0) == 1).all())
+        assert bool((Q.abs() > 0.01).sum() > len(Q))
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "vectors"])
+def test_without_bases_it_is_adam(structure: str, optimizer: Any) -> None:
+    """A diagonal structure, or a model of blocks with one axis, against torch's own."""
+    torch.manual_seed(0)
+    matrices = [nn.Linear(5, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 3)]
+    layers = matrices if structure == "diagonal" else [nn.LayerNorm(5)]
+    mine = nn.Sequential(*layers).double()
+    theirs = copy.deepcopy(mine)
+    knobs = {"structure": {"use": "diagonal"}} if structure == "diagonal" else {}
+    ours = optimizer("soap", mine, lr=1e-2, beta1=0.8, beta2=0.97, eps=1e-6, weight_decay=0.1, **knobs)
+    adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.8, 0.97), eps=1e-6, weight_decay=0.1)
+    criterion = nn.CrossEntropyLoss()
+    for k in range(25):
+        x, y = normal(8, 5, seed=k), torch.arange(8) % 3
+        ours.step(objective(mine, criterion, x, y))
+        adamw.zero_grad()
+        criterion(theirs(x), y).backward()
+        adamw.step()
+    for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert_close(p.detach(), q.detach(), dimension=100)
+
+
+def test_it_holds_a_moment_and_a_basis_per_axis(optimizer: Any) -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)).double()
+    per_axis = (6**2 + 7**2) + (8**2 + 3**2)  # a layer's bias is a column; vectors have none
+    parameters = sum(p.numel() for p in model.parameters())
+    assert optimizer("soap", model).state_bytes() == 8 * (2 * per_axis + 2 * parameters)
+
+
+def test_a_wide_axis_takes_neither_time_nor_memory(optimizer: Any) -> None:
+    model = nn.Linear(3000, 2, bias=False).double()
+    assert optimizer("soap", model).state_bytes() == 8 * (3000 + 2 * 2**2 + 2 * 6000)
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(CapabilityError, match="soap needs a structure that is a Gram"):
+        Soap(LowerToeplitz())
+    for name, value in (("beta", 1.0), ("decay", -0.1), ("eps", -1.0), ("refresh_every", 0)):
+        with pytest.raises(ConfigError, match=f"soap: {name} = {value}"):
+            part(**{name: value})
