@@ -92,6 +92,7 @@ def _steps(registry: Registry) -> None:
         "curvlab.parts.steps:Armijo",
         summary="the first rate that decreases the loss enough",
     )
+    add("step", "grid", "curvlab.parts.steps:Grid", summary="the best of many rates, each half of the last")
     add(
         "step",
         "quadratic-model",

@@ -84,7 +84,7 @@ def closure() -> set[str]:
 
 
 def test_there_is_a_plugin() -> None:
-    found = {"firstorder", "hessianfree", "kfac", "lbfgs", "shampoo", "singd", "speech", "structures"}
+    found = {"firstorder", "hessianfree", "kfac", "lbfgs", "pinn", "shampoo", "singd", "speech", "structures"}
     assert found <= set(PLUGINS)
 
 

@@ -64,6 +64,17 @@ class Kronecker(BlockOperator):
 
 
 @dataclass(frozen=True)
+class KroneckerSum(BlockOperator):
+    """``V ↦ Σ_t B_t V A_t``: a Kronecker product for each term of a loss."""
+
+    terms: tuple[Kronecker, ...]
+
+    def product(self, v: Tensor | Outer, out: Tensor | None = None) -> Tensor:
+        image = torch.stack([term @ (v.dense() if isinstance(v, Outer) else v) for term in self.terms]).sum(0)
+        return image if out is None else out.copy_(image)
+
+
+@dataclass(frozen=True)
 class GramKronecker(BlockOperator):
     """``V ↦ GᵀG V AᵀA`` from the rows G ``[r, o]`` and A ``[r', i]``; neither Gram is formed.
 
@@ -84,9 +95,10 @@ class GramKronecker(BlockOperator):
 
 @dataclass(frozen=True)
 class KroneckerEigen(BlockOperator):
-    """``V ↦ Q_B [ (Q_Bᵀ V Q_A) ∘ D ] Q_Aᵀ`` with orthogonal Q and a weight D ``[o, i]`` per entry.
+    """``V ↦ Q_B [ (Q_Bᵀ V Q_A) ∘ D ] Q_Aᵀ`` with square Q and a weight D ``[o, i]`` per entry.
 
-    ``None`` for a basis is the identity.  EKFAC's operator, and KFAC's with exact damping.
+    ``None`` for a basis is the identity.  EKFAC's operator, and KFAC's with exact damping, with orthogonal
+    Q; the inverse of a sum of two Kronecker products, with others.
     """
 
     Q_B: Float[Tensor, "o o"] | None

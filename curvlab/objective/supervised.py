@@ -115,7 +115,7 @@ class SupervisedObjective(Objective):
         sample = self.gradient_sample
         if not isinstance(sample, Chosen) and not isinstance(sample[0], Tensor):
             return None
-        other = SupervisedObjective(
+        other = type(self)(
             self.model,
             self.loss_rule,
             *_given(converted(sample)),

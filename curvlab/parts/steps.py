@@ -74,6 +74,44 @@ class Armijo(StepRule[None]):
         return Step(line.update, 0.0, accepted=False)
 
 
+@dataclass(frozen=True)
+class Grid(StepRule[None]):
+    """The best of ``count`` rates lr, lr·shrink, lr·shrink², …; none that lowers the loss, no step.
+
+    Costs ``count`` trial losses, whatever they say: no slope is asked for, and the update need not descend
+    at first order.
+    """
+
+    lr: float | Schedule = 1.0
+    shrink: float = 0.5
+    count: int = 31
+
+    def __post_init__(self) -> None:
+        positive("lr", self.lr)
+        positive("shrink", self.shrink)
+        fraction("shrink", self.shrink)
+        at_least("count", self.count, 1)
+
+    def needs(self, step: int) -> Needs:
+        return Needs(losses=self.count)
+
+    def rate(self, step: int) -> float:
+        return at_step(self.lr, step)
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def search(self, state: None, line: Line, step: int) -> Step:
+        first = self.rate(step) * line.rate
+        rates = [first * self.shrink**k for k in range(self.count)]
+        losses = {alpha: line.loss_of(line.update, alpha) for alpha in rates}
+        finite = {alpha: loss for alpha, loss in losses.items() if math.isfinite(loss)}
+        best = min(finite, key=finite.__getitem__, default=0.0)
+        if not best or not finite[best] < line.start():
+            return Step(line.update, 0.0, accepted=False)
+        return Step(line.update, best)
+
+
 @dataclass
 class QuadraticState:
     """The last step's displacement, subtracted form: θ_k = θ_{k−1} − previous."""

@@ -28,7 +28,7 @@ from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.structure import Group, NaiveFallback
 from curvlab.registry.imports import part_class
-from tests.limits.registered import knobs_of, methods, registry
+from tests.limits.registered import DAMPED, knobs_of, methods, registry
 
 STEPS = 4
 #: examples of each rank in a step
@@ -87,7 +87,8 @@ def exact(method: str) -> Case:
     """No labels are drawn, so that it matters to nobody who has which examples."""
     # of nearly dependent directions ksd makes a basis, which magnifies rounding as much in one process
     rtol = 1e-4 if method == "ksd" else 1e-7
-    return Case(method, {"labels": "exact"} if "labels" in knobs_of(method) else {}, rtol=rtol)
+    labels = {"labels": "exact"} if "labels" in knobs_of(method) else {}
+    return Case(method, {**labels, **DAMPED.get(method, {})}, rtol=rtol)
 
 
 def weighted() -> nn.Module:

@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent.parent.parent
 #: values for the whole-number settings of a structure: smaller than, as large as and above small dimensions
 SIZES = (1, 2, 5)
 
+#: KFAC for PINNs comes with a damping of 1e-8, by whose inverse singular factors amplify rounding
+DAMPED: Mapping[str, Mapping[str, Any]] = {"kfac-pinn": {"damping": 0.1}}
+
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:

@@ -19,7 +19,7 @@ from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.objective.supervised import objective
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, ClassesSecond, labels, normal
-from tests.limits.registered import knobs_of, methods, optimizer
+from tests.limits.registered import DAMPED, knobs_of, methods, optimizer
 
 #: torch compiles some of its own derivatives when forward mode is first used, and deprecates how it does
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -58,7 +58,8 @@ def cases() -> list[Any]:
     """Every method with the labels that it comes with, then with each other kind."""
     found = []
     for name in methods():
-        knobs = tuple((k, v) for k, v in TAME.items() if k in knobs_of(name))
+        tame = {**TAME, **DAMPED.get(name, {})}
+        knobs = tuple((k, v) for k, v in tame.items() if k in knobs_of(name))
         found.append(pytest.param(name, knobs, id=name))
         if "labels" in knobs_of(name):
             own = {str(kind) for kind in optimizer(name, images()).needs(0).layers}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from curvlab.linalg.kronecker import GramKronecker, Kronecker, KroneckerEigen, rotate
+from curvlab.linalg.kronecker import GramKronecker, Kronecker, KroneckerEigen, KroneckerSum, rotate
 from curvlab.linalg.operator import BlockOperator, dense_block
 from curvlab.linalg.vectors import Outer
 from curvlab.testing.asserts import assert_close
@@ -117,6 +117,18 @@ def test_both_orders_agree() -> None:
     assert isinstance(factored, Outer)
     assert isinstance(whole, Tensor)
     assert_close(factored.dense(), whole, dimension=60)
+
+
+def test_a_sum_is_the_sum_of_its_products() -> None:
+    (o, i), out = (4, 3), torch.empty(4, 3, dtype=torch.float64)
+    terms = tuple(Kronecker(Counting(symmetric(o, k)), Counting(symmetric(i, k + 9))) for k in (1, 2, 3))
+    V = normal(o, i, seed=4)
+    expected = sum(dense_block(t, V) for t in terms) @ V.reshape(-1)  # type: ignore[operator]
+    assert_close(KroneckerSum(terms).product(V, out).reshape(-1), expected, dimension=o * i)
+    left, right = normal(2, o, seed=5), normal(2, i, seed=6)
+    held = KroneckerSum(terms).product(Outer(left, right))
+    assert_close(held, KroneckerSum(terms) @ (left.mT @ right), dimension=o * i)
+    assert torch.equal(out, KroneckerSum(terms) @ V)
 
 
 def test_identities_on_both_sides_change_nothing() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.schedules import Linear
-from curvlab.parts.steps import Armijo, QuadraticModel, Rate
+from curvlab.parts.steps import Armijo, Grid, QuadraticModel, Rate
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from tests.parts.vectors import LAYOUT, Bowl, spd, vector
 
@@ -48,6 +50,45 @@ def test_backtracking_finds_the_first_rate_with_enough_decrease(lr: float) -> No
     if step.alpha < lr:
         longer = step.alpha / 0.3
         assert b.loss(step.update, longer) > 0.1 * longer * line.slope
+
+
+def test_a_grid_takes_the_best_of_all_its_rates() -> None:
+    """Of a bowl's, the one nearest to the minimum; it is no first that is good enough."""
+    b, part = bowl(), Grid(lr=64.0, shrink=0.5, count=12)
+    step = part.search(None, b.line(b.gradient), 0)
+    assert b.trials == 12
+    assert part.needs(0) == Needs(losses=12)
+    rates = [64.0 * 0.5**k for k in range(12)]
+    losses = [b.loss(step.update, alpha) for alpha in rates]
+    assert step.accepted
+    assert step.alpha == rates[losses.index(min(losses))]
+    assert 0 < rates.index(step.alpha) < 11
+
+
+def test_a_grid_without_a_better_loss_does_not_move() -> None:
+    b = bowl()
+    uphill = Grid().search(None, b.line(b.gradient * -1.0), 0)
+    assert (uphill.alpha, uphill.accepted) == (0.0, False)
+    level = Grid().search(None, b.line(b.gradient * 0.0), 0)
+    assert not level.accepted
+
+
+def test_a_grid_passes_over_losses_that_are_not_finite() -> None:
+    b = bowl()
+    line = replace(
+        b.line(b.gradient), loss_of=lambda u, alpha: b.loss(u, alpha) if alpha < 0.3 else float("nan")
+    )
+    step = Grid(lr=1.0).search(None, line, 0)
+    assert step.accepted
+    assert step.alpha < 0.3
+    nowhere = replace(line, loss_of=lambda u, alpha: float("inf"))
+    assert not Grid().search(None, nowhere, 0).accepted
+
+
+def test_a_grid_begins_at_the_schedulers_rate() -> None:
+    b = bowl()
+    whole, half = (Grid(lr=1.0, count=1).search(None, b.line(b.gradient, rate=r), 0) for r in (0.02, 0.01))
+    assert (whole.alpha, half.alpha) == (0.02, 0.01)
 
 
 def test_backtracking_spends_at_most_the_losses_it_asked_for() -> None:

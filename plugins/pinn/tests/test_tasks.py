@@ -1,0 +1,79 @@
+"""The tasks, and the method on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from curvlab.errors import ConfigError
+from curvlab.protocols.sampler import Draw
+from curvlab_pinn.tasks import Heat, Poisson
+from curvlab_pinn.workload import PinnWorkload
+
+SMALL: dict[str, Any] = {"hidden": (16,), "interior": 90, "boundary": 24, "test": 500, "batch_size": 114}
+
+
+def workload(task: Poisson | Heat) -> PinnWorkload:
+    torch.manual_seed(0)
+    return task.workload(task.model(), dtype=torch.float64, device=torch.device("cpu"))
+
+
+def everything(made: PinnWorkload) -> Draw:
+    whole = torch.arange(made.size)
+    return Draw(whole, whole, whole)
+
+
+def trained(made: PinnWorkload, ours: Any, steps: int) -> float:
+    for _ in range(steps):
+        ours.step(made.objective(everything(made)))
+    return made.metrics()["val_l2"]
+
+
+@pytest.mark.parametrize(
+    "task", [Poisson(**SMALL), Heat(**{**SMALL, "dimension": 3})], ids=lambda t: type(t).__name__
+)
+def test_the_method_solves_what_adamw_does_not(task: Poisson | Heat, optimizer: Any) -> None:
+    """In forty steps, each with a search; AdamW has hardly begun with as many gradients."""
+    made = workload(task)
+    found = trained(made, optimizer("kfac-pinn", made.model), 40)
+    other = workload(task)
+    beside = trained(other, optimizer("adamw", other.model, lr=1e-2), 40)
+    assert found < 0.5
+    assert found < 0.5 * beside
+
+
+def test_the_error_is_relative_to_the_solution() -> None:
+    made = workload(Poisson(**SMALL))
+    for p in made.model.parameters():
+        nn.init.zeros_(p)
+    assert made.metrics()["val_l2"] == pytest.approx(1.0)
+    assert made.metrics()["val_loss"] == pytest.approx(0.5)
+
+
+def test_a_draw_chooses_points_of_both_kinds() -> None:
+    made = workload(Poisson(**SMALL))
+    some, trial = torch.tensor([100, 3, 110, 7, 50]), torch.tensor([0, 1, 90])
+    objective = made.objective(Draw(some, some, trial))
+    rows = objective.gradient_sample[0]  # type: ignore[index]
+    assert rows[:, -1].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert torch.equal(rows[:3, :2], made.cloud.inside[[3, 7, 50]])
+    assert torch.equal(rows[3:, :2], made.cloud.on[[10, 20]])
+    assert len(objective.acceptance_sample[0]) == 3  # type: ignore[index]
+    assert objective.curvature_sample is objective.gradient_sample
+
+
+def test_points_are_those_of_their_seed_alone() -> None:
+    same, other = workload(Poisson(**SMALL)), workload(Poisson(**{**SMALL, "data_seed": 1}))
+    assert torch.equal(workload(Poisson(**SMALL)).cloud.inside, same.cloud.inside)
+    assert not torch.equal(other.cloud.inside, same.cloud.inside)
+
+
+def test_wrong_settings_are_all_named() -> None:
+    with pytest.raises(ConfigError) as failed:
+        Poisson(dimension=0, interior=0, hidden=(0,))
+    assert {fault.path for fault in failed.value.faults} == {"dimension", "interior", "hidden"}
+    with pytest.raises(ConfigError, match="dimension = 1"):
+        Heat(dimension=1)
