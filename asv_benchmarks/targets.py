@@ -55,6 +55,8 @@ def singd(structure: str, every: int, bound: float, public: float, **settings: i
 TARGETS = {
     "kfac, T = 10": Target("kfac", 1.8, "2.4 (asdl)", {"refresh": 10}),
     "ekfac, T = 10": Target("ekfac", 2.5, "4.8 (kfac-pytorch)", {"refresh": 10}),
+    "soap, T = 10": Target("soap", 7.9, "7.9 (the fastest of four)", {"refresh": 10}),
+    "shampoo, T = 10": Target("shampoo", 7.2, "7.2 (the faster of two)", {"refresh": 10}),
     "dense, T = 10": singd("dense", 10, 2.9, 4.5),
     "dense, T = 1": singd("dense", 1, 6.0, 8.7),
     "hierarchical 15+15, T = 10": singd("hierarchical", 10, 1.3, 2.25, top=15, bottom=15),
