@@ -95,7 +95,7 @@ def test_a_broken_plugin_is_recorded_and_harms_nothing_else(way: str, registry_w
     assert reason.split("\n")[0][:20] in bad.reason
     assert "Traceback (most recent call last)" in bad.error
     assert record(registry, "good").status == "ok"
-    assert step_names(registry) == {"rate", "armijo", "quadratic-model", "mine"}
+    assert step_names(registry) == {"rate", "armijo", "grid", "quadratic-model", "mine"}
     assert registry.clashes() == {}
 
 
