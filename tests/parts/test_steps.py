@@ -10,6 +10,7 @@ import torch
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.schedules import Linear
 from curvlab.parts.steps import Armijo, Grid, QuadraticModel, Rate
+from curvlab.protocols.evidence import Line, Step
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from tests.parts.vectors import LAYOUT, Bowl, spd, vector
 
@@ -52,43 +53,78 @@ def test_backtracking_finds_the_first_rate_with_enough_decrease(lr: float) -> No
         assert b.loss(step.update, longer) > 0.1 * longer * line.slope
 
 
-def test_a_grid_takes_the_best_of_all_its_rates() -> None:
-    """Of a bowl's, the one nearest to the minimum; it is no first that is good enough."""
-    b, part = bowl(), Grid(lr=64.0, shrink=0.5, count=12)
-    step = part.search(None, b.line(b.gradient), 0)
-    assert b.trials == 12
-    assert part.needs(0) == Needs(losses=12)
+def searched(part: Grid, line: Line, last: int = 0) -> tuple[Step, int]:
+    """A step, and where it was found."""
+    state = part.init(vector())
+    state.last = last
+    return part.search(state, line, 0), state.last
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_grid_takes_the_best_of_all_its_rates(near: bool) -> None:
+    """Of a bowl's, which has one valley, the one nearest to the minimum, no first that is good enough."""
+    b, part = bowl(), Grid(lr=64.0, shrink=0.5, count=12, near=near)
     rates = [64.0 * 0.5**k for k in range(12)]
-    losses = [b.loss(step.update, alpha) for alpha in rates]
-    assert step.accepted
-    assert step.alpha == rates[losses.index(min(losses))]
-    assert 0 < rates.index(step.alpha) < 11
+    losses = [b.loss(b.gradient, alpha) for alpha in rates]
+    best = losses.index(min(losses))
+    assert 0 < best < 11
+    for last in (0, best, 11):
+        step, place = searched(part, b.line(b.gradient), last)
+        assert step.accepted
+        assert (step.alpha, place) == (rates[best], best)
+    assert part.needs(0) == Needs(losses=12)
 
 
-def test_a_grid_without_a_better_loss_does_not_move() -> None:
+@pytest.mark.parametrize(("near", "last", "trials"), [(False, 3, 12), (True, None, 3), (True, 0, None)])
+def test_a_grid_pays_for_what_it_looks_at(near: bool, last: int | None, trials: int | None) -> None:
+    """All of it, or the last place and its neighbours; each once."""
+    b, tried = bowl(), []
+    part = Grid(lr=64.0, shrink=0.5, count=12, near=near)
+    _, best = searched(part, b.line(b.gradient))
+
+    def loss_of(update: BlockVector, alpha: float) -> float:
+        tried.append(alpha)
+        return b.loss(update, alpha)
+
+    searched(part, replace(b.line(b.gradient), loss_of=loss_of), best if last is None else last)
+    assert len(set(tried)) == (best + 2 if trials is None else trials)
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_grid_without_a_better_loss_does_not_move(near: bool) -> None:
     b = bowl()
-    uphill = Grid().search(None, b.line(b.gradient * -1.0), 0)
-    assert (uphill.alpha, uphill.accepted) == (0.0, False)
-    level = Grid().search(None, b.line(b.gradient * 0.0), 0)
-    assert not level.accepted
+    for line in (b.line(b.gradient * -1.0), b.line(b.gradient * 0.0)):
+        step, place = searched(Grid(near=near), line, 5)
+        assert (step.alpha, step.accepted, place) == (0.0, False, 5)
 
 
-def test_a_grid_passes_over_losses_that_are_not_finite() -> None:
+@pytest.mark.parametrize("near", [False, True])
+def test_a_grid_passes_over_losses_that_are_not_finite(near: bool) -> None:
     b = bowl()
     line = replace(
         b.line(b.gradient), loss_of=lambda u, alpha: b.loss(u, alpha) if alpha < 0.3 else float("nan")
     )
-    step = Grid(lr=1.0).search(None, line, 0)
+    step, _ = searched(Grid(lr=1.0, near=near), line)
     assert step.accepted
     assert step.alpha < 0.3
     nowhere = replace(line, loss_of=lambda u, alpha: float("inf"))
-    assert not Grid().search(None, nowhere, 0).accepted
+    assert not searched(Grid(near=near), nowhere)[0].accepted
+
+
+def test_a_walk_that_ends_in_a_ditch_above_the_start_looks_everywhere() -> None:
+    """Two valleys, of which the one near the last place is not deep enough."""
+    b = bowl()
+    heights = {0: 5.0, 1: 3.0, 2: 4.0, 3: 9.0, 4: 0.5, 5: 2.0}
+    by_rate = {0.5**k: height for k, height in heights.items()}
+    line = replace(b.line(b.gradient), loss_of=lambda u, alpha: by_rate[alpha], start=lambda: 1.0)
+    step, place = searched(Grid(count=6, near=True), line)
+    assert (step.alpha, place) == (0.5**4, 4)
 
 
 def test_a_grid_begins_at_the_schedulers_rate() -> None:
     b = bowl()
-    whole, half = (Grid(lr=1.0, count=1).search(None, b.line(b.gradient, rate=r), 0) for r in (0.02, 0.01))
-    assert (whole.alpha, half.alpha) == (0.02, 0.01)
+    steps = [searched(Grid(lr=1.0, count=1), b.line(b.gradient, rate=r))[0] for r in (0.02, 0.01)]
+    assert [step.alpha for step in steps] == [0.02, 0.01]
 
 
 def test_backtracking_spends_at_most_the_losses_it_asked_for() -> None:
