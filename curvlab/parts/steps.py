@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -114,6 +115,7 @@ class Grid(StepRule[GridState]):
     def search(self, state: GridState, line: Line, step: int) -> Step:
         first = self.rate(step) * line.rate
 
+        @cache
         def loss(k: int) -> float:
             if not 0 <= k < self.count:
                 return math.inf
