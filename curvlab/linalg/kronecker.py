@@ -70,7 +70,11 @@ class KroneckerSum(BlockOperator):
     terms: tuple[Kronecker, ...]
 
     def product(self, v: Tensor | Outer, out: Tensor | None = None) -> Tensor:
-        image = torch.stack([term @ (v.dense() if isinstance(v, Outer) else v) for term in self.terms]).sum(0)
+        V = v.dense() if isinstance(v, Outer) else v
+        first, *others = self.terms
+        image = first @ V
+        for term in others:
+            image = image + term @ V
         return image if out is None else out.copy_(image)
 
 

@@ -38,8 +38,8 @@ class Equation(ABC):
 
 
 @dataclass(frozen=True)
-class SineProduct(Equation):
-    """``−Δu = d π² Π_i sin(π x_i)``, whose solution is ``u = Π_i sin(π x_i)``."""
+class MinusLaplace(Equation):
+    """``−Δu = source``."""
 
     dimension: int
 
@@ -48,6 +48,11 @@ class SineProduct(Equation):
 
     def second(self) -> Float[Tensor, " d"]:
         return torch.ones(self.dimension, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class SineProduct(MinusLaplace):
+    """``−Δu = d π² Π_i sin(π x_i)``, whose solution is ``u = Π_i sin(π x_i)``."""
 
     def source(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         return self.dimension * math.pi**2 * self.solution(x)
@@ -57,16 +62,8 @@ class SineProduct(Equation):
 
 
 @dataclass(frozen=True)
-class CosineSum(Equation):
+class CosineSum(MinusLaplace):
     """``−Δu = π² Σ_i cos(π x_i)``, whose solution is ``u = Σ_i cos(π x_i)``; of any dimension."""
-
-    dimension: int
-
-    def first(self) -> Float[Tensor, " d"]:
-        return torch.zeros(self.dimension, dtype=torch.float64)
-
-    def second(self) -> Float[Tensor, " d"]:
-        return torch.ones(self.dimension, dtype=torch.float64)
 
     def source(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         return math.pi**2 * self.solution(x)

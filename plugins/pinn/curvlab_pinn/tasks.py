@@ -8,15 +8,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from curvlab.errors import Fault
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import mlp
 from curvlab.tasks.settings import at_least, check, widths
-from curvlab_pinn.equations import CosineSum, Equation, HeatDecay, SineProduct
+from curvlab_pinn.equations import CosineSum, Equation, HeatDecay, MinusLaplace, SineProduct
 from curvlab_pinn.residuals import Residuals
 from curvlab_pinn.workload import Cloud, PinnWorkload
 
 #: by name of the solution
-SOLUTIONS: dict[str, type[Equation]] = {"sine-product": SineProduct, "cosine-sum": CosineSum}
+SOLUTIONS: dict[str, type[MinusLaplace]] = {"sine-product": SineProduct, "cosine-sum": CosineSum}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Poisson(Task):
 
     def equation(self) -> Equation:
         """What is solved."""
-        return SOLUTIONS[self.solution](self.dimension)  # type: ignore[call-arg]
+        return SOLUTIONS[self.solution](self.dimension)
 
     def model(self) -> nn.Module:
         return Residuals(mlp((self.dimension, *self.hidden, 1), "tanh"), self.equation())
@@ -85,7 +86,7 @@ class Heat(Task):
         return _workload(self, model, dtype, device)
 
 
-def _faults(task: Poisson | Heat):  # type: ignore[no-untyped-def]
+def _faults(task: Poisson | Heat) -> list[Fault]:
     return [
         *at_least(
             1, dimension=task.dimension, interior=task.interior, boundary=task.boundary, test=task.test
