@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from curvlab.errors import ConfigError, Fault, naming_block
+from curvlab.errors import naming_block
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.modes import ModeProducts
@@ -16,6 +16,7 @@ from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab_shampoo.grams import average_, axes, fresh
+from curvlab_shampoo.settings import require
 
 PART = "shampoo"
 
@@ -59,17 +60,13 @@ class Shampoo(Preconditioner[ShampooState]):
 
     def __post_init__(self) -> None:
         as_gram(self.K, PART)
-        ranges = (
-            ("decay", self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
-            ("exponent", self.exponent, self.exponent is None or self.exponent < 0, "negative"),
-            ("observe_every", self.observe_every, self.observe_every >= 1, "at least 1"),
-            ("refresh_every", self.refresh_every, self.refresh_every >= 1, "at least 1"),
+        require(
+            PART,
+            decay=(self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
+            exponent=(self.exponent, self.exponent is None or self.exponent < 0, "negative"),
+            observe_every=(self.observe_every, self.observe_every >= 1, "at least 1"),
+            refresh_every=(self.refresh_every, self.refresh_every >= 1, "at least 1"),
         )
-        wrong = [
-            Fault(f"{PART}: {n} = {v!r} must be {what}", path=n) for n, v, holds, what in ranges if not holds
-        ]
-        if wrong:
-            raise ConfigError(*wrong)
 
     def needs(self, step: int) -> Needs:
         return Needs(factored=True) if step % self.observe_every else GRADIENT_ONLY
@@ -95,17 +92,18 @@ class Shampoo(Preconditioner[ShampooState]):
         if ctx.step % self.refresh_every:
             return
         for name, grams in state.grams.items():
-            p = -0.5 / len(grams) if grams and self.exponent is None else self.exponent
             for n, L in enumerate(grams):
-                assert p is not None
+                p = -0.5 / len(grams) if self.exponent is None else self.exponent
                 with naming_block(name):
                     state.roots[name][n] = _root(L, p, ctx)
 
     def apply(self, state: ShampooState, v: BlockVector, ctx: Context) -> Solve:
         blocks: dict[str, BlockOperator] = {}
         for name, roots in state.roots.items():
-            if len(roots) in (0, 2):
-                blocks[name] = Kronecker(*roots or (None, None))
+            if not roots:
+                blocks[name] = Kronecker(None, None)
+            elif len(roots) == 2:
+                blocks[name] = Kronecker(*roots)
             else:
                 blocks[name] = ModeProducts(axes(v.layout.shapes[name]), tuple(roots))
         return Solve(BlockDiagonal(blocks) @ v)

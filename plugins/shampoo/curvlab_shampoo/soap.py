@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault, naming_block
+from curvlab.errors import naming_block
 from curvlab.linalg.kronecker import rotate
 from curvlab.linalg.modes import on_axis
 from curvlab.linalg.vectors import BlockVector, Outer
@@ -19,6 +19,7 @@ from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab_shampoo.grams import average_, axes, fresh
+from curvlab_shampoo.settings import require
 
 PART = "soap"
 
@@ -74,18 +75,14 @@ class Soap(Preconditioner[SoapState]):
 
     def __post_init__(self) -> None:
         as_gram(self.K, PART)
-        ranges = (
-            ("beta", self.beta, 0 <= self.beta < 1, "≥ 0 and < 1"),
-            ("decay", self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
-            ("eps", self.eps, 0 <= self.eps < float("inf"), "≥ 0"),
-            ("observe_every", self.observe_every, self.observe_every >= 1, "at least 1"),
-            ("refresh_every", self.refresh_every, self.refresh_every >= 1, "at least 1"),
+        require(
+            PART,
+            beta=(self.beta, 0 <= self.beta < 1, "≥ 0 and < 1"),
+            decay=(self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
+            eps=(self.eps, 0 <= self.eps < float("inf"), "≥ 0"),
+            observe_every=(self.observe_every, self.observe_every >= 1, "at least 1"),
+            refresh_every=(self.refresh_every, self.refresh_every >= 1, "at least 1"),
         )
-        wrong = [
-            Fault(f"{PART}: {n} = {v!r} must be {what}", path=n) for n, v, holds, what in ranges if not holds
-        ]
-        if wrong:
-            raise ConfigError(*wrong)
 
     def needs(self, step: int) -> Needs:
         return Needs(factored=True)
