@@ -22,6 +22,7 @@ from curvlab_pinn.objective import pinn_objective
 from curvlab_pinn.residuals import Residuals
 from curvlab_pinn.term_covariance import TermCovariance
 from plugins.pinn.tests.networks import EQUATIONS, model, points
+from tests.limits.registered import optimizer
 
 EQUATION = EQUATIONS[3]
 ALL = frozenset(Labels)
@@ -179,9 +180,9 @@ def test_more_terms_than_factors_are_refused() -> None:
         estimator.observe(state, look, ctx)
 
 
-def test_methods_for_one_term_say_so(optimizer: object) -> None:
+def test_methods_for_one_term_say_so() -> None:
     residuals = model(EQUATION)
-    ours = optimizer("kfac", residuals)  # type: ignore[operator]
+    ours = optimizer("kfac", residuals)
     with pytest.raises(UnsupportedEvidence, match="expected statistics of 1 loss term, got 2"):
         ours.step(pinn_objective(residuals, points(EQUATION)))
 

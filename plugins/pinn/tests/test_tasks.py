@@ -12,6 +12,7 @@ from curvlab.errors import ConfigError
 from curvlab.protocols.sampler import Draw
 from curvlab_pinn.tasks import Heat, Poisson
 from curvlab_pinn.workload import PinnWorkload
+from tests.limits.registered import optimizer
 
 SMALL: dict[str, Any] = {"hidden": (16,), "interior": 90, "boundary": 24, "test": 500, "batch_size": 114}
 
@@ -35,7 +36,7 @@ def trained(made: PinnWorkload, ours: Any, steps: int) -> float:
 @pytest.mark.parametrize(
     "task", [Poisson(**SMALL), Heat(**{**SMALL, "dimension": 3})], ids=lambda t: type(t).__name__
 )
-def test_the_method_solves_what_adamw_does_not(task: Poisson | Heat, optimizer: Any) -> None:
+def test_the_method_solves_what_adamw_does_not(task: Poisson | Heat) -> None:
     """In forty steps, each with a search; AdamW has hardly begun with as many gradients."""
     made = workload(task)
     found = trained(made, optimizer("kfac-pinn", made.model), 40)

@@ -28,7 +28,7 @@ from plugins.shampoo.tests.hand_fed import (
     on_every_axis,
     rotation,
 )
-from tests.limits.registered import families
+from tests.limits.registered import families, optimizer
 
 LAMBDA = 0.1
 
@@ -144,7 +144,7 @@ def test_moments_and_roots_on_their_cadences() -> None:
     assert part(observe_every=2).needs(1).factored
 
 
-def test_it_holds_a_moment_and_a_root_per_axis(optimizer: Any) -> None:
+def test_it_holds_a_moment_and_a_root_per_axis() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.LayerNorm(7), torch.nn.Linear(7, 3)).double()
     ours = optimizer("shampoo", model)
     per_axis = (6**2 + 7**2) + 2 * 7**2 + (8**2 + 3**2)  # a layer's bias is a column
@@ -152,7 +152,7 @@ def test_it_holds_a_moment_and_a_root_per_axis(optimizer: Any) -> None:
     assert ours.state_bytes() == 8 * (2 * per_axis + 2 * parameters)  # beside Adam's two vectors
 
 
-def test_lengths_are_adams(optimizer: Any) -> None:
+def test_lengths_are_adams() -> None:
     """The method's first update, block by block: Adam's in length, Shampoo's in direction."""
     torch.manual_seed(0)
     models = [torch.nn.Linear(5, 4).double() for _ in range(2)]

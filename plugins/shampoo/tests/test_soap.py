@@ -20,6 +20,7 @@ from curvlab_shampoo.soap import Soap
 from curvlab_structures.block_diagonal import BlockDiagonal
 from curvlab_structures.toeplitz import LowerToeplitz
 from plugins.shampoo.tests.hand_fed import BLOCK, SHAPES, Fed, averages, gradients, on_every_axis
+from tests.limits.registered import optimizer
 
 BETA, DECAY, EPS = 0.9, 0.8, 1e-3
 
@@ -135,7 +136,7 @@ def test_bases_keep_the_structures_pattern() -> None:
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "vectors"])
-def test_without_bases_it_is_adam(structure: str, optimizer: Any) -> None:
+def test_without_bases_it_is_adam(structure: str) -> None:
     """A diagonal structure, or a model of blocks with one axis, against torch's own."""
     torch.manual_seed(0)
     matrices = [nn.Linear(5, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 3)]
@@ -156,14 +157,14 @@ def test_without_bases_it_is_adam(structure: str, optimizer: Any) -> None:
         assert_close(p.detach(), q.detach(), dimension=100)
 
 
-def test_it_holds_a_moment_and_a_basis_per_axis(optimizer: Any) -> None:
+def test_it_holds_a_moment_and_a_basis_per_axis() -> None:
     model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)).double()
     per_axis = (6**2 + 7**2) + (8**2 + 3**2)  # a layer's bias is a column; vectors have none
     parameters = sum(p.numel() for p in model.parameters())
     assert optimizer("soap", model).state_bytes() == 8 * (2 * per_axis + 2 * parameters)
 
 
-def test_a_wide_axis_takes_neither_time_nor_memory(optimizer: Any) -> None:
+def test_a_wide_axis_takes_neither_time_nor_memory() -> None:
     model = nn.Linear(3000, 2, bias=False).double()
     assert optimizer("soap", model).state_bytes() == 8 * (3000 + 2 * 2**2 + 2 * 6000)
 
