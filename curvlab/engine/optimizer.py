@@ -270,7 +270,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             product_examples=None if count is None else count * seen.curvature_examples,
             reduction_ratio=what.ratio,
             accepted=what.step.accepted if searched else None,
-            gradient_size=seen.examples,
+            gradient_size=seen.examples or None,
             curvature_size=seen.curvature_examples if seen.ggn is not None else None,
         )
 

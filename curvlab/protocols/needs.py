@@ -28,7 +28,8 @@ class Needs:
     gradients may stay as outer products.  ``implicit``: an estimator wants the GGN as an operator; who
     multiplies with it counts the products.  ``variance``: how much the gradients of single examples differ.
     ``products``, ``losses`` and ``gradients`` bound how many GGN products, trial losses and trial gradients
-    the parts will ask for in this step; they add up.
+    the parts will ask for in this step; they add up.  ``examples``: the number of examples enters what a part
+    does, so that a plain loop must know it.
     """
 
     layers: frozenset[Labels] = frozenset()
@@ -40,6 +41,7 @@ class Needs:
     gradients: int = 0
     variance: bool = False
     layer_examples: int = 0
+    examples: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         if other is GRADIENT_ONLY:  # what most parts answer, every step
@@ -52,6 +54,7 @@ class Needs:
             factored=self.factored or other.factored,
             implicit=self.implicit or other.implicit,
             variance=self.variance or other.variance,
+            examples=self.examples or other.examples,
             products=self.products + other.products,
             losses=self.losses + other.losses,
             gradients=self.gradients + other.gradients,

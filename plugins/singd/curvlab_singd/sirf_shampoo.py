@@ -84,7 +84,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
             raise ConfigError(*wrong)
 
     def needs(self, step: int) -> Needs:
-        return Needs(factored=True) if step % self.every else GRADIENT_ONLY
+        return Needs(factored=True) if step % self.every else Needs(examples=True)
 
     def joins(self, layer: str) -> bool:
         return True

@@ -1,0 +1,130 @@
+"""How many examples a plain loop's call of the model has: declared, or read off its inputs and outputs.
+
+Nothing is guessed where inputs and outputs disagree: the number is then unknown, and a step that needs it
+says why, and what to declare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault
+
+#: what a user declares: a number, or a function of the model's inputs; ``None``: it is read off
+Declared = int | Callable[..., int] | None
+
+HINT = "declare it: curvlab.optimizer(…, examples=…) takes a number or a function of the model's inputs"
+
+
+class Forward:
+    """One call of the model: how many examples it has, or ``problem``, why that is not known.
+
+    ``leading`` is the first axis of its first tensor, of which its outputs have a say, if nothing was
+    declared.  ``batch`` holds the calls that share a loss: all those that one backward pass runs through.
+    """
+
+    __slots__ = ("batch", "examples", "inferred", "joined", "leading", "problem")
+
+    def __init__(self, examples: int | None, problem: str = "", leading: tuple[int, ...] = ()) -> None:
+        self.examples, self.problem, self.leading = examples, problem, leading
+        self.inferred = bool(leading)
+        self.joined = False
+        self.batch: list[Forward] = [self]
+
+    def merge(self, other: Forward) -> None:
+        """Both belong to one loss."""
+        if self.batch is not other.batch:
+            self.batch.extend(other.batch)
+            for forward in other.batch:
+                forward.batch = self.batch
+
+    def returned(self, output: Any) -> list[Tensor]:
+        """Check the number against the model's outputs; those of them that have a gradient.
+
+        One of the outputs leads with as many entries as the inputs, or with the product of the inputs' first
+        two axes (tokens of all examples in one axis).
+        """
+        tensors = list(tensors_in(output))
+        leading = [t.shape[0] for t in tensors if t.dim()]
+        counts = {self.examples, math.prod(self.leading)}
+        if self.inferred and self.examples is not None and leading and counts.isdisjoint(leading):
+            self.problem = (
+                f"the first axis of the model's first tensor has {self.examples} entries, that of its output has"
+                f" {leading[0]}; which one counts the examples of the batch?"
+            )
+            self.examples = None
+        return [t for t in tensors if t.requires_grad]
+
+
+def begun(declared: Declared, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Forward:
+    """The call of a model on these inputs.
+
+    Raises ``ConfigError`` if what the user declares is no number of examples.
+    """
+    if declared is not None:
+        return Forward(_number(declared(*args, **kwargs) if callable(declared) else declared))
+    first = next((t for t in tensors_in((args, kwargs)) if t.dim()), None)
+    if first is None:
+        return Forward(
+            None, "no input of the model is a tensor with an axis, so its examples cannot be counted"
+        )
+    if torch.func.debug_unwrap(first) is not first:
+        return Forward(None, "the model was called inside torch.func.vmap, where its batch cannot be seen")
+    return Forward(int(first.shape[0]), leading=tuple(first.shape[:2]))
+
+
+def outside(declared: Declared) -> Forward:
+    """The call of a layer that is part of no call of the model."""
+    if declared is not None and not callable(declared):
+        return Forward(_number(declared))
+    return Forward(
+        None,
+        "layers were called, but not the model itself: call the model, so that its examples can be counted",
+    )
+
+
+def count(batch: Sequence[Forward]) -> int:
+    """The number of examples that these calls of one loss share.
+
+    Raises ``ConfigError`` if it is not known, or zero.
+    """
+    known = sorted({f.examples for f in batch if f.examples is not None})
+    if len(known) == 1:
+        if known[0] == 0:
+            raise ConfigError(Fault("the batch has no examples", hint="skip empty batches"))
+        return known[0]
+    if known:
+        sizes = " and ".join(map(str, known))
+        problem = f"one backward pass runs through calls of the model with {sizes} examples"
+    else:
+        problem = batch[0].problem
+    raise ConfigError(Fault(f"the number of examples is not known: {problem}", hint=HINT))
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, Tensor) and value.dim() == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(Fault(f"examples gives {value!r}, expected a number of examples", path="examples"))
+    return value
+
+
+def tensors_in(what: Any) -> Iterator[Tensor]:
+    """The tensors in nested mappings, sequences and dataclasses, in order."""
+    if isinstance(what, Tensor):
+        yield what
+    elif isinstance(what, Mapping):
+        for inner in what.values():
+            yield from tensors_in(inner)
+    elif isinstance(what, (list, tuple)):
+        for inner in what:
+            yield from tensors_in(inner)
+    elif dataclasses.is_dataclass(what) and not isinstance(what, type):
+        for f in dataclasses.fields(what):
+            yield from tensors_in(getattr(what, f.name))
