@@ -55,7 +55,7 @@ class Forward:
         counts = {self.examples, math.prod(self.leading)}
         if self.inferred and self.examples is not None and leading and counts.isdisjoint(leading):
             self.problem = (
-                f"the first axis of the model's first tensor has {self.examples} entries, that of its output has"
+                f"the first axis of the model's first input has {self.examples} entries, that of its output"
                 f" {leading[0]}; which one counts the examples of the batch?"
             )
             self.examples = None

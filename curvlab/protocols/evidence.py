@@ -62,9 +62,9 @@ class Pass:
     ``ggn`` multiplies with the Gauss–Newton matrix of the curvature sample; it is valid during this
     step only.  ``terms`` counts loss terms per example (1, or the sequence length of a loss per
     token), ``positions`` those of them that are averaged: 1 where they are summed.  A plain loop knows
-    of several terms only if its reduction is ``"mean-tokens"``; it counts ``examples`` only if a part asks for
-    them (``Needs.examples``, ``Needs.layers``), else they are 0.  ``absent`` names the parameters that this
-    evaluation gave no gradient, where ``gradient`` holds zeros.
+    of several terms only if its reduction is ``"mean-tokens"``; it counts ``examples`` only if a part needs
+    their number (``Needs.examples``, ``Needs.layers``), else they are 0.  ``absent`` names the parameters
+    that this evaluation gave no gradient, where ``gradient`` holds zeros.
     """
 
     examples: int

@@ -17,7 +17,7 @@ from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
-from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.structure import Family, Structure, as_group

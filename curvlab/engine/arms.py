@@ -1,0 +1,208 @@
+"""Arms: a method at work on some blocks of a model, and how blocks change from one to another.
+
+Every block is in one arm.  The method proper has an arm, and its fallback one, if it refuses blocks.  An arm
+is split when its blocks cease to share what a state holds in common: some of them have no gradient in a step
+(the others' counts and averages go on alone), or their parameter groups get a momentum of their own.  Both
+parts go on from the state that they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from curvlab.engine.method import Method, MethodState
+from curvlab.engine.state import export, leaves
+from curvlab.errors import CheckpointError, CoverageError, Fault
+from curvlab.protocols.backend import Backend
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.report import Event
+
+#: what an arm is called that the method's fallback runs
+FALLBACK = "fallback"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method at work on some of the blocks.  ``name`` is unique, in checkpoints too.
+
+    ``treatment`` is the method's name or ``"fallback"``.
+    """
+
+    name: str
+    treatment: str
+    method: Method
+    blocks: Blocks
+    state: MethodState
+
+    @property
+    def joint(self) -> bool:
+        """Whether one solve or search is over all of its blocks, so that they cannot be stepped apart."""
+        search, solve = self.method.step.needs(0), self.method.preconditioner
+        searching = search.losses or search.products or search.gradients
+        return bool(searching or solve.iterates or solve.needs(0).ggn)
+
+
+class Arms:
+    """The arms of one optimizer.
+
+    ``apart`` says by block what two blocks of one arm must agree in; raises ``CoverageError`` for blocks that
+    neither the method nor a fallback treats.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        method: Method,
+        backend: Backend,
+        generator: torch.Generator,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.name, self.method, self.backend, self.generator = name, method, backend, generator
+        self.emit = emit
+        self.members: list[Arm] = []
+
+    def assign(self, blocks: Blocks, names: Iterable[str], apart: Callable[[Block], Any]) -> None:
+        """Fresh arms for the blocks of these names."""
+        chosen = [blocks[name] for name in names]
+        refused = [b for b in chosen if self.refusal(blocks, b)]
+        self._require_fallback(blocks, refused)
+        kinds: dict[tuple[bool, Any], list[str]] = {}
+        for block in chosen:
+            kinds.setdefault((block in refused, apart(block)), []).append(block.name)
+        # the method's own arms come first: the first one speaks for the step
+        for (falls, _), members in sorted(kinds.items(), key=lambda item: item[0][0]):
+            self._add(FALLBACK if falls else self.name, blocks.select(members))
+
+    def refusal(self, blocks: Blocks, block: Block) -> str:
+        """Why the method proper does not treat a block, or nothing."""
+        return self.method.preconditioner.refuses(self._as_seen(blocks, block)) or ""
+
+    def split(self, arm: Arm, names: Collection[str]) -> tuple[Arm, Arm]:
+        """Two arms in place of one: that of the blocks in ``names``, and that of the others."""
+        of = arm.blocks.layout.names
+        first = self._carved(arm, arm.name, [n for n in of if n in names])
+        second = self._carved(arm, self._free(arm.name), [n for n in of if n not in names])
+        at = self.members.index(arm)
+        self.members[at : at + 1] = [first, second]
+        return first, second
+
+    def hand_over(self, names: Collection[str]) -> None:
+        """Give blocks that the method can no longer treat to its fallback, if there is one."""
+        if self.method.fallback is None:
+            return
+        for arm in list(self.members):
+            leaving = [n for n in arm.blocks.layout.names if n in names]
+            if arm.treatment == FALLBACK or not leaving:
+                continue
+            self._require_fallback(arm.blocks, [arm.blocks[n] for n in leaving])
+            if len(leaving) < len(arm.blocks):
+                arm, _ = self.split(arm, leaving)
+            self.members.remove(arm)
+            self._add(FALLBACK, arm.blocks)
+
+    def update(self, arm: Arm, **fields: Any) -> Arm:
+        """Replace fields of an arm."""
+        other = replace(arm, **fields)
+        self.members[self.members.index(arm)] = other
+        return other
+
+    # as data
+
+    def layout(self) -> list[list[Any]]:
+        """Name, treatment and blocks of every arm, for a checkpoint."""
+        return [[a.name, a.treatment, list(a.blocks.layout.names)] for a in self.members]
+
+    def lay_out(self, blocks: Blocks, layout: Sequence[Sequence[Any]]) -> None:
+        """Fresh arms of another layout; raises ``CheckpointError`` if it is not one of these blocks."""
+        if layout == self.layout():
+            return
+        names = sorted(n for _, _, members in layout for n in members)
+        if names != sorted(blocks.layout.names):
+            raise CheckpointError("the state is of another model: its blocks are others")
+        self.members = []
+        for name, treatment, members in layout:
+            self._add(treatment, blocks.select(members), name)
+
+    # helpers
+
+    def _as_seen(self, blocks: Blocks, block: Block) -> Block:
+        """A block; not a layer any more if its calls do not explain its gradient and others could treat it."""
+        if self.method.fallback is None or block.name not in blocks.untapped:
+            return block
+        return replace(block, adapter=None, reason="its layer's calls do not explain its gradient")
+
+    def _require_fallback(self, blocks: Blocks, refused: Sequence[Block]) -> None:
+        fallback = self.method.fallback
+        if refused and fallback is None:
+            raise CoverageError(
+                *(
+                    Fault(
+                        f'method "{self.name}" does not treat {", ".join(b.parameters)}:'
+                        f" {self.refusal(blocks, b)}",
+                        hint="give it a [method.fallback] that treats any parameter (`curvlab methods`)",
+                    )
+                    for b in refused
+                )
+            )
+        if refused and fallback is not None:
+            still = [b for b in refused if fallback.preconditioner.refuses(b)]
+            if still:
+                parameters = ", ".join(p for b in still for p in b.parameters)
+                raise CoverageError(Fault(f"neither the method nor its fallback treats {parameters}"))
+
+    def _add(self, treatment: str, blocks: Blocks, name: str = "") -> None:
+        method = self.method.fallback if treatment == FALLBACK else self.method
+        assert method is not None, "a fallback was required before"
+        method = method.settled([self._as_seen(blocks, b) for b in blocks.members])
+        state = self._fresh(method, blocks, self.generator)
+        self.members.append(Arm(name or self._free(treatment), treatment, method, blocks, state))
+
+    def _fresh(self, method: Method, blocks: Blocks, generator: torch.Generator) -> MethodState:
+        like = blocks.layout.zeros(like=blocks.like.detach())
+        ctx = Context(0, method.damping.at(method.damping.init(), 0), self.backend, generator)
+        return method.init(like, ctx)
+
+    def _carved(self, arm: Arm, name: str, blocks: Sequence[str]) -> Arm:
+        """An arm of some of the blocks, with what the whole one's state says of them."""
+        some = arm.blocks.select(blocks)
+        spare = torch.Generator(device=self.generator.device)  # drawing for a state that is then overwritten
+        state = self._fresh(arm.method, some, spare)
+        if not transfer(arm.state, state):
+            self.emit(Event("state-restarted", -1, {"arm": arm.name, "blocks": list(blocks)}))
+        return replace(arm, name=name, blocks=some, state=state)
+
+    def _free(self, name: str) -> str:
+        taken = {arm.name for arm in self.members}
+        numbered = (f"{name} {k}" for k in range(2, len(taken) + 3))
+        return next(n for n in (name, *numbered) if n not in taken)
+
+
+def transfer(old: MethodState, new: MethodState) -> bool:
+    """Fill a fresh state of some of the blocks with what a state of all says of them.
+
+    False, and nothing is filled, if the old state does not hold every leaf of the new one by itself.
+    """
+    tensors, plain = export(old)
+    mine, own = export(new)
+    if any(p not in tensors or tensors[p].shape != t.shape for p, t in mine.items()) or not set(own) <= set(plain):
+        return False
+    for path, tensor in mine.items():
+        tensor.copy_(tensors[path])
+    for leaf in leaves(new):
+        if leaf.replace is not None and leaf.value != plain[leaf.path]:
+            leaf.replace(plain[leaf.path])
+    return True
+
+
+def rows(arms: Arms, blocks: Blocks) -> Mapping[str, tuple[str, str]]:
+    """Treatment and reason of every block."""
+    found = {}
+    for arm in arms.members:
+        for block in arm.blocks.members:
+            found[block.name] = (arm.treatment, arms.refusal(blocks, block))
+    return found

@@ -1,0 +1,75 @@
+"""How each parameter is treated, and what to say when a method treats few of them itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curvlab.errors import CoverageError, Fault
+
+#: treatment of a parameter that is in no block
+FROZEN = "frozen"
+#: a method that treats a smaller share of the trained numbers says so
+HALF = 0.5
+#: how many different reasons a message gives
+REASONS = 4
+
+
+class CoverageWarning(UserWarning):
+    """The method treats less than half of the model itself."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How one parameter is treated, and if not by the method itself, why not."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    block: str
+    treatment: str
+    reason: str = ""
+
+    def as_row(self) -> Mapping[str, Any]:
+        """A plain dictionary for JSON."""
+        return {
+            "parameter": self.parameter,
+            "shape": list(self.shape),
+            "block": self.block,
+            "treatment": self.treatment,
+            "reason": self.reason,
+        }
+
+    @property
+    def size(self) -> int:
+        """Numbers in the parameter."""
+        size = 1
+        for d in self.shape:
+            size *= d
+        return size
+
+
+def shortfall(name: str, rows: Sequence[Coverage]) -> str:
+    """What to say of a method that treats less than half of the trained numbers; empty if it treats more."""
+    trained = [r for r in rows if r.treatment != FROZEN and r.size]
+    own = [r for r in trained if not r.reason]
+    total, mine = sum(r.size for r in trained), sum(r.size for r in own)
+    if not total or mine >= HALF * total:
+        return ""
+    others = Counter(r.reason for r in trained if r.reason)
+    why = "; ".join(f"{reason} ({n})" for reason, n in others.most_common(REASONS))
+    more = "" if len(others) <= REASONS else f"; and {len(others) - REASONS} more, see optimizer.coverage()"
+    share = f"{len(own)} of {len(trained)} parameters" if own else f"none of {len(trained)} parameters"
+    percent = f", {100 * mine / total:.0f} % of their numbers" if own else ""
+    return f'method "{name}" treats {share} itself{percent}; its fallback trains the rest: {why}{more}'
+
+
+def report(name: str, rows: Sequence[Coverage], *, strict: bool) -> None:
+    """Warn of a shortfall; raises ``CoverageError`` instead if ``strict``."""
+    said = shortfall(name, rows)
+    if said and strict:
+        raise CoverageError(Fault(said, hint="leave out strict=True to train these by the fallback"))
+    if said:
+        warnings.warn(said, CoverageWarning, stacklevel=4)

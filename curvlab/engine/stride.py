@@ -1,0 +1,74 @@
+"""How the parameters of one arm move in one step: their rates, their decay, and those that stay.
+
+Parameter groups that share an arm may differ in ``lr`` and ``weight_decay``: the arm computes with the values
+of one of them, and each parameter's own are ratios to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Blocks
+
+
+@dataclass(frozen=True)
+class Stride:
+    """``θ_p ← θ_p − α · rates_p · u_p`` for every parameter p of ``blocks`` that is not in ``still``.
+
+    ``rate`` multiplies the step rule's own rate.  ``rates`` and ``decays`` name the parameters whose ratio is
+    not 1; ``still`` those that have no gradient in this step, which neither move nor decay.
+    """
+
+    blocks: Blocks
+    rate: float = 1.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+    decays: Mapping[str, float] = field(default_factory=dict)
+    still: frozenset[str] = frozenset()
+
+    @torch.no_grad()
+    def add_parameters_(self, vector: BlockVector, factor: float) -> None:
+        """vector ← vector + factor · decays · θ, for weight decay."""
+        if not self.decays and not self.still:
+            return self.blocks.add_parameters_(vector, factor)
+        for name, slot in self.blocks.slots(vector).items():
+            share = self.decays.get(name, 1.0)
+            if share and name not in self.still:
+                slot.add_(self.blocks.parameters[name], alpha=factor * share)
+        return None
+
+    @torch.no_grad()
+    def scaled(self, update: BlockVector) -> BlockVector:
+        """The update in units of the arm's own rate, zero where nothing moves; itself if no ratio differs."""
+        if not self.rates and not self.still:
+            return update
+        update = update.owned()
+        for name, slot in self.blocks.slots(update).items():
+            if name in self.still:
+                slot.zero_()
+            elif name in self.rates:
+                slot.mul_(self.rates[name])
+        return update
+
+    @torch.no_grad()
+    def write_(self, update: BlockVector, alpha: float) -> None:
+        """The one write: θ ← θ − alpha · update."""
+        if not self.still:
+            return self.blocks.subtract_(update, alpha)
+        for name, slot in self.blocks.slots(update).items():
+            if name not in self.still:
+                self.blocks.parameters[name].sub_(slot, alpha=alpha)
+        return None
+
+    @torch.no_grad()
+    def tried(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:
+        """θ − alpha · update by parameter, written nowhere."""
+        slots = self.blocks.slots(update)
+        return {
+            n: p.detach() if n in self.still else p.sub(slots[n], alpha=alpha)
+            for n, p in self.blocks.parameters.items()
+        }
