@@ -48,9 +48,9 @@ def live(method: Method) -> dict[str, Any]:
     """Every live key and its present value; of a schedule, the value at step 0."""
     found: dict[str, Any] = {"lr": method.step.rate(0)}
     for key in _SINGLE:
-        if _turns(method, key):
+        if _is_live(method, key):
             found[key] = _number(method, key)
-    if _turns(method, "beta1") and _turns(method, "beta2"):
+    if _is_live(method, "betas"):
         found["betas"] = (_number(method, "beta1"), _number(method, "beta2"))
     return found
 
@@ -91,7 +91,7 @@ def _knobs(method: Method, key: str, value: Any) -> Mapping[str, float]:
             what = "the rate of a method that was composed in place is not a knob"
             raise ConfigError(Fault(what, path="lr", hint="set the lr of its step rule"))
         return {"lr": _finite(key, value)}
-    if key not in live(method):
+    if not _is_live(method, key):
         shown = ", ".join(live(method))
         hint = f"Take it out; live in this method's groups: {shown}."
         if key == "damping" and "damping" in method.knobs:
@@ -104,6 +104,13 @@ def _knobs(method: Method, key: str, value: Any) -> Mapping[str, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise ConfigError(Fault(f"betas = {value!r} must be a pair of numbers", path="betas"))
     return {"beta1": _finite("betas[0]", value[0]), "beta2": _finite("betas[1]", value[1])}
+
+
+def _is_live(method: Method, key: str) -> bool:
+    """Whether a key other than the rate is live."""
+    if key == "betas":
+        return _turns(method, "beta1") and _turns(method, "beta2")
+    return key in _SINGLE and _turns(method, key)
 
 
 def _turns(method: Method, knob: str) -> bool:
