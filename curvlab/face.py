@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from curvlab.config.layers import load
 from curvlab.config.plan import build, build_method, build_part
 from curvlab.config.schema import settings_of
 from curvlab.engine import run
+from curvlab.engine.admission import real_dtype, require_trainable
 from curvlab.engine.folder import unfinished
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.run import Run
-from curvlab.errors import UsageError
+from curvlab.errors import ConfigError, Fault, UsageError
 from curvlab.objective.ranks import ranks_of
 from curvlab.protocols.backend import Backend
 from curvlab.registry.imports import part_class
@@ -29,33 +31,103 @@ def optimizer(
     model: nn.Module,
     *,
     settings: Mapping[str, Any] | None = None,
-    precision: str = "float32",
+    precision: str | None = None,
     reduction: str = "mean",
     seed: int = 0,
     group: Any = "world",
+    groups: Sequence[Mapping[str, Any]] = (),
+    examples: int | Callable[..., int] | None = None,
+    strict: bool = False,
     **knobs: Any,
 ) -> CurvatureOptimizer:
     """A ``torch.optim.Optimizer`` that trains every parameter of ``model`` that requires a gradient.
 
     ``knobs`` are the method's few settings (``curvlab methods NAME`` lists them); ``settings`` maps
     dotted paths to anything deeper: ``{"preconditioner.inverse": "eigen"}``.  ``precision`` names the
-    arithmetic of curvature; ``reduction`` says how the caller's loss averages over the batch
-    (``"mean"``, ``"sum"``, or ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` says which
-    processes train this model, each on its own examples: all of ``torch.distributed`` where that is
-    initialised (``"world"``), those of a group, or ``None`` for this one alone.  Raises ``ConfigError``
-    with every unknown knob and faulty value.
+    arithmetic of curvature; left out, it is that of the parameters.  ``reduction`` says how the
+    caller's loss averages over the batch (``"mean"``, ``"sum"``, or ``"mean-tokens"`` for a mean over
+    batch and sequence).  ``group`` says which processes train this model, each on its own examples: all
+    of ``torch.distributed`` where that is initialised (``"world"``), those of a group, or ``None`` for
+    this one alone.
+
+    ``groups`` are parameters whose settings differ, as in torch: ``params`` is a shell pattern of
+    parameter names, a list of patterns, or parameters of the model; the other keys are those that
+    ``param_groups`` shows (``lr``, and where the method has them ``weight_decay``, ``momentum``,
+    ``damping``, ``betas``).  Parameters that no group names form the first group:
+    ``groups=[{"params": ["*.bias"], "weight_decay": 0.0}]``.
+
+    ``examples`` declares how many examples a call of the model has where the first axis of its first
+    tensor is not it: a number, or a function of the model's inputs.  ``strict`` refuses a model of which
+    the method treats no parameter itself.
+
+    Raises ``ConfigError`` with every unknown knob, faulty value, and parameter that cannot be trained,
+    and ``UsageError`` for what is not a model or holds no parameters.
     """
+    _require_model(model)
     registry = installed()
     composed = build_method(registry, method, knobs, settings)
     parameters = list(model.parameters())
     if not parameters:
         raise UsageError("the model has no parameters to train")
-    choice = part_class(registry.part("precision", precision))
+    require_trainable(model)
+    dtype = real_dtype(model)
+    name = _name(dtype) if precision is None else precision
+    choice = part_class(registry.part("precision", name))
     device = {"device": str(parameters[0].device)} if "device" in settings_of(choice) else {}
-    backend: Backend = build_part(registry, Backend, precision, device)
+    backend: Backend = build_part(registry, Backend, name, device)
+    _require_precision(backend, name, dtype)
+    asked = {"groups": groups, "examples": examples, "strict": strict}
+    more: dict[str, Any] = {key: value for key, value in asked.items() if value}
     return CurvatureOptimizer(
-        composed, model, backend=backend, seed=seed, reduction=reduction, name=method, ranks=ranks_of(group)
+        composed,
+        model,
+        backend=backend,
+        seed=seed,
+        reduction=reduction,
+        name=method,
+        ranks=ranks_of(group),
+        **more,
     )
+
+
+def _require_model(model: Any) -> None:
+    """Refuse ``model.parameters()``, lists, groups and the like in place of the model."""
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise UsageError(
+            f"curvlab.optimizer got the class {model.__name__}: pass the model, an instance of it"
+        )
+    message = (
+        f"curvlab.optimizer takes the model (an nn.Module) itself, got {type(model).__name__}:"
+        " pass model, not model.parameters(), since layers are read as well."
+        "  Freeze what is not trained with requires_grad_(False)"
+    )
+    listed = isinstance(model, (list, tuple)) and any(isinstance(item, Mapping) for item in model)
+    if listed or isinstance(model, Mapping):
+        message += (
+            "; parameter groups go to groups=, by pattern of names or by parameters:"
+            ' groups=[{"params": ["*.bias"], "weight_decay": 0.0}]'
+        )
+    raise UsageError(message)
+
+
+def _require_precision(backend: Backend, name: str, dtype: torch.dtype) -> None:
+    """Refuse a precision whose parameters are of another dtype than the model's."""
+    if backend.dtype == dtype:
+        return
+    convert = {torch.float32: "model.float()", torch.float64: "model.double()"}.get(backend.dtype)
+    hint = "leave precision out, which means that of the parameters"
+    if convert is not None:
+        hint = f"call {convert} before, or {hint}"
+    what = (
+        f'precision "{name}" is for parameters in {_name(backend.dtype)}, and the model\'s are {_name(dtype)}'
+    )
+    raise ConfigError(Fault(what, path="precision", hint=hint))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def train(

@@ -152,3 +152,40 @@ def test_public_names_are_listed_and_nothing_else_is_there() -> None:
 def test_the_face_is_lazy() -> None:
     code = "import curvlab, sys; curvlab.hookimpl; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+GIVEN: dict[str, Any] = {
+    "parameters": lambda net: net.parameters(),
+    "list": lambda net: list(net.parameters()),
+    "filter": lambda net: filter(lambda p: p.requires_grad, net.parameters()),
+    "named": lambda net: net.named_parameters(),
+    "groups": lambda net: [{"params": net.parameters()}],
+    "one group": lambda net: {"params": net.parameters()},
+    "a parameter": lambda net: net[0].weight,
+    "its class": lambda net: nn.Linear,
+    "nothing": lambda net: None,
+}
+
+
+@pytest.mark.parametrize("way", GIVEN)
+def test_parameters_in_place_of_the_model_are_refused_with_the_remedy(way: str, model: nn.Module) -> None:
+    with pytest.raises(UsageError, match="pass .*model") as refused:
+        curvlab.optimizer("plain", GIVEN[way](model))
+    assert ("groups=[" in str(refused.value)) == ("group" in way)
+
+
+def test_precision_is_that_of_the_parameters_and_no_other(model: nn.Module) -> None:
+    assert curvlab.optimizer("plain", model).backend.dtype is torch.float32
+    assert curvlab.optimizer("plain", model, precision="float32").backend.dtype is torch.float32
+    with pytest.raises(
+        ConfigError, match=r'"float64" .* float32(.|\n)*model.double\(\)(.|\n)*leave precision out'
+    ):
+        curvlab.optimizer("plain", model, precision="float64")
+    assert curvlab.optimizer("plain", model.double()).backend.dtype is torch.float64
+    with pytest.raises(ConfigError, match=r"model.float\(\)"):
+        curvlab.optimizer("plain", model, precision="float32")
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_else_is_made(model: nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r'"0.weight" is bfloat16'):
+        curvlab.optimizer("plain", model.to(torch.bfloat16))

@@ -6,12 +6,13 @@ A fault does not stop the rest: everything that can be judged is, and all faults
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curvlab.config.composition import compose
 from curvlab.config.describe import described, entries_in
 from curvlab.config.knobpaths import check_knob_paths
+from curvlab.config.knobplaces import places_of
 from curvlab.config.knobs import read_method
 from curvlab.config.merge import NONE
 from curvlab.config.schema import (
@@ -242,7 +243,8 @@ class Builder:
             return built
         self.provenance[f"{METHOD}/{entry.name}"] = entry.origin
         use = Node(self.registry.use(entry), node.as_table().table["use"].origin)
-        return Built(built.value, Node({"use": use, **built.node.table}, node.origin))
+        method = replace(built.value, knobs=places_of(read_method(entry), built.value, composition.table))
+        return Built(method, Node({"use": use, **built.node.table}, node.origin))
 
     # -- how ---------------------------------------------------------------------------------
 

@@ -40,7 +40,10 @@ class Setting:
 
 @cache
 def settings_of(cls: type) -> Mapping[str, Setting]:
-    """A dataclass's settings by name, in order; raises ``PluginError`` if its annotations cannot be read."""
+    """A dataclass's settings by name, in order; raises ``PluginError`` if its annotations cannot be read.
+
+    A field whose metadata say ``"setting": False`` is none: a configuration cannot give it.
+    """
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except (NameError, TypeError) as err:
@@ -50,7 +53,7 @@ def settings_of(cls: type) -> Mapping[str, Setting]:
         ) from err
     found = {}
     for field in dataclasses.fields(cls):
-        if field.init:
+        if field.init and field.metadata.get("setting", True):
             found[field.name] = Setting(field.name, hints[field.name], _default(field))
     return found
 

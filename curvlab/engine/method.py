@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curvlab.errors import ConfigError, Fault
@@ -15,6 +15,9 @@ from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.step import Damping, StepRule, Transform
 
+#: the way from a method to one of its settings: names of fields, indices of arrays, keys of mappings
+Place = tuple[str | int, ...]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -23,6 +26,8 @@ class Method:
     ``on_gradient`` acts on the gradient before it is preconditioned, ``on_update`` on the result,
     first to last.  Blocks that the preconditioner refuses go to ``fallback``, a method of its own.
     ``sampler`` is what the method was designed for; a configuration's ``[sampler]`` overrides it.
+    ``knobs`` maps each knob of a named method to the places that it sets; a method composed in place
+    has none.  They are no part of what the method is: equality and ``repr`` leave them out.
     """
 
     preconditioner: Preconditioner[Any]
@@ -32,6 +37,9 @@ class Method:
     on_update: tuple[Transform[Any], ...] = ()
     sampler: Sampler[Any] | None = None
     fallback: Method | None = None
+    knobs: Mapping[str, tuple[Place, ...]] = field(
+        default_factory=dict, compare=False, repr=False, metadata={"setting": False}
+    )
 
     def __post_init__(self) -> None:
         if self.preconditioner.pairs() is not None:
@@ -68,6 +76,26 @@ class Method:
         """The method as it treats just these blocks."""
         return replace(self, preconditioner=self.preconditioner.settled(blocks))
 
+    def value(self, knob: str) -> Any:
+        """What stands at the knob's first place; ``None`` if the method has no such knob."""
+        places = self.knobs.get(knob)
+        return found_at(self, places[0]) if places else None
+
+    def turned(self, knob: str, value: Any) -> Method:
+        """The method with ``value`` at every place of the knob; what no place leads through is shared.
+
+        States stay valid as long as only numbers change.  Raises ``ConfigError`` for a knob that the
+        method does not have, and for a value that a part refuses.  Costs microseconds.
+        """
+        places = self.knobs.get(knob)
+        if not places:
+            known = ", ".join(self.knobs) or "none, as it was composed in place"
+            raise ConfigError(Fault(f"the method has no knob {knob}", path=knob, hint=f"Knobs: {known}."))
+        method = self
+        for place in places:
+            method = put_at(method, place, value)
+        return method
+
     def init(self, like: BlockVector, ctx: Context) -> MethodState:
         """Fresh states of every part, for blocks of ``like``'s layout."""
         return MethodState(
@@ -77,6 +105,30 @@ class Method:
             on_gradient=[t.init(like) for t in self.on_gradient],
             on_update=[t.init(like) for t in self.on_update],
         )
+
+
+def found_at(part: Any, place: Place) -> Any:
+    """What stands at ``place`` below ``part``."""
+    for key in place:
+        if isinstance(part, tuple):
+            part = part[int(key)]
+        else:
+            part = part[key] if isinstance(part, Mapping) else getattr(part, str(key))
+    return part
+
+
+def put_at(part: Any, place: Place, value: Any) -> Any:
+    """``part`` with ``value`` at ``place``: the parts on the way are made anew, and check it again."""
+    if not place:
+        return value
+    key, rest = place[0], place[1:]
+    if isinstance(part, tuple):
+        index = int(key)
+        return (*part[:index], put_at(part[index], rest, value), *part[index + 1 :])
+    if isinstance(part, Mapping):
+        return {**part, key: put_at(part[key], rest, value)}
+    name = str(key)
+    return replace(part, **{name: put_at(getattr(part, name), rest, value)})
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -17,12 +18,20 @@ from curvlab.protocols.blocks import Block, Blocks
 #: tried in order; the first that does not refuse reads the layer
 ADAPTERS: tuple[LayerAdapter, ...] = (LinearAdapter(), ConvAdapter())
 
+#: why a block is a complex parameter by itself
+COMPLEX = "complex parameter"
+
+#: why a parameter is in no block
+NO_ELEMENTS = "no elements"
+
 
 def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
     """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
 
     A layer that an adapter can read, and whose name ``joins`` wants as one block, packs weight and
-    bias together; a parameter read in any other way is a block by itself, with the reason.
+    bias together; a parameter read in any other way is a block by itself, with the reason.  A parameter
+    without elements is in no block (``empty`` lists those).  Complex parameters are blocks of pairs of
+    reals, and come first: a complex view of a real buffer must begin at an even offset.
     Raises ``ConfigError`` for a lazy layer that has no shape yet.
     """
     _require_shapes(model)
@@ -35,7 +44,7 @@ def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
     members: list[Block] = []
     taken: set[int] = set()
     for module_name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in taken]
+        own = [p for p in module.parameters(recurse=False) if _trained(p) and id(p) not in taken]
         if not own:
             continue
         adapter, reason = _reader(model, module_name, module, owners)
@@ -49,8 +58,25 @@ def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
             continue
         if adapter is not None:
             reason = "not asked for as a layer"
-        members.extend(Block(names[id(p)], (names[id(p)],), p.shape, reason=reason) for p in own)
+        members.extend(_alone(names[id(p)], p, reason) for p in own)
+    members.sort(key=lambda block: not block.complex)
     return Blocks(model, tuple(members))
+
+
+def empty(model: nn.Module) -> dict[str, str]:
+    """The parameters that require a gradient and hold no element: in no block, each with the reason."""
+    return {n: NO_ELEMENTS for n, p in model.named_parameters() if p.requires_grad and not _trained(p)}
+
+
+def _trained(p: nn.Parameter) -> bool:
+    return p.requires_grad and p.numel() > 0
+
+
+def _alone(name: str, p: nn.Parameter, reason: str) -> Block:
+    """A parameter as a block by itself."""
+    if p.is_complex():
+        return Block(name, (name,), torch.Size((*p.shape, 2)), reason=COMPLEX, complex=True)
+    return Block(name, (name,), p.shape, reason=reason)
 
 
 def _require_shapes(model: nn.Module) -> None:
@@ -93,6 +119,10 @@ def _obstacle(
     packed = [getattr(module, name) for name in adapter.parameters(module)]
     if set(map(id, packed)) != set(map(id, module.parameters(recurse=False))):
         return "the layer has parameters beside its weight and bias"
+    if any(p.is_complex() for p in packed):
+        return "part of the layer is complex"
+    if any(p.numel() == 0 for p in packed):
+        return "part of the layer has no elements"
     if not all(p.requires_grad for p in packed):
         return "part of the layer is frozen"
     sharers = {n for p in packed for n, _ in owners[id(p)]}

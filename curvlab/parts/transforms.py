@@ -15,17 +15,19 @@ from curvlab.protocols.step import At, Transform
 
 @dataclass
 class AverageState:
-    """A moving average and how many vectors it has seen."""
+    """A moving average, how many vectors it holds, and the sum of their weights before normalisation."""
 
     average: BlockVector
     count: int
+    mass: float = 0.0
 
 
 @dataclass(frozen=True)
 class Ema(Transform[AverageState]):
     """Exponential moving average, normalised by the sum of its weights (Adam's bias correction).
 
-    ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.
+    ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.  Where β
+    changes while training, m stays Adam's: ``s_t = β s_{t−1} + (1 − β) v``, divided by ``1 − βᵗ``.
     """
 
     beta: float = 0.9
@@ -37,8 +39,12 @@ class Ema(Transform[AverageState]):
         return AverageState(like.zeros_like(), 0)
 
     def __call__(self, state: AverageState, v: BlockVector, at: At) -> BlockVector:
-        state.count += 1
-        state.average.flat.lerp_(v.flat, (1 - self.beta) / (1 - self.beta**state.count))
+        before, mass = 1 - self.beta**state.count, 1 - self.beta ** (state.count + 1)
+        if state.mass == before:
+            state.average.flat.lerp_(v.flat, (1 - self.beta) / mass)
+        else:  # β was another one in the last step
+            state.average.combine_(self.beta * state.mass / mass, v, (1 - self.beta) / mass)
+        state.count, state.mass = state.count + 1, mass
         return state.average.borrow()
 
 

@@ -1,7 +1,8 @@
 """Blocks: which parameters are treated jointly, and how they are packed into one vector.
 
 A layer block packs a weight ``[o, *]``, flattened to ``[o, i]``, and its bias ``[o]`` as one matrix
-``[o, i + 1]``, the bias as the last column.  Every other block is one parameter in its own shape.  A
+``[o, i + 1]``, the bias as the last column.  Every other block is one parameter in its own shape; a complex
+one has a last axis of two more, the real and the imaginary part, so that a vector is real throughout.  A
 gradient is packed on entry and unpacked at the one write; between the two nobody reshapes.
 """
 
@@ -18,13 +19,19 @@ from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.adapter import LayerAdapter
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, a view with a last axis of two; any other is itself."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 @dataclass(frozen=True)
 class Block:
     """Parameters treated jointly.
 
     ``parameters`` are names in the model, in packing order.  ``layers`` are the names of the
     modules that read them (more than one when a layer is tied); empty if the block is not read
-    through a layer adapter, and then ``reason`` says why.
+    through a layer adapter, and then ``reason`` says why.  ``complex``: whether it is a complex
+    parameter, whose ``shape`` has a last axis of two for the real and the imaginary part.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Block:
     layers: tuple[str, ...] = ()
     adapter: LayerAdapter | None = None
     reason: str = ""
+    complex: bool = False
 
     @property
     def is_layer(self) -> bool:
@@ -69,8 +77,8 @@ class Blocks:
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the parameters' dtype and device."""
-        return next(iter(self.parameters.values()))
+        """A real tensor of the parameters' precision and device."""
+        return as_real(next(iter(self.parameters.values())))
 
     def slots(self, vector: BlockVector) -> dict[str, Tensor]:
         """Each parameter's part of ``vector``, as views in the parameter's own shape."""
@@ -80,10 +88,14 @@ class Blocks:
         return slots
 
     def split(self, block: Block, packed: Tensor) -> dict[str, Tensor]:
-        """A packed ``[o, i + 1]`` matrix as views of its weight and bias; others as they are."""
+        """A packed ``[o, i + 1]`` matrix as views of its weight and bias; others in the parameter's shape.
+
+        What a complex parameter gets is a complex view of its pairs of reals.
+        """
         if len(block.parameters) == 1:
             name = block.parameters[0]
-            return {name: packed.view(self.parameters[name].shape)}
+            p = self.parameters[name]
+            return {name: torch.view_as_complex(packed) if p.is_complex() else packed.view(p.shape)}
         weight, bias = block.parameters
         inner = packed[:, :-1]
         shape = self.parameters[weight].shape

@@ -20,6 +20,7 @@ from curvlab.config.knobs import MethodFile, read_method
 from curvlab.config.schema import REQUIRED, settings_of, words
 from curvlab.config.tree import plain
 from curvlab.config.values import as_plain
+from curvlab.engine.method import found_at
 from curvlab.protocols.structure import Gram, Group
 from curvlab.registry.imports import import_object, part_class
 from curvlab.registry.loader import installed
@@ -56,9 +57,11 @@ def knobs(name: str) -> str:
         default = file.default(knob)
         if default is None:  # the file leaves it to the part
             default = as_plain(reduce(getattr, knob.paths[0], method))
-        rows.append(
-            (f"`{knob.name}`", _value(default), ", ".join(f"`{p}`" for p in knob.written()), knob.help)
-        )
+        shown, places = _value(default), method.knobs.get(knob.name, ())
+        inner = next((as_plain(found_at(method, p)) for p in places if p[0] == "fallback"), default)
+        if inner != default:  # given, the knob sets both; left out, each keeps its own
+            shown = f"{_toml(default)} (of the fallback: {_toml(inner)})"
+        rows.append((f"`{knob.name}`", shown, ", ".join(f"`{p}`" for p in knob.written()), knob.help))
     return table(("knob", "default", "sets, under `[method]`", "what it is"), rows)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from curvlab.model.partition import partition
+from curvlab.model.partition import empty, partition
 from curvlab.protocols.blocks import Blocks
 from tests.model.zoo import ZOO, Specimen, nested
 
@@ -111,3 +111,37 @@ def test_a_selection_keeps_order_and_shares_what_was_found_out() -> None:
     assert [b.name for b in some.members] == ["0.0", "1"]
     blocks.untapped.add("1")
     assert [b.name for b in some.tapped] == ["0.0"]
+
+
+class WithoutElements(nn.Module):
+    """Layers of which nothing is left, in part or as a whole, before one that is whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.gone = nn.Linear(0, 3), nn.Linear(3, 0)
+        self.nothing = nn.Parameter(torch.zeros(2, 0))
+        self.layer = nn.Linear(3, 2)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_parameter_without_elements_is_in_no_block_and_is_listed() -> None:
+    model = WithoutElements()
+    blocks = partition(model, lambda layer: True)
+    assert [(b.name, b.is_layer) for b in blocks.members] == [("narrow.bias", False), ("layer", True)]
+    assert blocks["narrow.bias"].reason == "part of the layer has no elements"
+    left_out = {"nothing", "narrow.weight", "gone.weight", "gone.bias"}
+    assert empty(model) == dict.fromkeys(left_out, "no elements")
+    model.nothing.requires_grad_(False)
+    assert empty(model).keys() == left_out - {"nothing"}
+
+
+def test_complex_parameters_are_blocks_of_pairs_before_the_real_ones() -> None:
+    model = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 2, dtype=torch.complex64))
+    blocks = partition(model, lambda layer: True)
+    shapes = {b.name: (tuple(b.shape), b.complex, b.reason) for b in blocks.members}
+    assert shapes == {
+        "1.weight": ((2, 1, 2), True, "complex parameter"),
+        "1.bias": ((2, 2), True, "complex parameter"),
+        "0": ((1, 4), False, ""),
+    }
+    assert blocks.like.dtype == torch.float32

@@ -55,6 +55,7 @@ def switching(base: Any, state: Any, v: Any, where: Any) -> Any:
 class LateAverage:
     average: BlockVector | None = None
     count: int = 0
+    mass: float = 0.0
 
 
 def late_average(base: Any, state: Any, v: Any, where: Any) -> Any:

@@ -49,6 +49,8 @@ class NewtonSchulz(Preconditioner[None]):
             )
 
     def refuses(self, block: Block) -> str | None:
+        if block.complex:
+            return "complex parameter"
         if len(block.shape) != 2:
             return f"not a matrix: its shape is {list(block.shape)}"
         if 1 in block.shape:
