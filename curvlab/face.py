@@ -14,11 +14,11 @@ from curvlab.config.layers import load
 from curvlab.config.plan import build, build_method, build_part
 from curvlab.config.schema import settings_of
 from curvlab.engine import run
-from curvlab.engine.admission import real_dtype, require_trainable
 from curvlab.engine.folder import unfinished
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.run import Run
 from curvlab.errors import ConfigError, Fault, UsageError
+from curvlab.model.admission import real_dtype, require_trainable
 from curvlab.objective.ranks import ranks_of
 from curvlab.protocols.backend import Backend
 from curvlab.registry.imports import part_class

@@ -8,7 +8,7 @@ parts go on from the state that they had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,10 +91,11 @@ class Arms:
         self.members[at : at + 1] = [first, second]
         return first, second
 
-    def hand_over(self, names: Collection[str]) -> None:
-        """Give blocks that the method can no longer treat to its fallback, if there is one."""
+    def hand_over(self, names: Collection[str]) -> bool:
+        """Give blocks that the method can no longer treat to its fallback; whether any moved."""
+        changed = False
         if self.method.fallback is None:
-            return
+            return changed
         for arm in list(self.members):
             leaving = [n for n in arm.blocks.layout.names if n in names]
             if arm.treatment == FALLBACK or not leaving:
@@ -104,6 +105,8 @@ class Arms:
                 arm, _ = self.split(arm, leaving)
             self.members.remove(arm)
             self._add(FALLBACK, arm.blocks)
+            changed = True
+        return changed
 
     def update(self, arm: Arm, **fields: Any) -> Arm:
         """Replace fields of an arm."""
@@ -131,7 +134,7 @@ class Arms:
     # helpers
 
     def _as_seen(self, blocks: Blocks, block: Block) -> Block:
-        """A block; not a layer any more if its calls do not explain its gradient and others could treat it."""
+        """A block; no longer a layer if its calls do not explain its gradient and others could treat it."""
         if self.method.fallback is None or block.name not in blocks.untapped:
             return block
         return replace(block, adapter=None, reason="its layer's calls do not explain its gradient")
@@ -189,7 +192,8 @@ def transfer(old: MethodState, new: MethodState) -> bool:
     """
     tensors, plain = export(old)
     mine, own = export(new)
-    if any(p not in tensors or tensors[p].shape != t.shape for p, t in mine.items()) or not set(own) <= set(plain):
+    known = all(p in tensors and tensors[p].shape == t.shape for p, t in mine.items())
+    if not known or not set(own) <= set(plain):
         return False
     for path, tensor in mine.items():
         tensor.copy_(tensors[path])
@@ -197,12 +201,3 @@ def transfer(old: MethodState, new: MethodState) -> bool:
         if leaf.replace is not None and leaf.value != plain[leaf.path]:
             leaf.replace(plain[leaf.path])
     return True
-
-
-def rows(arms: Arms, blocks: Blocks) -> Mapping[str, tuple[str, str]]:
-    """Treatment and reason of every block."""
-    found = {}
-    for arm in arms.members:
-        for block in arm.blocks.members:
-            found[block.name] = (arm.treatment, arms.refusal(blocks, block))
-    return found

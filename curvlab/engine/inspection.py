@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from curvlab.engine.method import Coverage
+from curvlab.engine.coverage import Coverage
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
 from curvlab.protocols.needs import Labels, Needs

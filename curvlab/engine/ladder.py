@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from curvlab.engine.method import Arm
+from curvlab.engine.arms import Arm
 from curvlab.engine.step import direct, observe
 from curvlab.errors import Diverged, NotPositiveDefinite
 from curvlab.linalg.cg import Stop

@@ -8,7 +8,7 @@ from typing import Any
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
@@ -140,34 +140,3 @@ class MethodState:
     step: Any
     on_gradient: list[Any]
     on_update: list[Any]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A method at work on some of the blocks: the method proper, or its fallback."""
-
-    name: str
-    method: Method
-    blocks: Blocks
-    state: MethodState
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How one parameter is treated, and if not by the method itself, why not."""
-
-    parameter: str
-    shape: tuple[int, ...]
-    block: str
-    treatment: str
-    reason: str = ""
-
-    def as_row(self) -> Mapping[str, Any]:
-        """A plain dictionary for JSON."""
-        return {
-            "parameter": self.parameter,
-            "shape": list(self.shape),
-            "block": self.block,
-            "treatment": self.treatment,
-            "reason": self.reason,
-        }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,16 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine import step as one_step
+from curvlab.engine.arms import Arm, Arms
+from curvlab.engine.coverage import FROZEN, Coverage, report
+from curvlab.engine.groups import resolve
 from curvlab.engine.ladder import directed, evaluated, observed
-from curvlab.engine.method import Arm, Coverage, Method
+from curvlab.engine.live import live
+from curvlab.engine.method import Method
+from curvlab.engine.scaling import startable, unscaled_by
+from curvlab.engine.settings import Settings
 from curvlab.engine.state import export, nbytes, restore
-from curvlab.errors import CheckpointError, ConfigError, CoverageError, Fault, NeedsObjective
-from curvlab.model.partition import partition
+from curvlab.engine.stride import Stride
+from curvlab.errors import CheckpointError, ConfigError, Fault, NeedsObjective
+from curvlab.model.admission import require_trainable
+from curvlab.model.partition import empty, partition
 from curvlab.objective.ambient import Ambient, Reduction
+from curvlab.objective.examples import Declared
 from curvlab.objective.joint import Joint, require_alike
 from curvlab.objective.ranks import Ranks
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -29,12 +40,12 @@ from curvlab.protocols.report import Event
 from curvlab.protocols.step import At
 
 #: version of the layout of ``state_dict`` and ``snapshot``
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What is known of the last step; tensors stay tensors until somebody logs them."""
+    """What is known of the last step; tensors stay tensors until they are logged."""
 
     loss: Tensor
     lr: float
@@ -50,13 +61,14 @@ class StepFacts:
 
 @dataclass(frozen=True)
 class _Way:
-    """What one arm has found out before anybody moves."""
+    """What one arm has found out before any parameter is written."""
 
     arm: Arm
     seen: Pass
     solve: Solve
     at: At
     ctx: Context
+    stride: Stride
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -65,10 +77,16 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Blocks that the method's preconditioner refuses go to its fallback; without one, ``CoverageError``.
     ``step(objective)`` works for every method; a plain ``loss.backward(); step()`` for those that need
     no more than gradients and ``data`` or ``none`` labels (``NeedsObjective`` says what else was
-    asked).  ``reduction`` says how the caller's own loss averages.  ``ranks`` are the processes that train
-    one model, each on its own examples (``Joint``); in a plain loop the gradients are then those that
-    DistributedDataParallel has averaged.  ``param_groups[0]["lr"]`` shows the
-    step rule's rate and multiplies it, for torch's schedulers.
+    asked).  ``reduction`` says how the caller's own loss averages, ``examples`` how many examples a call of
+    the model has where its first input does not say so.  ``ranks`` are the processes that train one model,
+    each on its own examples (``Joint``); in a plain loop the gradients are then those that
+    DistributedDataParallel has averaged.  ``groups`` are parameters whose settings differ (``resolve``).
+    ``param_groups[i]["lr"]`` is the rate of a group; ``weight_decay``, ``momentum``, ``betas`` and
+    ``damping`` there are live where the method has them.
+
+    Parameters without a gradient in a step neither move nor decay, and their moments stay.  Parameters that
+    were frozen and require a gradient later are trained from then on.  With ``strict``, a method that treats
+    less than half of the model itself raises ``CoverageError``; otherwise it warns at the first step.
     """
 
     #: torch's GradScaler then hands its scale over instead of unscaling gradients alone
@@ -85,28 +103,44 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         name: str = "method",
         on_event: Callable[[Event], None] | None = None,
         ranks: Ranks | None = None,
+        groups: Sequence[Mapping[str, Any]] = (),
+        examples: Declared = None,
+        strict: bool = False,
     ) -> None:
-        self.method, self.model, self.backend, self.name = method, model, backend, name
-        self.ranks = require_alike(model, ranks)
+        require_trainable(model)
+        self.given = method, seed, reduction, examples, strict
+        self.method, self.model, self.backend, self.name = startable(method), model, backend, name
+        self.ranks, self.strict = require_alike(model, ranks), strict
         self.on_event = on_event or (lambda event: None)
-        #: told of every step: the whole pass, and what the method's own blocks made of it; a sampler listens
+        #: called with the aftermath of every step, of the whole pass; a sampler learns from it
         self.on_learn: Callable[[Aftermath], None] = lambda what: None
-        #: what that listener wants to be evaluated beside what the method needs
+        #: what a sampler needs beside what the method needs
         self.wanted: Callable[[], Needs] = lambda: GRADIENT_ONLY
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
         self.steps = 0
         self.last: StepFacts | None = None
+        self.reported = False
         self.blocks = partition(model, method.preconditioner.joins)
         if not self.blocks.members:
             raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
-        lr = method.step.rate(0)
-        # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
-        super().__init__(list(self.blocks.parameters.values()), {"lr": lr, "rule_lr": lr})
-        self.arms = self._arms()
-        self.ambient = Ambient(self.blocks, cast(Reduction, reduction), self.ranks)
+        self._frozen = {n: p for n, p in model.named_parameters() if n not in self.blocks.parameters}
+        self._kind = self.blocks.like.dtype, self.blocks.like.device
+        self._groups(method, groups)
+        self.settings = Settings(method, {p: n for n, p in model.named_parameters()})
+        self.assignment = Arms(name, self.method, backend, self.generator, lambda event: self.on_event(event))
+        self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
+        self.settings.apply(self.param_groups, self.assignment)
+        self.ambient = Ambient(self.blocks, cast(Reduction, reduction), self.ranks, examples)
         self.ambient.listen(self.needs(0))
+        if strict:
+            report(name, self.coverage(), strict=True)
 
     # what it is
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The method at work on its blocks, and its fallback on the others; the first speaks for the step."""
+        return self.assignment.members
 
     def needs(self, step: int) -> Needs:
         """What step ``step`` (from 0) costs, over the method, its fallback and an adaptive sampler."""
@@ -117,16 +151,15 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def coverage(self) -> list[Coverage]:
         """How each parameter is treated and, if not by the method itself, why not."""
-        rows = []
+        rows, reasons = [], empty(self.model)
         for arm in self.arms:
             for block in arm.blocks.members:
-                reason = self._refusal(block)
-                for p in block.parameters:
-                    shape = tuple(arm.blocks.parameters[p].shape)
-                    rows.append(Coverage(p, shape, block.name, arm.name, reason))
-        trained = {row.parameter for row in rows}
-        frozen = [(n, p) for n, p in self.model.named_parameters() if n not in trained]
-        rows += [Coverage(n, tuple(p.shape), "", "frozen", "requires_grad is False") for n, p in frozen]
+                reason = self.assignment.refusal(self.blocks, block)
+                for n in block.parameters:
+                    shape = tuple(arm.blocks.parameters[n].shape)
+                    rows.append(Coverage(n, shape, block.name, arm.treatment, reason))
+        for n, p in self._frozen.items():
+            rows.append(Coverage(n, tuple(p.shape), "", FROZEN, reasons.get(n, "requires_grad is False")))
         order = {n: k for k, (n, _) in enumerate(self.model.named_parameters())}
         return sorted(rows, key=lambda row: order[row.parameter])
 
@@ -137,42 +170,26 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     # training
 
     def step(  # type: ignore[override]  # torch's closure, or an objective, which is one
-        self, closure: Objective | Callable[[], Tensor] | None = None
+        self, closure: Objective | Callable[[], Any] | None = None
     ) -> Tensor | None:
         """One step.  Returns the loss, if it was evaluated here.
 
+        Under autocast the model is evaluated as its caller asks; the method computes in its own precision.
         Raises ``Diverged`` when the ladder is at its end; θ is then as before the step.
         """
-        needs = self.needs(self.steps)
-        ctx = self._context(self.arms[0], self.steps)
-        if isinstance(closure, Objective):
-            asked = closure if self.ranks is None else Joint(closure, self.ranks)
-            objective: Objective | None = asked
-            self.ambient.clear()
-            with self.ambient.aside():
-                seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
-            loss: Tensor | None = seen.loss
-        else:
-            if needs.objective:
-                raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)
-            objective, loss = None, None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-            loss_scale = self._loss_scale(needs)
-            if loss_scale is None:  # torch's GradScaler found an infinity: this step is not taken
-                self.ambient.clear()
-                self.on_event(Event("skipped-by-scaler", self.steps, {}))
-                return loss
-            seen = self.ambient.collect(loss, loss_scale)
-        if self.steps == 0 and self.blocks.untapped and self.method.fallback is not None:
-            self.arms = self._arms()  # nothing is remembered yet, so blocks can still change hands
-        with self.ambient.aside():  # products, trial losses and trial gradients
-            # nobody moves before everybody knows where to: a failure leaves all parameters as they were
-            ways = [self._way(arm, seen) for arm in self.arms]
+        self._require_unchanged()
+        self._adopt()
+        self.settings.apply(self.param_groups, self.assignment)
+        seen, objective, loss = self._evaluated(closure)
+        if seen is None or not self._ready(seen):
+            return loss
+        with self.ambient.aside(), self._own_precision():
+            # all updates are computed before any parameter is written: a failure leaves all as they were
+            active = [arm for arm in self.arms if not self._without(arm, seen.absent)]
+            ways = [self._way(arm, seen) for arm in active]
             outcomes = [self._go(way, objective) for way in ways]
         self.last = self._facts(seen, outcomes[0])
-        # a sampler judges the gradient of all blocks: the variance beside it is of them all
+        # a sampler judges the gradient of all blocks: the variance beside it is that of all
         self.on_learn(replace(outcomes[0][0], before=seen))
         for what, _ in outcomes:
             one_step.recycle(what)
@@ -180,53 +197,87 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.ambient.listen(self.needs(self.steps))
         return loss
 
-    def _loss_scale(self, needs: Needs) -> float | None:
-        """What ``torch.amp.GradScaler`` multiplied the loss by; ``None`` if it found an infinity.
-
-        Such a scaler leaves ``found_inf`` on the optimizer, and ``grad_scale`` unless the caller has
-        unscaled the gradients: the layer statistics, which nobody unscaled, are then of unknown scale.
-        """
-        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if found_inf is not None and float(found_inf) > 0:
-            return None
-        if grad_scale is not None:
-            return float(grad_scale)
-        if found_inf is not None and needs.layers:
-            raise ConfigError(
-                Fault(
-                    "scaler.unscale_() was called before step(): the layer statistics still carry its scale",
-                    hint='leave unscaling to scaler.step(), and clip with on_gradient = [{ use = "clip" }]',
-                )
-            )
-        return 1.0
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Called by torch's constructor for the one group there is; raises ``ConfigError`` for another."""
-        if self.param_groups:
-            raise ConfigError(
-                Fault(
-                    "a curvlab optimizer has one group of parameters, those of its model",
-                    hint='treat blocks differently with [method.preconditioner] use = "routed"',
-                )
-            )
-        super().add_param_group(param_group)
+    def _own_precision(self) -> AbstractContextManager[Any]:
+        """Without the caller's autocast: the method computes in the precision of the parameters."""
+        device = self.blocks.like.device.type
+        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, and what was captured beside them."""
+        """Clear the gradients, and what was recorded beside them."""
         super().zero_grad(set_to_none)
-        self.ambient.clear()
+        if hasattr(self, "ambient"):
+            self.ambient.clear()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of the model's parameters that are in none yet, as torch's optimizers do.
+
+        Raises ``ConfigError`` for parameters of another model.
+        """
+        if not hasattr(self, "settings"):  # torch's constructor adds the first ones
+            return super().add_param_group(param_group)
+        group = resolve(self.model, [param_group], self.given[0])[-1]
+        named = {n: p for n, p in self.model.named_parameters() if n in group.names}
+        super().add_param_group({**group.settings, "params": list(named.values())})
+        self.settings.names.update({p: n for n, p in named.items()})
+        self._frozen.update({n: p for n, p in named.items() if n not in self.blocks.parameters})
+        return None
+
+    def _evaluated(self, closure: Any) -> tuple[Pass | None, Objective | None, Tensor | None]:
+        """The pass of this step, the objective it came from, the loss; no pass if the step is skipped."""
+        needs = self.needs(self.steps)
+        if isinstance(closure, Objective):
+            asked = closure if self.ranks is None else Joint(closure, self.ranks)
+            ctx = self._context(self.arms[0], self.steps)
+            self.ambient.clear()
+            with self.ambient.aside():
+                seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
+            return seen, asked, seen.loss
+        if needs.objective:
+            raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+            loss = value if isinstance(value, Tensor) or value is None else torch.as_tensor(float(value))
+        scales = unscaled_by(self, needs)
+        if scales is None:  # torch's GradScaler found an infinity: this step is not taken
+            self.ambient.clear()
+            self.on_event(Event("skipped-by-scaler", self.steps, {}))
+            return None, None, loss
+        return self.ambient.collect(loss, *scales), None, loss
+
+    def _ready(self, seen: Pass) -> bool:
+        """Give every block to the arm that can treat it in this step; whether anything has a gradient."""
+        if self.blocks.untapped and self.assignment.hand_over(self.blocks.untapped) and self.strict:
+            report(self.name, self.coverage(), strict=True)
+        if seen.absent >= self.blocks.parameters.keys():
+            return False
+        if seen.absent:
+            for arm in list(self.arms):
+                missing = [b.name for b in arm.blocks.members if seen.absent.issuperset(b.parameters)]
+                if missing and len(missing) < len(arm.blocks) and not arm.joint:
+                    self.assignment.split(arm, missing)
+        if not self.reported:
+            self.reported = True
+            report(self.name, self.coverage(), strict=False)
+        return True
+
+    @staticmethod
+    def _without(arm: Arm, absent: Collection[str]) -> bool:
+        return bool(absent) and all(p in absent for p in arm.blocks.parameters)
 
     def _way(self, arm: Arm, seen: Pass) -> _Way:
         mine = seen.restrict(arm.blocks.layout)
         ctx = self._context(arm, self.steps)
+        stride = self.settings.stride(self.param_groups, arm, seen.absent)
         observed(arm, mine, ctx)
-        v, at = one_step.before(arm, mine, ctx, self._rate())
+        v, at = one_step.before(arm, mine, ctx, stride)
         solve, ctx = directed(arm, v, ctx, self.on_event)
-        return _Way(arm, mine, solve, at, ctx)
+        return _Way(arm, mine, solve, at, ctx, stride)
 
     def _go(self, way: _Way, objective: Objective | None) -> tuple[Aftermath, Context]:
         arm, ctx = way.arm, way.ctx
-        what, said = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, self._rate())
+        what, said = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, way.stride)
         if not what.step.accepted:
             self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))
         for event in said:
@@ -246,24 +297,23 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         }
         return ", ".join(words for words, needs in parts.items() if needs.objective)
 
-    def _rate(self) -> float:
-        group = self.param_groups[0]
-        own = float(group["rule_lr"])
-        return float(group["lr"]) / own if own else 1.0
-
     def _context(self, arm: Arm, step: int) -> Context:
         damping = arm.method.damping.at(arm.state.damping, step)
         return Context(step, damping, self.backend, self.generator)
 
     def _facts(self, seen: Pass, outcome: tuple[Aftermath, Context]) -> StepFacts:
         what, ctx = outcome
-        asks = self.method.step.needs(self.steps)
+        method = self.arms[0].method
+        asks = method.step.needs(self.steps)
         searched = asks.losses or asks.products or asks.gradients
         iterative = what.solve.iterations > 0
         count = getattr(seen.ggn, "count", None)
+        rate = (
+            method.step.rate(self.steps) * float(self.param_groups[0]["lr"]) / self.param_groups[0]["rule_lr"]
+        )
         return StepFacts(
             loss=seen.loss,
-            lr=self.method.step.rate(self.steps) * self._rate() if not searched else what.step.alpha,
+            lr=what.step.alpha if searched else rate,
             damping=ctx.damping,
             cg_iterations=what.solve.iterations if iterative else None,
             products=count,
@@ -274,48 +324,50 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             curvature_size=seen.curvature_examples if seen.ggn is not None else None,
         )
 
-    # blocks
+    # the model and its groups
 
-    def _arms(self) -> list[Arm]:
-        refused = [b for b in self.blocks.members if self._refusal(b)]
-        fallback = self.method.fallback
-        if refused and fallback is None:
-            raise CoverageError(
-                *(
-                    Fault(
-                        f'method "{self.name}" does not treat {", ".join(b.parameters)}: {self._refusal(b)}',
-                        hint="give it a [method.fallback] that treats any parameter (`curvlab methods`)",
-                    )
-                    for b in refused
+    def _groups(self, method: Method, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Hand torch its groups."""
+        named = dict(self.model.named_parameters())
+        rate = self.method.step.rate(0)
+        defaults = live(method)
+        if rate == 0:  # a schedule that begins with zero: the group's rate multiplies it
+            rate = defaults["lr"] = 1.0
+        listed = [
+            {"params": [named[n] for n in g.names], **g.settings} for g in resolve(self.model, groups, method)
+        ]
+        # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
+        super().__init__(listed, {**defaults, "rule_lr": rate})
+
+    def _apart(self, block: Block) -> tuple[Any, ...]:
+        return self.settings.shared(self.param_groups, block)
+
+    def _require_unchanged(self) -> None:
+        """Raise ``ConfigError`` if the model was moved or converted since the optimizer was made."""
+        like = self.blocks.like
+        if (like.dtype, like.device) != self._kind:
+            was, now = (f"{dtype} on {device}" for dtype, device in (self._kind, (like.dtype, like.device)))
+            raise ConfigError(
+                Fault(
+                    f"the model's parameters are {now}, but were {was} when the optimizer was made",
+                    hint="convert or move the model first, then make the optimizer",
                 )
             )
-        if refused and fallback is not None:
-            still = [b for b in refused if fallback.preconditioner.refuses(b)]
-            if still:
-                nobody = ", ".join(p for b in still for p in b.parameters)
-                raise CoverageError(Fault(f"neither the method nor its fallback treats {nobody}"))
-        names = [b.name for b in refused]
-        main = self.blocks.select([b.name for b in self.blocks.members if b.name not in names])
-        arms = [(self.name, self.method, main)] if len(main) else []
-        if fallback is not None and refused:
-            arms.append(("fallback", fallback, self.blocks.select(names)))
-        return [self._arm(name, method, blocks) for name, method, blocks in arms]
 
-    def _arm(self, name: str, method: Method, blocks: Blocks) -> Arm:
-        like = blocks.layout.zeros(like=blocks.like.detach())
-        method = method.settled([self._as_seen(b) for b in blocks.members])
-        ctx = Context(0, method.damping.at(method.damping.init(), 0), self.backend, self.generator)
-        return Arm(name, method, blocks, method.init(like, ctx))
-
-    def _refusal(self, block: Block) -> str:
-        """Why the method proper does not treat a block, or nothing."""
-        return self.method.preconditioner.refuses(self._as_seen(block)) or ""
-
-    def _as_seen(self, block: Block) -> Block:
-        """A block; no layer's any more if its layer cannot be listened to and others could treat it."""
-        if self.method.fallback is None or block.name not in self.blocks.untapped:
-            return block
-        return replace(block, adapter=None, reason="its layer's calls do not explain its gradient")
+    def _adopt(self) -> None:
+        """Train parameters that were frozen and require a gradient now."""
+        thawed = [n for n, p in self._frozen.items() if p.requires_grad and p.numel()]
+        if not thawed:
+            return
+        require_trainable(self.model)
+        known = set(self.blocks.layout.names)
+        self.blocks = partition(self.model, self.method.preconditioner.joins, self.blocks)
+        self._frozen = {n: p for n, p in self._frozen.items() if n not in self.blocks.parameters}
+        fresh = [n for n in self.blocks.layout.names if n not in known]
+        self.assignment.assign(self.blocks, fresh, self._apart)
+        self.settings.forget()
+        self.ambient.cover(self.blocks)
+        self.ambient.listen(self.needs(self.steps))
 
     # state
 
@@ -325,9 +377,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         plain: dict[str, Any] = {
             "version": STATE_VERSION,
             "steps": self.steps,
-            "lr": self.param_groups[0]["lr"],
-            "rule_lr": self.param_groups[0]["rule_lr"],
+            "groups": [_settings(g) for g in self.param_groups],
             "untapped": sorted(self.blocks.untapped),
+            "arms": self.assignment.layout(),
         }
         for arm in self.arms:
             t, p = export(arm.state)
@@ -339,10 +391,16 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """Take on what ``snapshot`` gave, on the same method and model; raises ``CheckpointError``."""
         if plain.get("version") != STATE_VERSION:
             raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
-        if set(plain["untapped"]) != self.blocks.untapped:
-            self.blocks.untapped.clear()
-            self.blocks.untapped.update(plain["untapped"])
-            self.arms = self._arms()
+        if len(plain["groups"]) != len(self.param_groups):
+            saved, mine = len(plain["groups"]), len(self.param_groups)
+            raise CheckpointError(f"the state has {saved} parameter groups, this optimizer {mine}")
+        self.blocks.untapped.clear()
+        self.blocks.untapped.update(plain["untapped"])
+        self.assignment.lay_out(self.blocks, [list(row) for row in plain["arms"]])
+        for group, values in zip(self.param_groups, plain["groups"], strict=True):
+            group.update({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        self.settings.forget()
+        self.settings.apply(self.param_groups, self.assignment)
         for arm in self.arms:
             start = f"{arm.name}/"
             restore(
@@ -352,26 +410,33 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             )
         self.generator.set_state(tensors["generator"].cpu())
         self.steps = plain["steps"]
-        self.param_groups[0].update(lr=plain["lr"], rule_lr=plain["rule_lr"])
         self.ambient.listen(self.needs(self.steps))
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's two keys: each block's tensors under its first parameter, plain values in the group."""
+        """torch's two keys: a block's tensors under its first parameter, plain values in the first group."""
         found: dict[str, Any] = super().state_dict()
-        _, found["param_groups"][0]["curvlab"] = self.snapshot()
+        _, plain = self.snapshot()
+        found["param_groups"][0]["curvlab"] = {k: v for k, v in plain.items() if k != "groups"}
         return found
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take on a ``state_dict``; tensors keep this optimizer's dtypes, and are copied, not shared."""
-        (group,) = state_dict["param_groups"]
-        if "curvlab" not in group:
+        """Take on a ``state_dict``; tensors keep this optimizer's dtypes, and are copied, not shared.
+
+        Raises ``CheckpointError`` for a state of another optimizer, model or number of groups.
+        """
+        groups = state_dict.get("param_groups")
+        if not groups or "curvlab" not in groups[0] or "state" not in state_dict:
             raise CheckpointError("this state_dict was not written by a curvlab optimizer")
+        sizes, mine = ([len(g["params"]) for g in of] for of in (groups, self.param_groups))
+        if sizes != mine:
+            raise CheckpointError(
+                f"the state_dict has groups of {_listed(sizes)} parameters, this optimizer of {_listed(mine)}"
+            )
         tensors: dict[str, Tensor] = {}
         for entry in state_dict["state"].values():
             tensors.update(entry)
-        settings = {k: v for k, v in group.items() if k not in ("params", "curvlab")}
-        self.restore(tensors, {**group["curvlab"], "lr": settings["lr"], "rule_lr": settings["rule_lr"]})
-        self.param_groups[0].update(settings)
+        settings = [_settings(g) for g in groups]
+        self.restore(tensors, {**groups[0]["curvlab"], "groups": settings})
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
@@ -383,7 +448,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         first = {b.name: self.blocks.parameters[b.parameters[0]] for b in self.blocks.members}
         anywhere = next(iter(first.values()))
         shown: defaultdict[Tensor, Any] = defaultdict(dict)
-        shown.update({p: {} for p in self.blocks.parameters.values()})
+        shown.update({p: {} for group in self.param_groups for p in group["params"]})
         for path, tensor in tensors.items():
             shown[first.get(_block_of(path, first), anywhere)][path] = tensor
         return shown
@@ -391,6 +456,69 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     @state.setter
     def state(self, empty: Mapping[Tensor, Any]) -> None:
         """torch's constructor sets one; ours lives in the arms."""
+
+    # copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CurvatureOptimizer:
+        rebuild, given = self.__reduce__()
+        other = rebuild(*copy.deepcopy(given[:-1], memo), given[-1])
+        memo[id(self)] = other
+        other.on_event = self.on_event
+        return other  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew on the (copied) model, and given this one's state; ``on_event`` and hooks stay behind."""
+        if self.ranks is not None and not self.ranks.is_world:
+            raise ConfigError(
+                Fault(
+                    "an optimizer over a group of processes cannot be pickled or copied",
+                    hint="save its state_dict() and make the optimizer anew",
+                )
+            )
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        groups = [{**_settings(g), "params": [names[id(p)] for p in g["params"]]} for g in self.param_groups]
+        tensors, plain = self.snapshot()
+        found = {k: t.detach().clone() for k, t in tensors.items()}
+        made = (self.given, self.model, self.backend, self.name, self.ranks is not None, groups)
+        return _rebuilt, (*made, (found, plain, self.reported))
+
+
+def _rebuilt(
+    given: tuple[Any, ...],
+    model: nn.Module,
+    backend: Backend,
+    name: str,
+    distributed: bool,
+    groups: list[dict[str, Any]],
+    state: tuple[dict[str, Tensor], dict[str, Any], bool],
+) -> CurvatureOptimizer:
+    from curvlab.objective.ranks import ranks_of
+
+    method, seed, reduction, examples, strict = given
+    other = CurvatureOptimizer(
+        method,
+        model,
+        backend=backend,
+        seed=seed,
+        reduction=reduction,
+        name=name,
+        ranks=ranks_of("world") if distributed else None,
+        groups=[{k: v for k, v in g.items() if k == "params"} for g in groups],
+        examples=examples,
+        strict=strict,
+    )
+    tensors, plain, other.reported = state
+    other.restore(tensors, plain)
+    return other
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without its parameters and what ``state_dict`` puts there."""
+    return {k: v for k, v in group.items() if k not in ("params", "curvlab")}
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return " and ".join(map(str, sizes))
 
 
 def _block_of(path: str, names: Mapping[str, Any]) -> str:

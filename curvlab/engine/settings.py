@@ -1,7 +1,7 @@
 """The live settings of ``param_groups``, as arms and strides.
 
-``lr`` and ``weight_decay`` are each parameter's own.  Momentum, betas, damping and eps belong to an arm: blocks
-whose groups differ in them are in different arms.
+``lr`` and ``weight_decay`` are each parameter's own.  Momentum, betas, damping and eps belong to an arm:
+blocks whose groups differ in them are in different arms.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Settings:
     Raises ``ConfigError`` for a key that the method does not have.
     """
 
-    def __init__(self, method: Method, names: Mapping[nn.Parameter, str]) -> None:
+    def __init__(self, method: Method, names: dict[nn.Parameter, str]) -> None:
         self.initial = live(method)
         self.fallback_decay = live(method.fallback).get(DECAY, 0.0) if method.fallback is not None else 0.0
         self.refused = lacking(method)
@@ -42,13 +42,17 @@ class Settings:
         self._sizes: list[int] = []
 
     def shared(self, groups: Sequence[Group], block: Block) -> tuple[Any, ...]:
-        """What a block's arm must have in common with it; raises ``ConfigError`` if its own groups disagree."""
+        """What a block's arm has in common with it; raises ``ConfigError`` if its own groups disagree."""
         self._look_up(groups)
         found = {tuple(groups[self._index[p]].get(key) for key in SHARED) for p in block.parameters}
         if len(found) > 1:
             what = f'the parameters of layer "{block.name}" are in groups with different {_differing(found)}'
             raise ConfigError(Fault(what, hint="these settings are those of a whole layer; set both alike"))
         return next(iter(found))
+
+    def forget(self) -> None:
+        """Look at everything anew before the next step: there are other arms, or other groups."""
+        self._seen, self._sizes = [], []
 
     def apply(self, groups: Sequence[Group], arms: Arms) -> None:
         """Bring every arm to the present values; costs a comparison while nothing has changed."""
@@ -132,4 +136,3 @@ def _multiple(group: Group) -> float:
 
 def _differing(found: set[tuple[Any, ...]]) -> str:
     return ", ".join(key for k, key in enumerate(SHARED) if len({values[k] for values in found}) > 1)
-

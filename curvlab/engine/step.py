@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from curvlab.engine.method import Arm
+from curvlab.engine.arms import Arm
+from curvlab.engine.stride import Stride
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve
@@ -32,10 +32,10 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
     return part.apply(state, v, ctx)
 
 
-def before(arm: Arm, seen: Pass, ctx: Context, rate: float) -> tuple[BlockVector, At]:
+def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
     """The gradient after the transforms that stand before preconditioning."""
-    lr = arm.method.step.rate(ctx.step) * rate
-    at = At(seen.gradient, ctx.step, lr, arm.blocks.add_parameters_, arm.blocks.read)
+    lr = arm.method.step.rate(ctx.step) * stride.rate
+    at = At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
     v = seen.gradient.borrow()
     for transform, state in zip(arm.method.on_gradient, arm.state.on_gradient, strict=True):
         v = transform(state, v, at)
@@ -49,18 +49,19 @@ def commit(
     solve: Solve,
     at: At,
     ctx: Context,
-    rate: float,
+    stride: Stride,
 ) -> tuple[Aftermath, tuple[Event, ...]]:
     """Transform, search, write θ once (or not at all), learn; what came of it, and what is to be told."""
     method, state = arm.method, arm.state
     update = solve.x
     for transform, own in zip(method.on_update, state.on_update, strict=True):
         update = transform(own, update, at)
-    trial = Trial(arm, objective, seen)
+    update = stride.scaled(update)
+    trial = Trial(arm, stride, objective, seen)
     line = Line(
         update=update,
         gradient=seen.gradient,
-        rate=rate,
+        rate=stride.rate,
         damping=ctx.damping,
         ggn=seen.ggn,
         loss_of=trial.loss_of,
@@ -73,7 +74,7 @@ def commit(
     asks = method.damping.needs(ctx.step)
     ratio = line.ratio(step) if asks.products and step.accepted else None
     if step.accepted:
-        arm.blocks.subtract_(step.update, step.alpha)
+        stride.write_(step.update, step.alpha)
     what = Aftermath(seen, solve, step, ratio)
     said = method.preconditioner.learn(state.preconditioner, what, ctx)
     method.damping.learn(state.damping, what, ctx.step)
@@ -94,6 +95,7 @@ class Trial:
     """
 
     arm: Arm
+    stride: Stride
     objective: Objective | None
     seen: Pass
     #: by identity of the direction, which is kept so that no other can take on its identity, and rate
@@ -120,10 +122,8 @@ class Trial:
         loss, gradient = self._asked().differentiate(self._at(update, alpha), acceptance=acceptance)
         return float(loss), self.arm.blocks.pack(gradient)
 
-    @torch.no_grad()
     def _at(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:
-        slots = self.arm.blocks.slots(update)
-        return {n: p.sub(slots[n], alpha=alpha) for n, p in self.arm.blocks.parameters.items()}
+        return self.stride.tried(update, alpha)
 
     def _asked(self) -> Objective:
         assert self.objective is not None, "trials without an objective are refused before the step"

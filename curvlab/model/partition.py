@@ -25,13 +25,14 @@ COMPLEX = "complex parameter"
 NO_ELEMENTS = "no elements"
 
 
-def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
+def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | None = None) -> Blocks:
     """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
 
     A layer that an adapter can read, and whose name ``joins`` wants as one block, packs weight and
     bias together; a parameter read in any other way is a block by itself, with the reason.  A parameter
     without elements is in no block (``empty`` lists those).  Complex parameters are blocks of pairs of
     reals, and come first: a complex view of a real buffer must begin at an even offset.
+    Blocks that are ``known`` stay as they are; parameters that are in none of them are added.
     Raises ``ConfigError`` for a lazy layer that has no shape yet.
     """
     _require_shapes(model)
@@ -41,13 +42,15 @@ def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
         for p in module.parameters(recurse=False):
             owners[id(p)].append((module_name, module))
 
-    members: list[Block] = []
-    taken: set[int] = set()
+    members: list[Block] = [] if known is None else list(known.members)
+    taken: set[int] = set() if known is None else {id(p) for p in known.parameters.values()}
     for module_name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if _trained(p) and id(p) not in taken]
         if not own:
             continue
         adapter, reason = _reader(model, module_name, module, owners)
+        if adapter is not None and any(id(getattr(module, p)) in taken for p in adapter.parameters(module)):
+            adapter, reason = None, "part of the layer was frozen when the optimizer was made"
         taken.update(id(p) for p in own)
         block_name = module_name or "model"
         if adapter is not None and joins(block_name):
@@ -60,7 +63,7 @@ def partition(model: nn.Module, joins: Callable[[str], bool]) -> Blocks:
             reason = "not asked for as a layer"
         members.extend(_alone(names[id(p)], p, reason) for p in own)
     members.sort(key=lambda block: not block.complex)
-    return Blocks(model, tuple(members))
+    return Blocks(model, tuple(members), untapped=set() if known is None else known.untapped)
 
 
 def empty(model: nn.Module) -> dict[str, str]:

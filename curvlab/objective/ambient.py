@@ -22,6 +22,7 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector
+from curvlab.model.admission import require_dense
 from curvlab.model.taps import by_example, joined
 from curvlab.objective.examples import Declared, Forward, count
 from curvlab.objective.ledger import Ledger, Use
@@ -86,23 +87,26 @@ class Ambient:
         finally:
             self.ledger.active = True
 
-    def collect(self, loss: Tensor | None, loss_scale: float = 1.0) -> Pass:
+    def collect(self, loss: Tensor | None, gradient_scale: float = 1.0, loss_scale: float = 1.0) -> Pass:
         """The pass that the present gradients are made of; the ledger is empty afterwards.
 
-        ``loss_scale`` is what the caller's loss was multiplied by before ``backward()``, if ``.grad`` still
-        carries it.  Raises ``ConfigError`` if a number of examples that is needed is not known, if no layer's
-        calls explain the gradients, and if several processes have not averaged them (looked at once).
+        ``loss_scale`` is what the caller's loss was multiplied by before ``backward()``, and so every row;
+        ``gradient_scale`` what ``.grad`` still carries of it.  Raises ``ConfigError`` if a number of examples
+        that is needed is not known, if no layer's calls explain the gradients, for sparse gradients, and if
+        several processes have not averaged them (looked at once).
         """
         try:
-            return self._collect(loss, loss_scale)
+            return self._collect(loss, gradient_scale, loss_scale)
         finally:
             self.clear()
 
-    def _collect(self, loss: Tensor | None, loss_scale: float) -> Pass:
+    def _collect(self, loss: Tensor | None, gradient_scale: float, loss_scale: float) -> Pass:
         grads = {n: None if p.grad is None else p.grad.detach() for n, p in self.blocks.parameters.items()}
+        for name, grad in grads.items():
+            require_dense(name, grad)
         gradient = self.blocks.pack(grads)
-        if loss_scale != 1.0:
-            gradient.scale_(1.0 / loss_scale)
+        if gradient_scale != 1.0:
+            gradient.scale_(1.0 / gradient_scale)
         absent = frozenset(n for n, g in grads.items() if g is None)
         value = torch.full((), float("nan")) if loss is None else loss.detach()
         if len(absent) == len(grads) and self.ranks is None:

@@ -46,6 +46,11 @@ class Ranks:
         """Which one this is, from 0."""
         return dist.get_rank(self.group)
 
+    @property
+    def is_world(self) -> bool:
+        """Whether these are all processes that there are."""
+        return self.group is dist.group.WORLD
+
     def sum_(self, t: Tensor) -> Tensor:
         """The sum over all ranks, in place."""
         dist.all_reduce(t, group=self.group)

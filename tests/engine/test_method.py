@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from curvlab.engine.method import Coverage, Method
+from curvlab.engine.coverage import Coverage
+from curvlab.engine.method import Method
 from curvlab.linalg.vectors import BlockLayout
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.gauss_newton import GaussNewton

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvlab.engine import step as one_step
-from curvlab.engine.method import Arm, Method
+from curvlab.engine.arms import Arm
+from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objective.supervised import SupervisedObjective, objective

@@ -190,7 +190,9 @@ def test_asked_for_statistics_of_passes_it_did_not_see_it_says_so() -> None:
     model, x, y = made("in-place activation")
     F.mse_loss(model(x), y).backward()
     ambient, _ = listening(model)
-    with pytest.raises(ConfigError, match="no call of a layer explains the gradients.*\n.*make the optimizer"):
+    with pytest.raises(
+        ConfigError, match="no call of a layer explains the gradients.*\n.*make the optimizer"
+    ):
         ambient.collect(None)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from curvlab.engine.admission import real_dtype, require_dense, require_trainable
 from curvlab.errors import ConfigError
+from curvlab.model.admission import real_dtype, require_dense, require_trainable
 
 
 def network(**first: object) -> nn.Sequential:

@@ -1,0 +1,75 @@
+"""Scales of a caller's loop: that of ``torch.amp.GradScaler``, and a rate that is zero at first."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields, replace
+from types import FrameType
+from typing import Any
+
+from torch.amp import GradScaler
+
+from curvlab.engine.method import Method
+from curvlab.errors import ConfigError, Fault
+from curvlab.protocols.needs import Needs
+
+#: frames between a scaler's ``step`` and the optimizer's: wrappers of schedulers, hooks and libraries
+FRAMES = 16
+
+
+def unscaled_by(optimizer: Any, needs: Needs) -> tuple[float, float] | None:
+    """What the gradients and the layer statistics still carry of a scaler's factor; ``None``: skip the step.
+
+    ``GradScaler.step`` leaves ``found_inf`` on the optimizer, and ``grad_scale`` unless the caller has
+    unscaled the gradients by ``unscale_``, as clipping asks for.  The layer statistics carry the scale in any
+    case; it is then that of the scaler whose ``step`` is under way.  Raises ``ConfigError`` if statistics are
+    needed and no such scaler is found.
+    """
+    found_inf, grad_scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+    if found_inf is not None and float(found_inf) > 0:
+        return None
+    if grad_scale is not None:
+        return float(grad_scale), float(grad_scale)
+    if found_inf is None or not needs.layers:
+        return 1.0, 1.0
+    scaler = _scaler_under_way(sys._getframe(1))
+    if scaler is None:
+        raise ConfigError(
+            Fault(
+                "the gradients were unscaled before step() by a scaler that is not torch.amp.GradScaler:"
+                " the layer statistics carry a scale that is not known",
+                hint='leave unscaling to its step(), and clip with on_gradient = [{ use = "clip" }]',
+            )
+        )
+    return 1.0, scaler.get_scale()
+
+
+def _scaler_under_way(frame: FrameType | None) -> GradScaler | None:
+    """The scaler whose ``step`` calls us: the only place that tells its scale once gradients are unscaled."""
+    for _ in range(FRAMES):
+        if frame is None:
+            return None
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, GradScaler):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def startable(method: Method) -> Method:
+    """A method whose rate is the number 0, with 1 in its place: a group's ``lr`` is then the rate itself.
+
+    So is its fallback's, of which 0 says nothing.  A schedule is left as it is.
+    """
+    if method.step.rate(0) != 0 or getattr(method.step, "lr", None) != 0:
+        return method
+    fallback = method.fallback
+    return replace(
+        method,
+        step=_at_one(method.step),
+        fallback=None if fallback is None else replace(fallback, step=_at_one(fallback.step)),
+    )
+
+
+def _at_one(step: Any) -> Any:
+    return replace(step, lr=1.0) if any(f.name == "lr" for f in fields(step)) else step
