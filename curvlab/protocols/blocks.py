@@ -20,8 +20,8 @@ from curvlab.protocols.adapter import LayerAdapter
 
 
 def as_real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of reals, a view with a last axis of two; any other is itself."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    """A complex tensor as pairs of reals, with a last axis of two (a view mostly); any other is itself."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 @dataclass(frozen=True)
