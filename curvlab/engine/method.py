@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from curvlab.engine.health import Watch
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block, Blocks
@@ -81,13 +82,17 @@ class Method:
 
 @dataclass
 class MethodState:
-    """The states of a method's parts, by place."""
+    """The states of a method's parts, by place.
+
+    ``watch`` remembers which of their tensors are known to be finite.
+    """
 
     preconditioner: Any
     damping: Any
     step: Any
     on_gradient: list[Any]
     on_update: list[Any]
+    watch: Watch = field(default_factory=Watch, metadata={"transient": True})
 
 
 @dataclass(frozen=True)

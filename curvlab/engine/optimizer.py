@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine import step as one_step
-from curvlab.engine.ladder import directed, evaluated, observed
+from curvlab.engine.ladder import admitted, directed, evaluated, looks_once, observed, planned
 from curvlab.engine.method import Arm, Coverage, Method
 from curvlab.engine.state import export, nbytes, restore
+from curvlab.engine.step import Way
+from curvlab.engine.undo import Undo
 from curvlab.errors import CheckpointError, ConfigError, CoverageError, Fault, NeedsObjective
 from curvlab.model.partition import partition
 from curvlab.objective.ambient import Ambient, Reduction
@@ -22,11 +24,10 @@ from curvlab.objective.ranks import Ranks
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Aftermath, Pass
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
-from curvlab.protocols.step import At
 
 #: version of the layout of ``state_dict`` and ``snapshot``
 STATE_VERSION = 1
@@ -46,17 +47,6 @@ class StepFacts:
     accepted: bool | None = None
     gradient_size: int | None = None
     curvature_size: int | None = None
-
-
-@dataclass(frozen=True)
-class _Way:
-    """What one arm has found out before anybody moves."""
-
-    arm: Arm
-    seen: Pass
-    solve: Solve
-    at: At
-    ctx: Context
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -141,8 +131,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     ) -> Tensor | None:
         """One step.  Returns the loss, if it was evaluated here.
 
-        Raises ``Diverged`` when the ladder is at its end; θ is then as before the step.
+        Raises ``Diverged`` when the ladder is at its end.  Whatever is raised before the write: parameters,
+        the states of every part, counters and the generator are then as before the step, bit for bit.
         """
+        with Undo(self.generator) as undo:
+            return self._step(closure, undo)
+
+    def _step(self, closure: Objective | Callable[[], Tensor] | None, undo: Undo) -> Tensor | None:
         needs = self.needs(self.steps)
         ctx = self._context(self.arms[0], self.steps)
         if isinstance(closure, Objective):
@@ -168,14 +163,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if self.steps == 0 and self.blocks.untapped and self.method.fallback is not None:
             self.arms = self._arms()  # nothing is remembered yet, so blocks can still change hands
         with self.ambient.aside():  # products, trial losses and trial gradients
-            # nobody moves before everybody knows where to: a failure leaves all parameters as they were
-            ways = [self._way(arm, seen) for arm in self.arms]
-            outcomes = [self._go(way, objective) for way in ways]
+            outcomes = self._moved(seen, objective, undo)
         self.last = self._facts(seen, outcomes[0])
         # a sampler judges the gradient of all blocks: the variance beside it is of them all
         self.on_learn(replace(outcomes[0][0], before=seen))
-        for what, _ in outcomes:
-            one_step.recycle(what)
+        one_step.release(self.arms, self.blocks.layout)
         self.steps += 1
         self.ambient.listen(self.needs(self.steps))
         return loss
@@ -216,22 +208,35 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         self.ambient.clear()
 
-    def _way(self, arm: Arm, seen: Pass) -> _Way:
-        mine = seen.restrict(arm.blocks.layout)
-        ctx = self._context(arm, self.steps)
-        observed(arm, mine, ctx)
-        v, at = one_step.before(arm, mine, ctx, self._rate())
-        solve, ctx = directed(arm, v, ctx, self.on_event)
-        return _Way(arm, mine, solve, at, ctx)
+    def _moved(self, seen: Pass, objective: Objective | None, undo: Undo) -> list[tuple[Aftermath, Context]]:
+        """All updates are computed and looked at before any parameter is written; then all parts learn."""
+        passes = [seen.restrict(arm.blocks.layout) for arm in self.arms]
+        rates = [self._rate() for _ in self.arms]
+        order = admitted(self.arms, passes, rates, self.steps, undo)
+        ways = {k: self._way(self.arms[k], passes[k], undo) for k in order}
+        plans = {k: planned(ways[k], objective, self.on_event, undo) for k in order}
+        undo.settle()
+        outcomes = [plans[k] for k in range(len(self.arms))]
+        for arm, (what, _) in zip(self.arms, outcomes, strict=True):
+            one_step.write(arm, what)
+        for arm, (what, ctx) in zip(self.arms, outcomes, strict=True):
+            self._go(arm, what, ctx)
+        return outcomes
 
-    def _go(self, way: _Way, objective: Objective | None) -> tuple[Aftermath, Context]:
-        arm, ctx = way.arm, way.ctx
-        what, said = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, self._rate())
+    def _way(self, arm: Arm, mine: Pass, undo: Undo) -> Way:
+        ctx, rate = self._context(arm, self.steps), self._rate()
+        observed(arm, mine, ctx)
+        v, at = one_step.before(arm, mine, ctx, rate)
+        unseen = looks_once(arm, self.steps)
+        solve, ctx = directed(arm, v, ctx, self.on_event, undo, unseen=unseen)
+        return Way(arm, mine, v, at, solve, ctx, rate)
+
+    def _go(self, arm: Arm, what: Aftermath, ctx: Context) -> None:
+        said = one_step.learned(arm, what, ctx)
         if not what.step.accepted:
             self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))
         for event in said:
             self.on_event(event)
-        return what, ctx
 
     def _asking(self) -> str:
         """The parts that ask for an objective in this step, by place."""

@@ -28,6 +28,8 @@ class Ema(Transform[AverageState]):
     ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.
     """
 
+    fallible = False
+
     beta: float = 0.9
 
     def __post_init__(self) -> None:
@@ -45,6 +47,8 @@ class Ema(Transform[AverageState]):
 @dataclass(frozen=True)
 class Momentum(Transform[BlockVector]):
     """Heavy ball: ``m ← β m + v``; the result is m, or ``v + β m`` with ``nesterov``."""
+
+    fallible = False
 
     beta: float = 0.9
     nesterov: bool = False
@@ -68,6 +72,8 @@ class WeightDecay(Transform[None]):
     on the update it is AdamW's (the step rule's rate multiplies it).
     """
 
+    fallible = False
+
     rate: float | Schedule = 0.0
 
     def __post_init__(self) -> None:
@@ -88,6 +94,8 @@ class WeightDecay(Transform[None]):
 @dataclass(frozen=True)
 class Clip(Transform[None]):
     """Scales the whole vector down to Euclidean norm ``norm`` if it is longer."""
+
+    fallible = False
 
     norm: float
 
@@ -111,6 +119,8 @@ class NormConstraint(Transform[Tensor]):
     refreshes of the curvature, whose changes are what it guards against.  A negative gᵀu is left
     alone.  No host sync.
     """
+
+    fallible = False
 
     limit: float = 1e-2
     every: int = 1
