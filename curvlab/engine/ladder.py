@@ -1,18 +1,18 @@
 """What is tried when numbers fail: float64, then more damping, then an end that names the culprit.
 
-Rungs, each reported as an event:
+Before any state changes, gradient, statistics and states are looked at (``admitted``): numbers that are not
+finite end the step at once.  Then come the rungs, each reported as an event:
 
 1. a non-finite loss is evaluated again in float64 (``retried-in-float64``);
 2. a factorisation that fails in float64 too, or a non-finite update, is repeated with ten times the
    damping, up to ``RUNGS`` times (``more-damping``);
-3. ``Diverged``, with the step and the block (at once for a gradient that is not finite); parameters are
-   as they were before the step.
+3. ``Diverged``, with the step and the block; parameters and states are as they were before the step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,14 +20,17 @@ import torch
 from torch import nn
 
 from curvlab.engine.arms import Arm
-from curvlab.engine.step import direct, observe
+from curvlab.engine.health import non_finite_statistics, require_finite_state
+from curvlab.engine.state import tensors_of
+from curvlab.engine.step import Way, direct, observe, searched, transformed
+from curvlab.engine.undo import Undo
 from curvlab.errors import Diverged, NotPositiveDefinite
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
@@ -36,6 +39,9 @@ from curvlab.protocols.report import Event
 RUNGS = 4
 #: λ to begin with where a method's own is zero: what rounding makes of a unit eigenvalue in float32
 FIRST_DAMPING = 1e-7
+
+#: no update whose square does not overflow makes parameters infinite at this rate
+TAME_RATE = 1e6
 
 Emit = Callable[[Event], None]
 
@@ -57,6 +63,55 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
     )
 
 
+def admitted(
+    arms: Sequence[Arm], passes: Sequence[Pass], rates: Sequence[float], step: int, undo: Undo
+) -> list[int]:
+    """Looks at everything that a step begins from; keeps the states whose step may fail.
+
+    ``rates`` multiply the arms' own.
+
+    Returns the order in which the arms may change their states: those that cannot fail come last, so that
+    nothing of them need be kept.  Raises ``Diverged``, with nothing changed, for a gradient, layer
+    statistics or a state that is not finite.
+    """
+    moderate = [_good(arm, seen, step) for arm, seen in zip(arms, passes, strict=True)]
+    fallible = [a.method.preconditioner.fallible(a.state.preconditioner, step) for a in arms]
+    late = [_may_fail_late(arm, rate, step) for arm, rate in zip(arms, rates, strict=True)]
+    if not all(moderate) or any(late):
+        for arm in arms:
+            state = arm.state
+            undo.keep(state.preconditioner, state.on_gradient, state.on_update, state.step, state.damping)
+    else:
+        for arm, may_fail in zip(arms, fallible, strict=True):
+            if may_fail:
+                undo.keep(arm.state.preconditioner, arm.state.on_gradient)
+    return sorted(range(len(arms)), key=lambda k: not fallible[k])
+
+
+def _good(arm: Arm, seen: Pass, step: int) -> bool:
+    """Whether no square of what a step begins from overflows; raises if something is not finite."""
+    size = seen.gradient.size()
+    if not math.isfinite(size) and not seen.gradient.is_finite():
+        raise Diverged(f"step {step}: the gradient is not finite; {culprit(arm.blocks, seen.gradient)}")
+    wrong = list(non_finite_statistics(seen.layers))
+    if wrong:
+        raise Diverged(f"step {step}: the layer statistics are not finite: {', '.join(wrong)}")
+    what = f'step {step}: the state of "{arm.name}" is not finite, load an earlier one'
+    small = require_finite_state(arm.state, arm.state.watch, what)
+    # parameters may be infinite where they do not count, as a mask is; transforms read them
+    _, tame = arm.state.watch.inspect(arm.blocks.parameters.values())
+    return math.isfinite(size) and small and tame
+
+
+def _may_fail_late(arm: Arm, rate: float, step: int) -> bool:
+    """Whether something can fail once ``on_update`` has changed its states, or in any transform."""
+    method = arm.method
+    transforms = (*method.on_gradient, *method.on_update)
+    searches = method.step.needs(step) | method.damping.needs(step)
+    tame = abs(rate * method.step.rate(step)) <= TAME_RATE
+    return not tame or bool(searches.objective) or any(t.fallible for t in transforms)
+
+
 def observed(arm: Arm, seen: Pass, ctx: Context) -> None:
     """The method takes the evidence in; a factorisation that fails there is beyond more damping."""
     try:
@@ -65,15 +120,23 @@ def observed(arm: Arm, seen: Pass, ctx: Context) -> None:
         raise Diverged(f"step {ctx.step}: {error}") from error
 
 
-def directed(arm: Arm, v: BlockVector, ctx: Context, emit: Emit) -> tuple[Solve, Context]:
-    """Refresh and apply, with more damping while that fails; the context that succeeded."""
+def directed(
+    arm: Arm, v: BlockVector, ctx: Context, emit: Emit, undo: Undo, *, unseen: bool = False
+) -> tuple[Solve, Context]:
+    """Refresh and apply, with more damping while that fails; the context that succeeded.
+
+    ``unseen``: whether the solution is finite is left to the look at the update (``planned``).
+    """
     for rung in range(RUNGS + 1):
         try:
             solve = direct(arm, v, ctx)
-            if solve.reason is not Stop.NONFINITE and solve.x.is_finite():
+            if unseen and solve.reason is not Stop.NONFINITE:
                 return solve, ctx
-            if not v.is_finite():
-                raise Diverged(f"step {ctx.step}: the gradient is not finite; {culprit(arm.blocks, v)}")
+            small = math.isfinite(solve.x.size())
+            if solve.reason is not Stop.NONFINITE and (small or solve.x.is_finite()):
+                if not small:
+                    undo.keep(arm.state.on_update)
+                return solve, ctx
             reason = f"the update is not finite; {culprit(arm.blocks, solve.x)}"
         except NotPositiveDefinite as error:
             reason = str(error)
@@ -81,6 +144,51 @@ def directed(arm: Arm, v: BlockVector, ctx: Context, emit: Emit) -> tuple[Solve,
             ctx = replace(ctx, damping=max(10.0 * ctx.damping, FIRST_DAMPING))
             emit(Event("more-damping", ctx.step, {"reason": reason, "damping": ctx.damping}))
     raise Diverged(f"step {ctx.step}: {reason}; damping up to {ctx.damping:.3g} did not help")
+
+
+def looks_once(arm: Arm, step: int) -> bool:
+    """Whether one look at the update is enough: no state lies between it and the solution."""
+    may_fail = arm.method.preconditioner.fallible(arm.state.preconditioner, step)
+    return not may_fail and not tensors_of(arm.state.on_update)
+
+
+def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tuple[Aftermath, Context]:
+    """What is to be written, looked at before anything is; raises ``Diverged`` if it is not finite."""
+    arm, ctx = way.arm, way.ctx
+    update = transformed(way)
+    size = update.size()
+    if looks_once(arm, ctx.step) and not math.isfinite(size) and not update.is_finite():
+        solve, ctx = directed(arm, way.v, ctx, emit, undo)
+        way = replace(way, solve=solve, ctx=ctx)
+        update = transformed(way)
+        size = update.size()
+    _require_finite(arm, update, size, 1.0, ctx)
+    what = searched(way, objective, update)
+    if what.step.accepted:
+        chosen = what.step.update
+        _require_finite(arm, chosen, size if chosen is update else chosen.size(), what.step.alpha, ctx)
+    _require_sound(arm, ctx.step)
+    return what, ctx
+
+
+def _require_finite(arm: Arm, update: BlockVector, size: float, alpha: float, ctx: Context) -> None:
+    """``update``, of size ``size``, and θ − α · update are finite; looks at them only if squares overflow."""
+    if math.isfinite(size) and math.isfinite(alpha * alpha * size):
+        return
+    if not update.is_finite() or not math.isfinite(alpha):
+        raise Diverged(f"step {ctx.step}: the update is not finite; {culprit(arm.blocks, update)}")
+    if not arm.blocks.read().add_(update, -alpha).is_finite():
+        raise Diverged(f"step {ctx.step}: parameters would not be finite after a step of rate {alpha:.3g}")
+
+
+def _require_sound(arm: Arm, step: int) -> None:
+    """What a step that may fail has made of its states is finite."""
+    method, state = arm.method, arm.state
+    made = [state.preconditioner] if method.preconditioner.fallible(state.preconditioner, step) else []
+    if any(t.fallible for t in (*method.on_gradient, *method.on_update)):
+        made += [state.on_gradient, state.on_update]
+    for part in made:
+        require_finite_state(part, state.watch, f'step {step}: the new state of "{arm.name}" is not finite')
 
 
 def culprit(blocks: Blocks, vector: BlockVector) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.training import Training
-from curvlab.errors import Stopped
+from curvlab.errors import Diverged, Stopped
 from curvlab.protocols.report import EvalRecord, Event, StepRecord
 
 
@@ -115,8 +115,14 @@ def _checkpoint_due(training: Training, spent: bool) -> bool:
 
 def _save(training: Training, save: Callable[[], Path]) -> None:
     # marked first, so that the checkpoint itself knows that it exists
-    training.progress.saved.set(training.progress.step, int(training.epochs))
-    training.checkpoint = save()
+    saved = training.progress.saved
+    before = saved.step, saved.epoch
+    saved.set(training.progress.step, int(training.epochs))
+    try:
+        training.checkpoint = save()
+    except Diverged:  # the one before stays the newest
+        saved.set(*before)
+        raise
 
 
 def _stop(training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]) -> None:

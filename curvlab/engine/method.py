@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from curvlab.engine.health import Watch
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
@@ -133,10 +134,14 @@ def put_at(part: Any, place: Place, value: Any) -> Any:
 
 @dataclass
 class MethodState:
-    """The states of a method's parts, by place."""
+    """The states of a method's parts, by place.
+
+    ``watch`` remembers which of their tensors are known to be finite.
+    """
 
     preconditioner: Any
     damping: Any
     step: Any
     on_gradient: list[Any]
     on_update: list[Any]
+    watch: Watch = field(default_factory=Watch, metadata={"transient": True})

@@ -16,13 +16,15 @@ from curvlab.engine import step as one_step
 from curvlab.engine.arms import Arm, Arms
 from curvlab.engine.coverage import FROZEN, Coverage, report
 from curvlab.engine.groups import resolve
-from curvlab.engine.ladder import directed, evaluated, observed
+from curvlab.engine.ladder import admitted, directed, evaluated, looks_once, observed, planned
 from curvlab.engine.live import live
 from curvlab.engine.method import Method
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import Settings
 from curvlab.engine.state import export, nbytes, restore
+from curvlab.engine.step import Way
 from curvlab.engine.stride import Stride
+from curvlab.engine.undo import Undo
 from curvlab.errors import CheckpointError, ConfigError, Fault, NeedsObjective
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import empty, partition
@@ -33,11 +35,10 @@ from curvlab.objective.ranks import Ranks
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Aftermath, Pass
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
-from curvlab.protocols.step import At
 
 #: version of the layout of ``state_dict`` and ``snapshot``
 STATE_VERSION = 2
@@ -57,18 +58,6 @@ class StepFacts:
     accepted: bool | None = None
     gradient_size: int | None = None
     curvature_size: int | None = None
-
-
-@dataclass(frozen=True)
-class _Way:
-    """What one arm has found out before any parameter is written."""
-
-    arm: Arm
-    seen: Pass
-    solve: Solve
-    at: At
-    ctx: Context
-    stride: Stride
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -175,8 +164,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """One step.  Returns the loss, if it was evaluated here.
 
         Under autocast the model is evaluated as its caller asks; the method computes in its own precision.
-        Raises ``Diverged`` when the ladder is at its end; θ is then as before the step.
+        Raises ``Diverged`` when the ladder is at its end.  Whatever is raised before the write: parameters,
+        the states of every part, counters and the generator are then as before the step, bit for bit.
         """
+        with Undo(self.generator) as undo:
+            return self._step(closure, undo)
+
+    def _step(self, closure: Any, undo: Undo) -> Tensor | None:
         self._require_unchanged()
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
@@ -184,15 +178,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if seen is None or not self._ready(seen):
             return loss
         with self.ambient.aside(), self._own_precision():
-            # all updates are computed before any parameter is written: a failure leaves all as they were
-            active = [arm for arm in self.arms if not self._without(arm, seen.absent)]
-            ways = [self._way(arm, seen) for arm in active]
-            outcomes = [self._go(way, objective) for way in ways]
+            outcomes = self._moved(seen, objective, undo)
         self.last = self._facts(seen, outcomes[0])
         # a sampler judges the gradient of all blocks: the variance beside it is that of all
         self.on_learn(replace(outcomes[0][0], before=seen))
-        for what, _ in outcomes:
-            one_step.recycle(what)
+        one_step.release(self.arms, self.blocks.layout)
         self.steps += 1
         self.ambient.listen(self.needs(self.steps))
         return loss
@@ -266,23 +256,36 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def _without(arm: Arm, absent: Collection[str]) -> bool:
         return bool(absent) and all(p in absent for p in arm.blocks.parameters)
 
-    def _way(self, arm: Arm, seen: Pass) -> _Way:
-        mine = seen.restrict(arm.blocks.layout)
+    def _moved(self, seen: Pass, objective: Objective | None, undo: Undo) -> list[tuple[Aftermath, Context]]:
+        """All updates are computed and checked before any parameter is written; then all parts learn."""
+        arms = [arm for arm in self.arms if not self._without(arm, seen.absent)]
+        passes = [seen.restrict(arm.blocks.layout) for arm in arms]
+        strides = [self.settings.stride(self.param_groups, arm, seen.absent) for arm in arms]
+        order = admitted(arms, passes, [s.rate for s in strides], self.steps, undo)
+        ways = {k: self._way(arms[k], passes[k], strides[k], undo) for k in order}
+        plans = {k: planned(ways[k], objective, self.on_event, undo) for k in order}
+        undo.settle()
+        for k, (what, _) in plans.items():
+            one_step.write(ways[k], what)
+        outcomes = [plans[k] for k in range(len(arms))]
+        for arm, (what, ctx) in zip(arms, outcomes, strict=True):
+            self._learned(arm, what, ctx)
+        return outcomes
+
+    def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo) -> Way:
         ctx = self._context(arm, self.steps)
-        stride = self.settings.stride(self.param_groups, arm, seen.absent)
         observed(arm, mine, ctx)
         v, at = one_step.before(arm, mine, ctx, stride)
-        solve, ctx = directed(arm, v, ctx, self.on_event)
-        return _Way(arm, mine, solve, at, ctx, stride)
+        unseen = looks_once(arm, self.steps)
+        solve, ctx = directed(arm, v, ctx, self.on_event, undo, unseen=unseen)
+        return Way(arm, mine, v, at, solve, ctx, stride)
 
-    def _go(self, way: _Way, objective: Objective | None) -> tuple[Aftermath, Context]:
-        arm, ctx = way.arm, way.ctx
-        what, said = one_step.commit(arm, objective, way.seen, way.solve, way.at, ctx, way.stride)
+    def _learned(self, arm: Arm, what: Aftermath, ctx: Context) -> None:
+        said = one_step.learned(arm, what, ctx)
         if not what.step.accepted:
             self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))
         for event in said:
             self.on_event(event)
-        return what, ctx
 
     def _asking(self) -> str:
         """The parts that ask for an objective in this step, by place."""

@@ -1,23 +1,38 @@
 """One training step of one method on its blocks.  No mathematics lives here.
 
-The vectors of a step (its gradient, its solution, its update) are valid during the step: their
-buffers are used again by the next one.  A part that wants to remember one copies it.
+The vectors of a step (its gradient, its solution, its update) are valid during the step; afterwards
+nothing of them is held.  A part that wants to remember one copies it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from curvlab.engine.arms import Arm
+from curvlab.engine.state import tensors_of
 from curvlab.engine.stride import Stride
-from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
 from curvlab.protocols.step import At
+
+
+@dataclass(frozen=True)
+class Way:
+    """What one arm has found out before any parameter is written: ``v`` is what it has preconditioned."""
+
+    arm: Arm
+    seen: Pass
+    v: BlockVector
+    at: At
+    solve: Solve
+    ctx: Context
+    stride: Stride
 
 
 def observe(arm: Arm, seen: Pass, ctx: Context) -> None:
@@ -42,49 +57,55 @@ def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVec
     return v, at
 
 
-def commit(
-    arm: Arm,
-    objective: Objective | None,
-    seen: Pass,
-    solve: Solve,
-    at: At,
-    ctx: Context,
-    stride: Stride,
-) -> tuple[Aftermath, tuple[Event, ...]]:
-    """Transform, search, write θ once (or not at all), learn; what came of it, and what is to be told."""
-    method, state = arm.method, arm.state
-    update = solve.x
-    for transform, own in zip(method.on_update, state.on_update, strict=True):
-        update = transform(own, update, at)
-    update = stride.scaled(update)
-    trial = Trial(arm, stride, objective, seen)
+def transformed(way: Way) -> BlockVector:
+    """The update, in units of the arm's rate: the solution after the transforms behind preconditioning."""
+    update = way.solve.x
+    for transform, own in zip(way.arm.method.on_update, way.arm.state.on_update, strict=True):
+        update = transform(own, update, way.at)
+    return way.stride.scaled(update)
+
+
+def searched(way: Way, objective: Objective | None, update: BlockVector) -> Aftermath:
+    """The step along ``update`` and, where the damping asks, the reduction ratio; nothing is written."""
+    method, seen, ctx = way.arm.method, way.seen, way.ctx
+    trial = Trial(way.stride, objective, seen)
     line = Line(
         update=update,
         gradient=seen.gradient,
-        rate=stride.rate,
+        rate=way.stride.rate,
         damping=ctx.damping,
         ggn=seen.ggn,
         loss_of=trial.loss_of,
         start=trial.start,
         differentiate=trial.differentiate,
         loss=float(seen.loss) if method.step.needs(ctx.step).gradients else float("nan"),
-        iterates=solve.iterates,
+        iterates=way.solve.iterates,
     )
-    step = method.step.search(state.step, line, ctx.step)
+    step = method.step.search(way.arm.state.step, line, ctx.step)
     asks = method.damping.needs(ctx.step)
     ratio = line.ratio(step) if asks.products and step.accepted else None
-    if step.accepted:
-        stride.write_(step.update, step.alpha)
-    what = Aftermath(seen, solve, step, ratio)
-    said = method.preconditioner.learn(state.preconditioner, what, ctx)
-    method.damping.learn(state.damping, what, ctx.step)
-    return what, said
+    return Aftermath(seen, way.solve, step, ratio)
 
 
-def recycle(what: Aftermath) -> None:
-    """The step is over: its vectors' buffers may be used again."""
-    for vector in (what.before.gradient, what.solve.x, what.step.update):
-        vector.layout.recycle(vector)
+def write(way: Way, what: Aftermath) -> None:
+    """The one write of θ, or none; the states are from now on those of this step."""
+    arm = way.arm
+    if what.step.accepted:
+        way.stride.write_(what.step.update, what.step.alpha)
+    arm.state.watch.renew((*tensors_of(arm.state), *arm.blocks.parameters.values()))
+
+
+def learned(arm: Arm, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    """Parts learn from what came of the step; what is to be told."""
+    said = arm.method.preconditioner.learn(arm.state.preconditioner, what, ctx)
+    arm.method.damping.learn(arm.state.damping, what, ctx.step)
+    return said
+
+
+def release(arms: Sequence[Arm], layout: BlockLayout) -> None:
+    """The step is over: its vectors' buffers go."""
+    for each in (layout, *(arm.blocks.layout for arm in arms)):
+        each.release()
 
 
 @dataclass
@@ -94,7 +115,6 @@ class Trial:
     A loss is computed once, however often it is asked for.
     """
 
-    arm: Arm
     stride: Stride
     objective: Objective | None
     seen: Pass
@@ -120,7 +140,7 @@ class Trial:
     ) -> tuple[float, BlockVector]:
         """Loss and gradient at θ − α·u, on the gradient sample or on the acceptance sample."""
         loss, gradient = self._asked().differentiate(self._at(update, alpha), acceptance=acceptance)
-        return float(loss), self.arm.blocks.pack(gradient)
+        return float(loss), self.stride.blocks.pack(gradient)
 
     def _at(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:
         return self.stride.tried(update, alpha)

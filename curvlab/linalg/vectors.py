@@ -83,6 +83,10 @@ class BlockLayout:
         if not vector.borrowed and vector._flat.data_ptr() not in known and len(self._free) < self.KEEP:
             self._free.append(vector._alias())
 
+    def release(self) -> None:
+        """Let go of the buffers that were handed back: between steps nothing is held."""
+        self._free.clear()
+
     def restrict(self, names: tuple[str, ...]) -> BlockLayout:
         """The layout of some of the blocks, in the order given."""
         return BlockLayout({n: self.shapes[n] for n in names})
@@ -294,6 +298,24 @@ class BlockVector:
             else:
                 mine.mul_(a).add_(theirs, alpha=b)
         return self
+
+    def size(self) -> float:
+        """A bound of ``‖self‖²``, equal to it where no block is factored.  A host sync.
+
+        Not finite if an entry is not, or if a square overflows.
+        """
+        if not self.outers:
+            return float(torch.dot(self._flat, self._flat))
+        bound = 0.0
+        for name in self.layout.names:
+            held = self.factored(name)
+            if isinstance(held, Outer):
+                left, right = torch.linalg.vector_norm(held.left), torch.linalg.vector_norm(held.right)
+                bound += float(left.mul_(right).square_())
+            else:
+                flat = held.reshape(-1)
+                bound += float(torch.dot(flat, flat))
+        return bound
 
     def is_finite(self) -> bool:
         """No NaN, no infinity (of factored blocks: in the factors).  A host sync."""

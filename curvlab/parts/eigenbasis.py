@@ -76,6 +76,9 @@ class Eigenbasis(Preconditioner[EigenState]):
     def refuses(self, block: Block) -> str | None:
         return self.estimator.refuses(block)
 
+    def fallible(self, state: EigenState, step: int) -> bool:
+        return step % self.observe_every == 0
+
     def init(self, like: BlockVector, ctx: Context) -> EigenState:
         estimate = self.estimator.init(like, ctx)
         blocks = kronecker_blocks(self.estimator.curvature(estimate), "eigenbasis")

@@ -17,5 +17,8 @@ class Identity(Preconditioner[None]):
     def init(self, like: BlockVector, ctx: Context) -> None:
         return None
 
+    def fallible(self, state: None, step: int) -> bool:
+        return False
+
     def apply(self, state: None, v: BlockVector, ctx: Context) -> Solve:
         return Solve(v.borrow())

@@ -50,6 +50,9 @@ class Inverted(Preconditioner[InvertedState]):
     def refuses(self, block: Block) -> str | None:
         return self.estimator.refuses(block)
 
+    def fallible(self, state: InvertedState, step: int) -> bool:
+        return step % self.observe_every == 0 or step % self.refresh_every == 0
+
     def init(self, like: BlockVector, ctx: Context) -> InvertedState:
         estimate = self.estimator.init(like, ctx)
         return InvertedState(estimate, self.inverse.init(self.estimator.curvature(estimate)))

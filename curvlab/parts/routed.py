@@ -63,6 +63,9 @@ class Routed(Preconditioner[RoutedState]):
         own = {p: [b for b in blocks if self._route(b.name) == p] for p in self.routes}
         return Routed({p: part.settled(own[p]) for p, part in self.routes.items()})
 
+    def fallible(self, state: RoutedState, step: int) -> bool:
+        return any(self.routes[pattern].fallible(own, step) for pattern, own in state.routes.items())
+
     def init(self, like: BlockVector, ctx: Context) -> RoutedState:
         return RoutedState(
             {

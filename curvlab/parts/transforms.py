@@ -30,6 +30,8 @@ class Ema(Transform[AverageState]):
     changes while training, m stays Adam's: ``s_t = β s_{t−1} + (1 − β) v``, divided by ``1 − βᵗ``.
     """
 
+    fallible = False
+
     beta: float = 0.9
 
     def __post_init__(self) -> None:
@@ -51,6 +53,8 @@ class Ema(Transform[AverageState]):
 @dataclass(frozen=True)
 class Momentum(Transform[BlockVector]):
     """Heavy ball: ``m ← β m + v``; the result is m, or ``v + β m`` with ``nesterov``."""
+
+    fallible = False
 
     beta: float = 0.9
     nesterov: bool = False
@@ -74,6 +78,8 @@ class WeightDecay(Transform[None]):
     on the update it is AdamW's (the step rule's rate multiplies it).
     """
 
+    fallible = False
+
     rate: float | Schedule = 0.0
 
     def __post_init__(self) -> None:
@@ -94,6 +100,8 @@ class WeightDecay(Transform[None]):
 @dataclass(frozen=True)
 class Clip(Transform[None]):
     """Scales the whole vector down to Euclidean norm ``norm`` if it is longer."""
+
+    fallible = False
 
     norm: float
 
@@ -117,6 +125,8 @@ class NormConstraint(Transform[Tensor]):
     refreshes of the curvature, whose changes are what it guards against.  A negative gᵀu is left
     alone.  No host sync.
     """
+
+    fallible = False
 
     limit: float = 1e-2
     every: int = 1

@@ -85,6 +85,15 @@ class Preconditioner(ABC, Generic[S]):
     def apply(self, state: S, v: BlockVector, ctx: Context) -> Solve:
         """The update for gradient ``v``; changes neither.  The solution is a fresh vector, or borrowed."""
 
+    def fallible(self, state: S, step: int) -> bool:
+        """Whether this step's ``observe``, ``refresh`` or ``apply`` may fail on good numbers.
+
+        On such a step the engine copies the state first and checks it afterwards, so that a failure leaves
+        it as it was.  Say no where a finite state, gradient and statistics, whose squares do not overflow,
+        always give finite ones: averages and products do; factorisations, inverses and solves do not.
+        """
+        return True
+
     def pairs(self) -> Pairs | None:
         """Which secant pairs of a solve this part wants to learn from, where it preconditions one."""
         return None

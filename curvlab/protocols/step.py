@@ -79,7 +79,12 @@ class Transform(ABC, Generic[S]):
 
     Weight decay first on the gradient is L2 regularisation, before momentum it is SINGD's, last on
     the update it is AdamW's.
+
+    ``fallible``: whether it may give numbers that are not finite for finite ones whose squares do not
+    overflow.  The engine then copies every state before such a step.
     """
+
+    fallible: ClassVar[bool] = True
 
     @abstractmethod
     def init(self, like: BlockVector) -> S:

@@ -12,6 +12,9 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.preconditioner import Preconditioner
 
+#: an eps below this may turn a gradient without a second moment into infinity
+LEAST_EPS = 1e-16
+
 
 @dataclass
 class AdamState:
@@ -42,6 +45,9 @@ class Adam(Preconditioner[AdamState]):
             faults.append(Fault(f"adam: eps = {self.eps!r}, expected a number ≥ 0", path="eps"))
         if faults:
             raise ConfigError(*faults)
+
+    def fallible(self, state: AdamState, step: int) -> bool:
+        return self.eps < LEAST_EPS
 
     def init(self, like: BlockVector, ctx: Context) -> AdamState:
         return AdamState(like.zeros_like())

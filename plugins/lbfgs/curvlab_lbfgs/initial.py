@@ -47,6 +47,9 @@ class Initial(Preconditioner[InitialState]):
         layout = BlockLayout({b.name: b.shape for b in blocks})
         return Initial(self.part.settled(treated), layout, others)
 
+    def fallible(self, state: InitialState, step: int) -> bool:
+        return state.part is not None and self.part.fallible(state.part, step)
+
     def init(self, like: BlockVector, ctx: Context) -> InitialState:
         own = self._own(like.layout)
         return InitialState(self.part.init(like.restrict(own), ctx) if own.names else None)

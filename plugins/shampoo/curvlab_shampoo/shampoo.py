@@ -74,6 +74,9 @@ class Shampoo(Preconditioner[ShampooState]):
     def joins(self, layer: str) -> bool:
         return True
 
+    def fallible(self, state: ShampooState, step: int) -> bool:
+        return step % self.refresh_every == 0
+
     def init(self, like: BlockVector, ctx: Context) -> ShampooState:
         shapes = like.layout.shapes
         grams = {name: fresh(self.K, s, like.flat, vectors=self.vectors) for name, s in shapes.items()}

@@ -27,6 +27,9 @@ PART = "soap"
 #: eigenvectors are looked for.  Among directions that no gradient has shown yet, rounding would choose
 TILT = 1e-3
 
+#: an eps below this may turn a gradient without a second moment into infinity
+LEAST_EPS = 1e-16
+
 #: of a block, one per axis; ``None`` is the identity
 Bases = list[Tensor | None]
 
@@ -89,6 +92,9 @@ class Soap(Preconditioner[SoapState]):
 
     def joins(self, layer: str) -> bool:
         return True
+
+    def fallible(self, state: SoapState, step: int) -> bool:
+        return state.count < 2 or step % self.refresh_every == 0 or self.eps < LEAST_EPS
 
     def init(self, like: BlockVector, ctx: Context) -> SoapState:
         shapes = like.layout.shapes

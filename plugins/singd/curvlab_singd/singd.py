@@ -107,6 +107,9 @@ class Singd(Preconditioner[SingdState]):
     def refuses(self, block: Block) -> str | None:
         return None if block.is_layer else block.reason
 
+    def fallible(self, state: SingdState, step: int) -> bool:
+        return step % self.every == 0
+
     def init(self, like: BlockVector, ctx: Context) -> SingdState:
         by_shape: dict[torch.Size, list[str]] = defaultdict(list)
         for name, shape in like.layout.shapes.items():

@@ -89,6 +89,9 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
     def joins(self, layer: str) -> bool:
         return True
 
+    def fallible(self, state: dict[str, Modes], step: int) -> bool:
+        return step % self.every == 0
+
     def init(self, like: BlockVector, ctx: Context) -> dict[str, Modes]:
         state = {}
         for name, shape in like.layout.shapes.items():

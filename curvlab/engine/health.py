@@ -1,0 +1,119 @@
+"""Which numbers are finite, at a cost that every step can pay.
+
+A sum of squares is finite only if its terms are: one pass says yes, and only a no is looked into.  States are
+not even read again while nobody has written to them: torch counts the writes to a tensor and to its views,
+and steps in which nothing can fail keep finite numbers finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlab.engine.state import leaves, tensors_of
+from curvlab.errors import Diverged
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.evidence import Layers
+
+
+def size(tensor: Tensor) -> float:
+    """``‖tensor‖²``; not finite if an entry is not, or if a square overflows.  A host sync."""
+    if not tensor.is_floating_point():
+        return 0.0
+    if tensor.is_contiguous():
+        flat = tensor.detach().reshape(-1)
+        return float(torch.dot(flat, flat))
+    return float(torch.linalg.vector_norm(tensor.detach())) ** 2
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """No NaN, no infinity; one pass, two if squares overflow."""
+    return math.isfinite(size(tensor)) or bool(torch.isfinite(tensor).all())
+
+
+_NOBODY: tuple[None, int] = (None, 0)
+
+
+class Watch:
+    """The tensors that are known to be finite and of moderate size, by torch's count of writes to them.
+
+    A copy knows nothing, and looks at its tensors anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, int]] = {}
+
+    def __reduce__(self) -> tuple[type[Watch], tuple[()]]:
+        return Watch, ()
+
+    def unknown(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Those that were written to since, or never seen."""
+        known, found = self._known, []
+        for t in tensors:
+            entry = known.get(id(t))
+            # the count is torch's own guard of saved tensors; there is no public name for it
+            if entry is None or entry[0] is not t or entry[1] != t._version:
+                found.append(t)
+        return found
+
+    def inspect(self, tensors: Iterable[Tensor]) -> tuple[bool, bool]:
+        """Whether all are finite, and whether all are so small that no square overflows."""
+        moderate = True
+        for t in self.unknown(tensors):
+            if math.isfinite(size(t)):
+                self._known[id(t)] = t, t._version
+                continue
+            self._known.pop(id(t), None)
+            if not bool(torch.isfinite(t).all()):
+                return False, False
+            moderate = False
+        return True, moderate
+
+    def renew(self, tensors: Iterable[Tensor]) -> None:
+        """What was known of these is known of what a step has made of them; all others are forgotten."""
+        known = self._known
+        self._known = {id(t): (t, t._version) for t in tensors if known.get(id(t), _NOBODY)[0] is t}
+
+
+def require_finite_state(state: Any, watch: Watch, what: str) -> bool:
+    """Raise ``Diverged`` with the path of a tensor that is not finite; whether all are of moderate size."""
+    finite, moderate = watch.inspect(tensors_of(state))
+    if finite:
+        return moderate
+    raise Diverged(f"{what}: {', '.join(non_finite_paths(state))}")
+
+
+def non_finite_paths(state: Any) -> list[str]:
+    """Where a state holds numbers that are not finite; ``path@block`` of vectors."""
+    found = []
+    for leaf in leaves(state):
+        if isinstance(leaf.value, BlockVector):
+            found += [f'"{leaf.path}@{name}"' for name, block in leaf.value.items() if not is_finite(block)]
+        elif isinstance(leaf.value, Tensor) and not is_finite(leaf.value):
+            found.append(f'"{leaf.path}"')
+    return found
+
+
+def non_finite_statistics(layers: Layers) -> Iterator[str]:
+    """Which layer statistics are not finite, in words."""
+    for blocks in layers.values():
+        for name, terms in blocks.items():
+            for term in terms:
+                parts = {"inputs": term.inputs, "output gradients": term.grads}
+                yield from (
+                    f'{what} of block "{name}"'
+                    for what, rows in parts.items()
+                    if rows is not None and not is_finite(rows)
+                )
+
+
+def require_finite_tensors(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise ``Diverged`` naming the tensors that are not finite."""
+    wrong = [name for name, t in tensors.items() if t.is_floating_point() and not is_finite(t)]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise Diverged(f"{what}: {', '.join(wrong[:5])}{more}")
