@@ -8,12 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.clients.small import Optimizer, grouped
-
-# isort: split
-# small.py has set what transformers reads when it is imported
-from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY, LENGTH = 24, 7
 #: label of a token that no loss counts
@@ -33,7 +30,7 @@ def llama(seed: int = 0) -> nn.Module:
 
 
 def sentences(count: int, *, ignored: bool = False) -> list[Tokens]:
-    """Sentences of one length; with ``ignored``, sentence k has k mod 3 labels that do not count at its end."""
+    """Sentences of one length; with ``ignored``, the last k mod 3 labels of sentence k do not count."""
     g = torch.Generator().manual_seed(7)
     found = []
     for k, row in enumerate(torch.randint(0, VOCABULARY, (count, LENGTH), generator=g)):
@@ -59,15 +56,15 @@ def language_loop(
     clip: float | None = None,
     scheduler: Any = None,
 ) -> None:
-    """The plain loop over batches of ``size`` sentences: a step's loss is the mean over all tokens of its batches."""
+    """The plain loop over batches of ``size`` sentences; a step's loss is the mean over all its tokens."""
     batches = [stacked(rows) for rows in grouped(data, size)]
     for group in grouped(batches, accumulate):
         optimizer.zero_grad()
         tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in group)
         for batch in group:
-            logits, targets = model(input_ids=batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:]
-            flat = logits.reshape(-1, VOCABULARY)
-            loss = F.cross_entropy(flat, targets.reshape(-1), reduction="sum", ignore_index=IGNORED)
+            logits = model(input_ids=batch["input_ids"]).logits[:, :-1].float().reshape(-1, VOCABULARY)
+            targets = batch["labels"][:, 1:].reshape(-1)
+            loss = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
             (loss / tokens).backward()
         if clip is not None:
             norm = nn.utils.clip_grad_norm_(model.parameters(), clip)

@@ -1,8 +1,7 @@
-"""What every client of ``tests/clients`` trains: a small network, a small language model, data, the plain loops."""
+"""What the clients train: a small network and its data; and the plain loop they are compared with."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import curvlab
-
-# before transformers or accelerate is imported: no test reaches a network
-os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
 
 #: method and knobs: curvature is updated in every second step, so that both kinds of step occur
 METHODS: dict[str, dict[str, Any]] = {
@@ -72,7 +68,7 @@ def plain_loop(
     scheduler: Any = None,
     loss_of: Callable[[nn.Module, Batch], Tensor] = classification,
 ) -> None:
-    """The loop that the clients are compared with: ``accumulate`` batches a step, of which the mean counts."""
+    """The loop of torch's tutorials; a step's loss is the mean over ``accumulate`` batches."""
     for group in grouped(data, accumulate):
         optimizer.zero_grad()
         for batch in group:
@@ -100,11 +96,11 @@ def require_equal(found: nn.Module, expected: nn.Module, start: nn.Module) -> No
     for name, p in theirs.items():
         if p.requires_grad:
             assert not torch.equal(p, before[name]), f"{name} was not trained"
-        torch.testing.assert_close(mine[name], p, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(mine[name], p, rtol=1e-5, atol=1e-6, msg=f"{name}: {{}}".format)
 
 
 def require_treated(optimizer: Any, layers: type[nn.Module] = nn.Linear) -> None:
-    """That the method itself, not its fallback, trains every weight of these layers that requires a gradient."""
+    """The method itself, not its fallback, trains every weight of these layers that requires a gradient."""
     model = optimizer.model
     weights = {
         f"{name}.weight"

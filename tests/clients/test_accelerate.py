@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,13 +27,6 @@ from tests.clients.small import (
     trained,
 )
 
-# isort: split
-# small.py has set what these read when they are imported
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:accelerate")
-
 
 @pytest.fixture(autouse=True)
 def _one_process_state() -> Iterator[None]:
@@ -48,7 +43,7 @@ def accelerated_loop(
     *,
     clip: float | None = None,
 ) -> None:
-    """The loop of accelerate's own guide, over a model, an optimizer and perhaps a scheduler that are prepared."""
+    """The loop of accelerate's guide; ``prepared``: model, optimizer and perhaps a scheduler."""
     model, optimizer, *schedulers = prepared
     for batch in data:
         with accelerator.accumulate(model):
@@ -81,7 +76,7 @@ def test_prepared_steps_are_plain_ones(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_accumulated_and_clipped_batches_are_a_plain_loops(method: str) -> None:
+def test_accumulation_and_clipping_are_the_plain_loops(method: str) -> None:
     accelerator, model, prepared = started(method, accumulate=3)
     accelerated_loop(accelerator, prepared, batches(12), clip=CLIP)
     require_equal(model, trained(method, batches(12), accumulate=3, clip=CLIP), network())

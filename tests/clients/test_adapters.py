@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from tests.clients.language import language_loop, llama, sentences
 from tests.clients.small import METHODS, made, require_equal
-
-# isort: split
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
 RANK, ALPHA, TARGETS = 2, 4, ("q_proj", "v_proj", "up_proj")
 
@@ -76,7 +71,7 @@ def test_the_method_itself_trains_the_adapters_and_nothing_else(method: str) -> 
         p = dict(model.named_parameters())[row.parameter]
         assert row.treatment == (method if p.requires_grad else "frozen")
         assert torch.equal(p, before[row.parameter]) is not p.requires_grad, row.parameter
-    assert all(math.isfinite(float(p.abs().max())) for p in model.parameters())
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("method", METHODS)

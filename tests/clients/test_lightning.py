@@ -1,6 +1,6 @@
 """Lightning's automatic optimization makes the plain loop's steps.
 
-Lightning calls ``zero_grad()`` between the forward and the backward pass, in a closure that it gives to ``step``.
+Lightning calls ``zero_grad()`` between forward and backward, in a closure that it gives to ``step``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,11 @@ from tests.clients.small import (
     trained,
 )
 
-# advice of Lightning's own on workers, loggers and folders; and what it calls in torch that torch deprecates
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning:pytorch_lightning")
-
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 class Classifier(pl.LightningModule):
-    """A network inside a LightningModule; ``whole``: the optimizer is made of the module, which is what is called."""
+    """A network in a LightningModule; ``whole``: the optimizer is made from the module, and it is called."""
 
     def __init__(self, method: str, *, whole: bool = False, schedule: bool = False) -> None:
         super().__init__()
@@ -57,7 +54,8 @@ class Classifier(pl.LightningModule):
         require_treated(optimizer)
         if not self.schedule:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decaying(optimizer), "interval": "step"}}
+        scheduled = {"scheduler": decaying(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduled}
 
 
 def loader(data: list[Batch]) -> DataLoader[Batch]:
@@ -81,7 +79,7 @@ def test_fit_is_the_plain_loop(method: str, whole: bool) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_accumulated_batches_all_count(method: str) -> None:
+def test_all_accumulated_batches_count(method: str) -> None:
     module, data = Classifier(method), batches(12)
     trainer(accumulate_grad_batches=3).fit(module, loader(data))
     require_equal(module.net, trained(method, data, accumulate=3), network())
@@ -125,7 +123,7 @@ def test_validation_between_steps_changes_nothing(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_that_is_skipped_is_no_step(method: str) -> None:
-    """``training_step`` may return ``None``: then the closure returns ``None``, and no parameter has a gradient."""
+    """``training_step`` may return ``None``: so does the closure, and no parameter has a gradient."""
 
     class Skipping(Classifier):
         def training_step(self, batch: Batch, index: int) -> Any:
@@ -138,7 +136,8 @@ def test_a_batch_that_is_skipped_is_no_step(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_fit_is_one_that_never_stopped(method: str, tmp_path: Path) -> None:
-    data = batches(5)  # five steps an epoch, and curvature in every second: the checkpoint is inside a cadence
+    """After five steps, inside a cadence of curvature."""
+    data = batches(5)
     first = Classifier(method, schedule=True)
     saving = ModelCheckpoint(dirpath=tmp_path, filename="one", save_weights_only=False)
     trainer(callbacks=[saving], gradient_clip_val=CLIP).fit(first, loader(data))

@@ -1,6 +1,6 @@
 """Hugging Face's Trainer makes the plain loop's steps on a language model.
 
-Trainer clears gradients by ``model.zero_grad()``, hands the loss a count of tokens over all accumulated batches,
+Trainer clears gradients by ``model.zero_grad()``, divides the loss by the tokens of all accumulated batches,
 and saves the optimizer's ``state_dict`` by ``torch.save``.
 """
 
@@ -13,14 +13,10 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
 from tests.clients.language import Tokens, language_loop, llama, sentences, stacked
 from tests.clients.small import CLIP, METHODS, decaying, made, require_equal, require_treated
-
-# isort: split
-from transformers import Trainer, TrainingArguments
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:accelerate", "ignore::FutureWarning:transformers")
 
 SIZE = 3
 
@@ -79,7 +75,7 @@ def test_training_is_the_plain_loop(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["all tokens", "ignored tokens"])
 @pytest.mark.parametrize("method", METHODS)
-def test_accumulated_and_clipped_batches_are_a_plain_loops(method: str, ignored: bool, tmp_path: Path) -> None:
+def test_accumulation_and_clipping_are_the_plain_loops(method: str, ignored: bool, tmp_path: Path) -> None:
     data = sentences(8 * SIZE, ignored=ignored)
     found = fitted(method, data, tmp_path, gradient_accumulation_steps=2, max_grad_norm=CLIP)
     require_equal(found, looped(method, data, accumulate=2, clip=CLIP), llama())
