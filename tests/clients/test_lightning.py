@@ -80,7 +80,7 @@ def test_fit_is_the_plain_loop(method: str, whole: bool) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_all_accumulated_batches_count(method: str) -> None:
-    module, data = Classifier(method), batches(12)
+    module, data = Classifier(method), [*batches(5), *batches(4, n=3)]  # the second step's differ in size
     trainer(accumulate_grad_batches=3).fit(module, loader(data))
     require_equal(module.net, trained(method, data, accumulate=3), network())
 
@@ -101,6 +101,23 @@ def test_clipping_is_clip_grad_norm(method: str) -> None:
     module, data = Classifier(method), batches(12)
     trainer(accumulate_grad_batches=2, gradient_clip_val=CLIP).fit(module, loader(data))
     require_equal(module.net, trained(method, data, accumulate=2, clip=CLIP), network())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_manual_optimization_is_the_plain_loop(method: str) -> None:
+    class Manual(Classifier):
+        automatic_optimization = False
+
+        def training_step(self, batch: Batch, index: int) -> None:  # type: ignore[override]
+            optimizer, loss = self.optimizers(), super().training_step(batch, index)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            self.clip_gradients(optimizer, gradient_clip_val=CLIP, gradient_clip_algorithm="norm")
+            optimizer.step()
+
+    module, data = Manual(method), batches(6)
+    trainer().fit(module, loader(data))
+    require_equal(module.net, trained(method, data, clip=CLIP), network())
 
 
 @pytest.mark.parametrize("method", METHODS)
