@@ -62,7 +62,8 @@ class Pass:
     ``ggn`` multiplies with the Gauss–Newton matrix of the curvature sample; it is valid during this
     step only.  ``terms`` counts loss terms per example (1, or the sequence length of a loss per
     token), ``positions`` those of them that are averaged: 1 where they are summed.  A plain loop knows
-    of several terms only if its reduction is ``"mean-tokens"``.
+    of several terms only if its reduction is ``"mean-tokens"``.  ``absent`` are the names of parameters
+    without a gradient in this pass, frozen or unused: their entries of ``gradient`` are zero.
     """
 
     examples: int
@@ -74,6 +75,7 @@ class Pass:
     positions: int = 1
     terms: int = 1
     variance: Variance | None = None
+    absent: frozenset[str] = frozenset()
 
     def restrict(self, layout: BlockLayout) -> Pass:
         """What this pass says of some of its blocks; itself if that is all of them."""

@@ -340,8 +340,8 @@ def test_a_micro_batch_below_one_is_refused_in_words() -> None:
 
 def test_inputs_that_cannot_be_cut_are_refused_in_words() -> None:
     model, x, y = classifier()
-    for inputs in ({"x": x}, (x, x)):
-        with pytest.raises(ConfigError, match=f"a {type(inputs).__name__} of inputs cannot be cut"):
+    for inputs in ({"x": x, "edges": x[:2]}, (x, x[:2])):
+        with pytest.raises(ConfigError, match="2 and 7 inputs and 7 targets cannot be cut alike"):
             objective(model, nn.CrossEntropyLoss(), inputs, y, micro_batch=2)
 
 
