@@ -50,9 +50,11 @@ class Backward:
         """Gradient rows of every call, one leading entry per back-propagated vector."""
         if isinstance(self.loss, Opaque):
             raise self.loss.unknown(str(kind))
+        vectors = self._vectors(kind, outputs, chunk)  # which draws the chunk's noise, calls or none
+        if not tape.calls:
+            return []
         per_vector = [
-            torch.autograd.grad(outputs, tape.edges, v, retain_graph=True, allow_unused=True)
-            for v in self._vectors(kind, outputs, chunk)
+            torch.autograd.grad(outputs, tape.edges, v, retain_graph=True, allow_unused=True) for v in vectors
         ]
         rows = []
         for k, call in enumerate(tape.calls):

@@ -169,7 +169,7 @@ class _Elementwise(Loss):
         return rows.view(outputs.shape)
 
     def target_rows(self, targets: Tensor) -> Tensor:
-        return self.rows(targets)
+        return self.rows(targets if targets.is_floating_point() else targets.to(torch.get_default_dtype()))
 
     def columns(self, rows: Float[Tensor, "r c"]) -> int:
         return rows.shape[1]

@@ -164,7 +164,7 @@ def own_loss(outputs: Any, targets: Any = None) -> Tensor:
 class ModelLoss(Opaque):
     """The loss that the model returns itself (``own_loss``); there are no targets beside the batch."""
 
-    criterion: Callable[[Any, Any], Tensor] = field(default=own_loss, init=False)
+    criterion: Callable[[Any, Any], Tensor] = field(default_factory=lambda: own_loss, init=False)
     over: Over = "mean"
 
     def require_products(self) -> None:
