@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.objective.loss import Loss as Loss
-from curvlab.objective.loss import Over, count
+from curvlab.objective.loss import Loss, Over, count
 from curvlab.objective.opaque import ModelLoss, Opaque
 from curvlab.objective.shapes import require_elementwise, require_log_probabilities, require_logits
 

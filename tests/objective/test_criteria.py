@@ -1,4 +1,4 @@
-"""Criteria beyond one tensor of outputs and one of targets: log-probabilities, containers, models' own losses."""
+"""Criteria beyond one tensor of outputs and one of targets: log-probabilities, containers, own losses."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.objective.evaluation import LayerMismatch
-from curvlab.objective.losses import CrossEntropy, MeanSquaredError, Opaque
+from curvlab.objective.losses import CrossEntropy, MeanSquaredError
+from curvlab.objective.opaque import Opaque
 from curvlab.objective.supervised import SupervisedObjective, objective
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Blocks
