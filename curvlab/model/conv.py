@@ -49,6 +49,10 @@ class ConvAdapter(LayerAdapter):
     def groups(self, module: nn.Module) -> int:
         return _conv(module).groups
 
+    def axes(self, module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+        batched = len(shape) > 1 + len(_conv(module).kernel_size)
+        return shape[:1] if batched else (1,)
+
     def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n r i"]:
         conv = _conv(module)
         windows = _windows(conv, x)

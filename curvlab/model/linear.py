@@ -32,6 +32,9 @@ class LinearAdapter(LayerAdapter):
         assert isinstance(module, nn.Linear)
         return torch.Size((module.out_features, module.in_features + (module.bias is not None)))
 
+    def axes(self, module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+        return shape[:-1] or (1,)
+
     def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n s i"]:
         rows = _rows(x)
         if len(self.parameters(module)) == 1:

@@ -18,7 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import debug_unwrap
 
+from curvlab.errors import ConfigError, Fault
+from curvlab.model.arrangement import Arrangement, Called, arranged
 from curvlab.protocols.blocks import Block, Blocks
 
 
@@ -31,6 +34,13 @@ class Call:
     x: Tensor
     edge: GradientEdge
     output_shape: torch.Size
+    dtype: torch.dtype  #: of the parameters, and of rows; autocast computes in another
+
+    @property
+    def shape(self) -> Called:
+        """What its arrangement by example follows from."""
+        assert self.block.adapter is not None
+        return Called(self.block.adapter.axes(self.module, self.output_shape), self.rows)
 
     @property
     def rows(self) -> int:
@@ -46,7 +56,7 @@ class Call:
     def inputs(self) -> Float[Tensor, "n r i"]:
         """The input as rows, bias column included."""
         assert self.block.adapter is not None
-        return self.block.adapter.inputs(self.module, self.x)
+        return self.block.adapter.inputs(self.module, self.x.to(self.dtype))
 
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
@@ -55,7 +65,7 @@ class Call:
             g = self.x.new_zeros(self.output_shape)
         elif g.shape != self.output_shape:
             g = g.reshape(self.output_shape)
-        return self.block.adapter.grads(self.module, g)
+        return self.block.adapter.grads(self.module, g.to(self.dtype))
 
 
 @dataclass
@@ -76,6 +86,13 @@ class Tape:
             positions[call.block.name].append(k)
         return positions
 
+    def arranged(self, examples: int) -> dict[str, Arrangement]:
+        """How each block's rows become rows of the loss's examples; raises ``ConfigError`` if unclear."""
+        return {
+            name: arranged(name, [self.calls[k].shape for k in calls], examples)
+            for name, calls in self.by_block().items()
+        }
+
 
 @contextmanager
 def recording(blocks: Blocks) -> Iterator[Tape]:
@@ -94,12 +111,31 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
 
 
 def _recorder(tape: Tape, block: Block):  # type: ignore[no-untyped-def]  # torch's hook type is private
+    dtype_of = block.adapter.parameters  # type: ignore[union-attr]
+
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        if torch.is_grad_enabled() and output.requires_grad:
+        if not torch.is_grad_enabled():
+            return
+        _require_plain(block, output)
+        if output.requires_grad and output.numel():  # a call on no inputs has no rows
             x, edge = given(args, kwargs), get_gradient_edge(arrival(output))
-            tape.calls.append(Call(block, module, x, edge, output.shape))
+            dtype = getattr(module, dtype_of(module)[0]).dtype
+            tape.calls.append(Call(block, module, x, edge, output.shape, dtype))
 
     return record
+
+
+def _require_plain(block: Block, output: Tensor) -> None:
+    """Raise ``ConfigError`` for a call inside a transform of ``torch.func``: its tensors hide rows."""
+    if debug_unwrap(output) is not output:
+        raise ConfigError(
+            Fault(
+                f'layer "{block.name}" was called inside torch.func.vmap or another transform of torch.func,'
+                " where its inputs and gradients cannot be recorded",
+                hint="call the model on the whole batch without vmap, or use a method without layer"
+                " statistics, such as soap",
+            )
+        )
 
 
 def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

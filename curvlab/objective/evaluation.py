@@ -6,7 +6,6 @@ What outlives a micro-batch is a sum (loss, gradients that autograd forms) or ro
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,27 +16,22 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import Outer
-from curvlab.model.taps import Tape, by_example, joined, recording
+from curvlab.model.arrangement import Arrangement, merged, thinned, unaveraged
+from curvlab.model.taps import Tape, recording
+from curvlab.model.uses import Graph, require_no_reentrant
+from curvlab.objective.explained import LayerMismatch as LayerMismatch
+from curvlab.objective.explained import drop_unexplained
 from curvlab.objective.labels import Backward
+from curvlab.objective.nested import arguments
 from curvlab.objective.samples import Chunk, MicroBatches
 from curvlab.objective.variance import Spread
-from curvlab.protocols.adapter import total
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import LayerStats, Pass
 from curvlab.protocols.needs import Labels, Needs
 
-#: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
-TF32 = 2.0**-10
-
 #: rows by block name, one tensor per chunk
 Pieces = dict[str, list[Tensor]]
-#: positions in a tape of each block's calls
-Uses = Mapping[str, Sequence[int]]
-
-
-class LayerMismatch(UserWarning):
-    """A layer's calls do not explain its gradient; curvature sees only the calls."""
 
 
 class Evaluation:
@@ -57,14 +51,17 @@ class Evaluation:
         self.n = batches.examples
         #: label kinds whose statistics are still taken: of this micro-batch
         self.listening = needs.layers
-        #: examples whose statistics were taken
+        #: examples whose statistics were taken, and by block how many chunks had any
         self.heard = 0
+        self.chunks: dict[str, int] = defaultdict(int)
+        self.groups: dict[str, int] = {}
         self.positions = batches.positions
         self.backward = Backward(batches.loss, needs, self.n, ctx.generator)
         self.losses: list[Tensor] = []
         #: by block: is its gradient formed by autograd, rather than kept as rows?
         self.formed: dict[str, bool] = {}
         self.gradient = blocks.layout.empty(like=blocks.like.detach())
+        self.present: set[str] = set()  # parameters to which some chunk gave a gradient
         self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
         self.inputs: Pieces = defaultdict(list)  # [n, r, i]
         self.outers: Pieces = defaultdict(list)  # [1, n, s, o]: rows of output gradients of L
@@ -76,46 +73,61 @@ class Evaluation:
         if self.needs.layer_examples and self.heard >= self.needs.layer_examples:
             self.listening = frozenset()
         if not (self.listening or self.needs.factored or self.spread is not None):
-            outputs = self.model(chunk.inputs)
-            self._differentiate(chunk.share(rule, outputs, self.n), Tape(), retain=False)
+            self._differentiate(chunk.share(rule, self._outputs(chunk), self.n), Tape(), retain=False)
             return
         with recording(self.blocks) as tape:
-            outputs = self.model(chunk.inputs)
+            outputs = self._outputs(chunk)
         if self.listening and self.blocks.tapped and not tape.calls and _wrapped(self.model):
             raise ConfigError(
                 Fault(
-                    "no layer was heard when the model was called: torch.compile took it apart without us",
+                    "no layer was recorded when the model was called: torch.compile removed its hooks",
                     hint="make the optimizer before the model's first call, or compile by model.compile()",
                 )
             )
         more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
         share = chunk.share(rule, outputs, self.n)
-        if self.ctx.step == 0:
-            self._verify(share, tape)
+        self._keep_explained(share, tape)
         self._choose(tape, self.n / chunk.examples)
         by_call = self._differentiate(share, tape, retain=more)
-        uses = tape.by_block()
-        inputs = self._inputs(tape, uses, chunk.examples)
+        uses, arrangements = tape.by_block(), tape.arranged(chunk.examples)
+        inputs = self._inputs(tape, uses, arrangements)
         kept = [
             None if g is None or self.formed[c.block.name] else g.unsqueeze(0)
             for c, g in zip(tape.calls, by_call, strict=True)
         ]
-        self._keep(self.outers, uses, chunk.examples, kept)
+        self._keep(self.outers, uses, arrangements, kept)
         for kind in self.listening:
             rows: Sequence[Tensor | None] = []
-            if kind is Labels.DATA:  # of ℓ_n, not L; and per token where ℓ_n is a mean over tokens
-                scale = self.n * self.positions**0.5
+            if kind is Labels.DATA:
+                scale = unaveraged(self.n, self.positions)
                 rows = [None if g is None else g.unsqueeze(0) * scale for g in by_call]
             elif kind is not Labels.NONE:
                 rows = self.backward(kind, outputs, chunk, tape)
             if rows:
-                self._keep(self.vectors[kind], uses, chunk.examples, rows)
+                self._keep(self.vectors[kind], uses, arrangements, rows)
         self.heard += chunk.examples if self.listening else 0
         if self.spread is not None:
             each: Pieces = defaultdict(list)
-            scaled = [None if g is None else g.unsqueeze(0) * self.n for g in by_call]
-            self._keep(each, uses, chunk.examples, scaled)
+            scaled = [None if g is None else g.unsqueeze(0) * unaveraged(self.n) for g in by_call]
+            self._keep(each, uses, arrangements, scaled)
+            self.spread.misread.update(name for name, how in arrangements.items() if not how.certain)
             self.spread.add(chunk, outputs, {name: (inputs[name], g[0]) for name, (g,) in each.items()})
+
+    def _outputs(self, chunk: Chunk) -> Any:
+        args, kwargs = arguments(chunk.inputs)
+        return self.model(*args, **kwargs)
+
+    def _keep_explained(self, share: Tensor, tape: Tape) -> None:
+        """Take calls off the tape whose block is frozen or has a gradient that its calls do not explain."""
+        graph = Graph(share)
+        require_no_reentrant(graph)
+        live = [b for b in self.blocks.tapped if all(self._trained(p) for p in b.parameters)]
+        names = {b.name for b in live}
+        tape.calls[:] = [c for c in tape.calls if c.block.name in names]
+        drop_unexplained(self.blocks, live, graph, share, tape)
+
+    def _trained(self, parameter: str) -> bool:
+        return self.blocks.parameters[parameter].requires_grad
 
     def _choose(self, tape: Tape, chunks: float) -> None:
         """Whose gradient is cheaper as a matrix: blocks with as many rows as the matrix has, or more.
@@ -138,99 +150,97 @@ class Evaluation:
         kept = [not self.formed[c.block.name] for c in tape.calls]
         factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}
         others = [b for b in self.blocks.members if b.name not in factored]
-        left = {p: self.blocks.parameters[p] for b in others for p in b.parameters}
+        left = {p: self.blocks.parameters[p] for b in others for p in b.parameters if self._trained(p)}
         every = Labels.DATA in self.listening or self.spread is not None  # or only those that stay factored?
         heard = [k for k, keep in enumerate(kept) if keep or every]
         wanted: Any = (*(tape.edges[k] for k in heard), *left.values())  # torch takes both kinds in one call
-        grads = torch.autograd.grad(share, wanted, retain_graph=retain, allow_unused=True)
+        grads = differentiated(share, wanted, retain=retain)
         by_call: list[Tensor | None] = [None] * len(tape.calls)
         for k, g in zip(heard, grads, strict=False):
             by_call[k] = tape.calls[k].grads(g)
+            if g is not None:
+                self.present.update(tape.calls[k].block.parameters)
         self.losses.append(share.detach())
-        self._sum(others, dict(zip(left, grads[len(heard) :], strict=True)))
+        found = dict(zip(left, grads[len(heard) :], strict=True))
+        if any(g is None for g in found.values()):
+            require_no_reentrant(Graph(share))
+        self.present.update(name for name, g in found.items() if g is not None)
+        self._sum(others, found)
         return by_call
 
     def _sum(self, blocks: Sequence[Block], grads: Mapping[str, Tensor | None]) -> None:
         """Add gradients of the blocks' parameters to those of the chunks before."""
         for block in blocks:
             for name, slot in self.blocks.split(block, self.gradient[block.name]).items():
-                g = grads[name]
+                g = grads.get(name)
                 if name not in self.summed:
                     slot.zero_() if g is None else slot.copy_(g)
                     self.summed.add(name)
                 elif g is not None:
                     slot.add_(g)
 
-    def _inputs(self, tape: Tape, uses: Uses, examples: int) -> dict[str, Float[Tensor, "n r i"]]:
-        """Each tapped block's inputs by the loss's examples, calls stacked along r; kept where asked for."""
+    def _inputs(
+        self, tape: Tape, uses: Mapping[str, Sequence[int]], arrangements: Mapping[str, Arrangement]
+    ) -> dict[str, Float[Tensor, "n r i"]]:
+        """Each tapped block's inputs by example, calls side by side along r; kept if they are read later."""
         found = {}
         for name, calls in uses.items():
-            x = joined([tape.calls[k].inputs() for k in calls])
-            positions = x.shape[1] // tape.calls[calls[0]].groups
-            found[name] = by_example(x, positions, examples)
+            found[name] = arrangements[name]([tape.calls[k].inputs() for k in calls])
+            self.groups[name] = tape.calls[calls[0]].groups
             if self.listening or not self.formed[name]:
                 self.inputs[name].append(found[name])
+            if self.listening:
+                self.chunks[name] += 1
         return found
 
     def _keep(
-        self, pieces: Pieces, uses: Uses, examples: int, rows: Sequence[Float[Tensor, "v m t o"] | None]
+        self,
+        pieces: Pieces,
+        uses: Mapping[str, Sequence[int]],
+        arrangements: Mapping[str, Arrangement],
+        rows: Sequence[Float[Tensor, "v m t o"] | None],
     ) -> None:
         """Per-call gradient rows as one tensor ``[v, n, s, o]`` per block that has any, by example."""
         for name, calls in uses.items():
             found = [g for g in (rows[k] for k in calls) if g is not None]
             if found:
-                g = joined(found)
-                pieces[name].append(by_example(g, g.shape[2], examples))
-
-    def _verify(self, share: Tensor, tape: Tape) -> None:
-        """On the first step: do every layer's calls explain its gradient?  If not, stop tapping it."""
-        tapped = self.blocks.tapped
-        names = [p for b in tapped for p in b.parameters]
-        params = [self.blocks.parameters[p] for p in names]
-        wanted: Any = (*tape.edges, *params)
-        if not wanted:  # no layer is tapped
-            return
-        got = torch.autograd.grad(share, wanted, retain_graph=True, allow_unused=True)
-        k = len(tape.calls)
-        truth = dict(zip(names, got[k:], strict=True))
-        explained = {b.name: share.new_zeros(b.shape) for b in tapped}
-        summed = {b.name: share.new_zeros(b.shape) for b in tapped}  # absolute values: rounding acts on these
-        for call, g in zip(tape.calls, got[:k], strict=True):
-            inputs, rows = call.inputs(), call.grads(g)
-            explained[call.block.name] += total(inputs, rows)
-            summed[call.block.name] += total(inputs.abs(), rows.abs())
-        for block in tapped:
-            scale = float(summed[block.name].max())
-            for p, mine in self.blocks.split(block, explained[block.name]).items():
-                true = truth[p]
-                if not _close(mine, torch.zeros_like(mine) if true is None else true, scale):
-                    self.blocks.untapped.add(block.name)
-        for name in sorted(self.blocks.untapped & {b.name for b in tapped}):
-            tape.calls[:] = [c for c in tape.calls if c.block.name != name]
-            warnings.warn(
-                f'layer "{name}": its calls do not explain its gradient (its weight is also used elsewhere);'
-                " it is trained with its true gradient, but curvature never sees it",
-                LayerMismatch,
-                stacklevel=2,
-            )
+                pieces[name].append(arrangements[name](found))
 
     def finish(self) -> Pass:
         """All chunks as one pass, without products."""
-        inputs = {name: p[0] if len(p) == 1 else torch.cat(p) for name, p in self.inputs.items()}
-        self.inputs.clear()
-        for name, g in _merged(self.outers).items():
-            self._outer(name, Outer(g.flatten(0, 2), inputs[name].flatten(0, 1)))
-        layers: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {}
-        for kind, pieces in self.vectors.items():
-            grads = _merged(pieces)
-            layers[kind] = {
-                name: (LayerStats(x[: self.heard], grads.get(name)),)
-                for name, x in inputs.items()
-                if name not in self.blocks.untapped
-            }
+        stats: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.vectors}
+        for name in list(self.inputs):
+            self._finish(name, stats)
         loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
         terms = self.batches.terms
-        return Pass(self.n, loss, self.gradient, layers, positions=self.positions, terms=terms)
+        return Pass(
+            self.n,
+            loss,
+            self.gradient,
+            stats,
+            positions=self.positions,
+            terms=terms,
+            absent=frozenset(self.blocks.parameters) - self.present,
+        )
+
+    def _finish(self, name: str, stats: dict[Labels, dict[str, tuple[LayerStats, ...]]]) -> None:
+        """One block's rows: its gradient, if that stays factored, and its statistics; pieces are let go."""
+        kinds = [kind for kind, pieces in self.vectors.items() if name in pieces]
+        found = [self.vectors[kind].pop(name) for kind in kinds]
+        outers = [self.outers.pop(name)] if name in self.outers else []
+        pieces = self.inputs.pop(name)
+        per_piece = [x.shape[0] * x.shape[1] for x in pieces]
+        inputs, grads = merged(pieces, [*outers, *found], self.groups[name])
+        if outers:
+            self._outer(name, Outer(grads.pop(0).flatten(0, 2), inputs.flatten(0, 1)))
+        if name in self.blocks.untapped or not self.chunks[name]:
+            return
+        rows = sum(per_piece[: self.chunks[name]]) // inputs.shape[1]
+        scale = thinned(rows, self.heard)
+        by_kind = dict(zip(kinds, grads, strict=True))
+        for kind, layers in stats.items():
+            g = by_kind.get(kind)
+            layers[name] = (LayerStats(inputs[:rows], g if g is None or scale == 1.0 else g * scale),)
 
     def _outer(self, name: str, outer: Outer) -> None:
         """The gradient of a block whose rows were kept; of every chunk, unless it was untapped half-way."""
@@ -245,21 +255,10 @@ def _wrapped(model: nn.Module) -> bool:
     return type(model).__name__ == "OptimizedModule"
 
 
-def _merged(pieces: Pieces) -> dict[str, Float[Tensor, "v n s o"]]:
-    """Rows of every chunk as one tensor per block; the pieces are let go."""
-    merged = {name: p[0] if len(p) == 1 else torch.cat(p, dim=1) for name, p in pieces.items()}
-    pieces.clear()
-    return merged
-
-
-def _close(mine: Tensor, true: Tensor, scale: float) -> bool:
-    """Equal up to the rounding of a sum in another order, whose terms' absolute values add up to ``scale``.
-
-    A gradient that is not finite is no evidence either way.
-    """
-    if not bool(torch.isfinite(true).all()):
-        return True
-    tolerance = 1e3 * torch.finfo(true.dtype).eps
-    if true.is_cuda and true.dtype == torch.float32:
-        tolerance = max(tolerance, TF32)
-    return torch.allclose(mine, true, rtol=tolerance, atol=tolerance * max(scale, float(true.abs().max())))
+def differentiated(
+    share: Tensor, wanted: Sequence[Any], *, retain: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a chunk's share of L; ``None`` where it does not depend on what is wanted."""
+    if not wanted or not share.requires_grad:
+        return (None,) * len(wanted)
+    return torch.autograd.grad(share, tuple(wanted), retain_graph=retain, allow_unused=True)

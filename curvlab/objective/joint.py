@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,17 +86,16 @@ class Joint(Objective):
             ctx = replace(ctx, generator=self.ranks.own(ctx.generator))
         seen = self.mine.evaluate(needs, blocks, ctx)
         asked: tuple[Purpose, ...] = ("gradient", "curvature") if needs.ggn else ("gradient",)
-        of_ranks = self.ranks.each(
-            (seen.examples, seen.curvature_examples, sorted(blocks.untapped), [*map(self.mine.mass, asked)])
-        )
+        of_ranks = self.ranks.each(_Told.of(seen, blocks, [*map(self.mine.mass, asked)]))
         for k, purpose in enumerate(asked):
-            self._masses[purpose] = self.mine.mass(purpose), sum(masses[k] for *_, masses in of_ranks)
-        examples = sum(n for n, *_ in of_ranks)
-        blocks.untapped.update(name for _, _, names, _ in of_ranks for name in names)
+            self._masses[purpose] = self.mine.mass(purpose), sum(told.masses[k] for told in of_ranks)
+        examples = sum(told.examples for told in of_ranks)
+        blocks.untapped.update(name for told in of_ranks for name in told.untapped)
         share = self._share("gradient")
         gradient = seen.gradient.owned()
         self.ranks.sum_(_times(gradient.flat, share))
-        layers = _scaled(seen.layers, share * examples / seen.examples, blocks.untapped)
+        thinned = _thinned(_Told.of(seen, blocks, []), of_ranks)
+        layers = _scaled(seen.layers, share * examples / seen.examples, thinned, blocks.untapped)
         ggn = seen.ggn
         return replace(
             seen,
@@ -105,7 +104,8 @@ class Joint(Objective):
             gradient=gradient,
             layers=self.ranks.joined(layers) if needs.layers else layers,
             ggn=None if ggn is None else JointProducts(ggn, self.ranks, self._share("curvature")),
-            curvature_examples=sum(n for _, n, _, _ in of_ranks),
+            curvature_examples=sum(told.curvature_examples for told in of_ranks),
+            absent=frozenset.intersection(*(told.absent for told in of_ranks)),
         )
 
     def _share(self, purpose: Purpose) -> float:
@@ -117,6 +117,41 @@ class Joint(Objective):
             mine = self.mine.mass(purpose)
             self._masses[purpose] = mine, sum(self.ranks.each(mine))
         return self._masses[purpose]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the other ranks must know of one rank's pass; ``rows`` are those of each block's statistics."""
+
+    examples: int
+    curvature_examples: int
+    untapped: tuple[str, ...]
+    absent: frozenset[str]
+    rows: Mapping[str, int]
+    masses: Sequence[float]
+
+    @classmethod
+    def of(cls, seen: Pass, blocks: Blocks, masses: Sequence[float]) -> _Told:
+        rows = {
+            name: sum(len(s.inputs) for s in terms)
+            for found in seen.layers.values()
+            for name, terms in found.items()
+        }
+        untapped = tuple(sorted(blocks.untapped))
+        return cls(seen.examples, seen.curvature_examples, untapped, seen.absent, rows, masses)
+
+
+def _thinned(mine: _Told, of_ranks: Sequence[_Told]) -> dict[str, float]:
+    """What this rank's gradient rows are multiplied by, where blocks have other numbers of rows per example.
+
+    They carry √(rows/examples) of this rank, and must carry that of all ranks.
+    """
+    examples = sum(t.examples for t in of_ranks)
+    found = {}
+    for name, rows in mine.rows.items():
+        everywhere = sum(t.rows.get(name, 0) for t in of_ranks)
+        found[name] = (everywhere / examples * mine.examples / rows) ** 0.5 if rows else 1.0
+    return found
 
 
 def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
@@ -177,21 +212,22 @@ class JointProducts(LinearOperator[BlockVector]):
         return product
 
 
-def _scaled(layers: Layers, scale: float, without: set[str]) -> Layers:
+def _scaled(layers: Layers, scale: float, thinned: Mapping[str, float], without: set[str]) -> Layers:
     """Rows of un-averaged losses whose weights are ``scale`` times as large among all ranks.
 
     A gradient is proportional to its example's weight; of drawn and exact labels the squares of rows are,
     which are the example's curvature.
     """
 
-    def scaled(kind: Labels, s: LayerStats) -> LayerStats:
-        if s.grads is None or abs(scale - 1) < SAME:
+    def scaled(kind: Labels, name: str, s: LayerStats) -> LayerStats:
+        factor = (scale if kind is Labels.DATA else scale**0.5) * thinned[name]
+        if s.grads is None or abs(factor - 1) < SAME:
             return s
-        return LayerStats(s.inputs, _times(s.grads.clone(), scale if kind is Labels.DATA else scale**0.5))
+        return LayerStats(s.inputs, _times(s.grads.clone(), factor))
 
     return {
         kind: {
-            name: tuple(scaled(kind, s) for s in terms)
+            name: tuple(scaled(kind, name, s) for s in terms)
             for name, terms in found.items()
             if name not in without
         }

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.model.taps import Tape
-from curvlab.objective.losses import Loss
+from curvlab.objective.loss import Loss
+from curvlab.objective.opaque import Opaque
 from curvlab.protocols.needs import Labels, Needs
 
 
@@ -47,9 +48,13 @@ class Backward:
         self, kind: Labels, outputs: Tensor, chunk: Weighted, tape: Tape
     ) -> list[Float[Tensor, "v n s o"]]:
         """Gradient rows of every call, one leading entry per back-propagated vector."""
+        if isinstance(self.loss, Opaque):
+            raise self.loss.unknown(str(kind))
+        vectors = self._vectors(kind, outputs, chunk)  # which draws the chunk's noise, calls or none
+        if not tape.calls:
+            return []
         per_vector = [
-            torch.autograd.grad(outputs, tape.edges, v, retain_graph=True, allow_unused=True)
-            for v in self._vectors(kind, outputs, chunk)
+            torch.autograd.grad(outputs, tape.edges, v, retain_graph=True, allow_unused=True) for v in vectors
         ]
         rows = []
         for k, call in enumerate(tape.calls):

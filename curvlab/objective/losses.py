@@ -15,95 +15,19 @@ the loss is ``mean_n ℓ_n``.  ``over`` says how the terms of *one example* are 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
-
-Over = Literal["mean", "sum"]
-
-
-class Loss(ABC):
-    """A loss, row by row."""
-
-    over: Over
-
-    @abstractmethod
-    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
-        """Outputs as one row per loss term, coordinates last."""
-
-    @abstractmethod
-    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
-        """Rows back in the shape of ``outputs``."""
-
-    @abstractmethod
-    def target_rows(self, targets: Tensor) -> Tensor:
-        """Targets with one leading entry per loss term."""
-
-    @abstractmethod
-    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
-        """ℓ_r for each row."""
-
-    def relative_weights(self, targets: Tensor, like: Tensor) -> Float[Tensor, " r"] | None:
-        """Relative weights of rows in ``like``'s dtype, or ``None`` if all count the same."""
-        return None
-
-    @abstractmethod
-    def columns(self, rows: Float[Tensor, "r c"]) -> int:
-        """How many columns S has."""
-
-    @abstractmethod
-    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
-        """Column k of every row's S."""
-
-    @abstractmethod
-    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
-        """What ``sampled`` turns into labels, for all rows of a batch at once."""
-
-    @abstractmethod
-    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
-        """Gradient of ℓ_r for labels sampled from the model."""
-
-    @abstractmethod
-    def curved(
-        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
-    ) -> Float[Tensor, "r c"]:
-        """∇²ℓ_r v, row by row (the PSD part that the GGN is made of)."""
-
-    def mean(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        """The loss of a batch: mean over examples, the leading axis of ``outputs``."""
-        rows, t = self.rows(outputs), self.target_rows(targets)
-        n = outputs.shape[0]
-        return weighted(self.terms(rows, t), self.row_weights(t, n, like=rows)) / n
-
-    def row_weights(self, targets: Tensor, examples: int, *, like: Tensor) -> float | Float[Tensor, " r"]:
-        """Weight w_r of each target row, such that ``Σ_r w_r ℓ_r / n`` is the loss of n examples."""
-        relative = self.relative_weights(targets, like)
-        if relative is None:
-            return examples / targets.shape[0] if self.over == "mean" else 1.0
-        return relative if self.over == "sum" else relative * (examples / self.mass(targets, like))
-
-    def mass(self, targets: Tensor, like: Tensor) -> Float[Tensor, ""]:
-        """What the mean over these rows is divided by; of several parts of a sample it adds up."""
-        relative = self.relative_weights(targets, like)
-        return _count(targets) if relative is None else relative.sum()
-
-
-def weighted(terms: Float[Tensor, " r"], weights: float | Float[Tensor, " r"]) -> Float[Tensor, ""]:
-    """``Σ_r w_r ℓ_r``."""
-    return terms.sum() * weights if isinstance(weights, float) else torch.dot(terms, weights)
-
-
-def _count(targets: Tensor) -> Float[Tensor, ""]:
-    """How many rows: exact in float64, and of no say in the dtype of what it divides."""
-    return torch.tensor(float(targets.shape[0]), dtype=torch.float64, device="cpu")
+from curvlab.errors import ConfigError, Fault
+from curvlab.objective.loss import Loss, Over, count
+from curvlab.objective.opaque import ModelLoss, Opaque
+from curvlab.objective.shapes import require_elementwise, require_log_probabilities, require_logits
 
 
 @dataclass(frozen=True)
@@ -114,6 +38,14 @@ class CrossEntropy(Loss):
     label_smoothing: float = 0.0
     ignore_index: int | None = None
     class_weights: Tensor | None = None
+
+    def require(self, outputs: Any, targets: Any) -> None:
+        require_logits(self.name, outputs, targets, self.class_weights)
+
+    @property
+    def name(self) -> str:
+        """What torch calls it."""
+        return "CrossEntropyLoss"
 
     def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
         return outputs if outputs.dim() == 2 else outputs.movedim(1, -1).flatten(0, -2)
@@ -160,7 +92,7 @@ class CrossEntropy(Loss):
 
     def mass(self, targets: Tensor, like: Tensor) -> Float[Tensor, ""]:
         # torch's mean over probabilities is over rows; over class indices it is weighted by the labels
-        return _count(targets) if targets.is_floating_point() else self._label_weights(targets, like).sum()
+        return count(targets) if targets.is_floating_point() else self._label_weights(targets, like).sum()
 
     def _kept(self, targets: Tensor) -> Tensor:
         if self.ignore_index is None or targets.is_floating_point():
@@ -200,8 +132,32 @@ class CrossEntropy(Loss):
         return pv - p * pv.sum(-1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class NegativeLogLikelihood(CrossEntropy):
+    """Minus the log-probability of the label, for outputs that are log-probabilities ``[n, c, *]``.
+
+    It is linear in the outputs, so that its own Hessian is zero.  The log-softmax of log-probabilities is
+    those log-probabilities: the loss equals cross-entropy on them, and has the same gradient and the same
+    Gauss-Newton matrix in the parameters as cross-entropy on the logits behind them.  Refuses outputs that
+    are no log-probabilities.
+    """
+
+    def require(self, outputs: Any, targets: Any) -> None:
+        super().require(outputs, targets)
+        require_log_probabilities(self.name, self.rows(outputs.detach()))
+
+    @property
+    def name(self) -> str:
+        return "NLLLoss"
+
+
 class _Elementwise(Loss):
     """Losses that are a sum over output coordinates: rows are flattened coordinates, last axis kept."""
+
+    name: str
+
+    def require(self, outputs: Any, targets: Any) -> None:
+        require_elementwise(self.name, outputs, targets)
 
     def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
         if outputs.dim() == 1:
@@ -212,7 +168,7 @@ class _Elementwise(Loss):
         return rows.view(outputs.shape)
 
     def target_rows(self, targets: Tensor) -> Tensor:
-        return self.rows(targets)
+        return self.rows(targets if targets.is_floating_point() else targets.to(torch.get_default_dtype()))
 
     def columns(self, rows: Float[Tensor, "r c"]) -> int:
         return rows.shape[1]
@@ -227,6 +183,7 @@ class MeanSquaredError(_Elementwise):
     """``κ ‖f − y‖²`` per row, without a factor ½, as ``nn.MSELoss``."""
 
     over: Over = "mean"
+    name = "MSELoss"
 
     def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
         return (rows - targets).square().sum(-1) * self.kappa(rows)
@@ -253,6 +210,7 @@ class BinaryCrossEntropy(_Elementwise):
     """Binary cross-entropy on logits, per coordinate; targets in [0, 1]."""
 
     over: Over = "mean"
+    name = "BCEWithLogitsLoss"
 
     def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
         each = F.binary_cross_entropy_with_logits(rows, targets, reduction="none")
@@ -278,86 +236,35 @@ class BinaryCrossEntropy(_Elementwise):
         return v * p * (1.0 - p) * self.kappa(rows)
 
 
-@dataclass(frozen=True)
-class Opaque(Loss):
-    """A criterion that we know nothing about: any callable of (outputs, targets).
-
-    It gives values, gradients and, by differentiating it twice in the outputs, GGN products (which
-    are PSD only if it is convex in the outputs); it cannot say from what labels are sampled.
-    """
-
-    criterion: Callable[[Tensor, Tensor], Tensor]
-    over: Over = "mean"
-
-    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
-        return outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs.flatten(1)
-
-    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
-        return rows.view(outputs.shape)
-
-    def target_rows(self, targets: Tensor) -> Tensor:
-        return targets
-
-    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
-        raise AssertionError("an opaque loss is evaluated as a whole, by mean()")
-
-    def mean(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-        value = self.criterion(outputs, targets)
-        if value.dim() != 0:
-            shape = tuple(value.shape)
-            raise ConfigError(Fault(f"the criterion returned shape {shape}", hint="return a scalar"))
-        return value if self.over == "mean" else value / outputs.shape[0]
-
-    def columns(self, rows: Float[Tensor, "r c"]) -> int:
-        raise self._unknown("exact")
-
-    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
-        raise self._unknown("exact")
-
-    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
-        raise self._unknown("model")
-
-    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
-        raise self._unknown("model")
-
-    def curved(
-        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
-    ) -> Float[Tensor, "r c"]:
-        raise AssertionError("an opaque loss is differentiated as a whole")
-
-    def _unknown(self, labels: str) -> UnsupportedEvidence:
-        return UnsupportedEvidence(
-            part=f'labels = "{labels}"',
-            block="",
-            expected="a loss whose output Hessian is known",
-            got=f"the criterion {self.criterion!r}",
-            hint='use labels = "data", or CrossEntropyLoss, MSELoss or BCEWithLogitsLoss',
-        )
-
-
 #: what torch's functions and modules leave out of the mean unless told otherwise
 TORCH_IGNORES = -100
 
 _FUNCTIONS: dict[object, Callable[[Over], Loss]] = {
     F.cross_entropy: lambda over: CrossEntropy(over, ignore_index=TORCH_IGNORES),
+    F.nll_loss: lambda over: NegativeLogLikelihood(over, ignore_index=TORCH_IGNORES),
     F.mse_loss: MeanSquaredError,
     F.binary_cross_entropy_with_logits: BinaryCrossEntropy,
 }
 
 
 def loss_of(criterion: object, reduction: str = "mean") -> Loss:
-    """The loss that a torch criterion is; ``reduction`` speaks for those that do not say theirs.
+    """The loss that a torch criterion is; ``reduction`` is that of criteria that do not state theirs.
 
-    Raises ``ConfigError`` for ``reduction="none"`` and for what is not callable.
+    ``None`` is the loss that the model returns itself.  Raises ``ConfigError`` for ``reduction="none"`` and
+    for what is not callable.
     """
     if isinstance(criterion, Loss):
         return criterion
+    if criterion is None:
+        return ModelLoss("sum" if reduction == "sum" else "mean")
     reduction = getattr(criterion, "reduction", reduction)
     if reduction not in ("mean", "sum", "mean-tokens"):
         raise ConfigError(Fault(f"a criterion with reduction = {reduction!r}", hint='use "mean" or "sum"'))
     over: Over = "sum" if reduction == "sum" else "mean"
     if type(criterion) is nn.CrossEntropyLoss:
         return CrossEntropy(over, criterion.label_smoothing, criterion.ignore_index, criterion.weight)
+    if type(criterion) is nn.NLLLoss:
+        return NegativeLogLikelihood(over, 0.0, criterion.ignore_index, criterion.weight)
     if type(criterion) is nn.MSELoss:
         return MeanSquaredError(over)
     weighed = isinstance(criterion, nn.BCEWithLogitsLoss) and (

@@ -1,27 +1,91 @@
-"""What a model takes may be several tensors: tuples, lists and mappings of them, in one another."""
+"""What a model takes and gives may be several tensors: tuples, lists and mappings of them, in one another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """A batch that is the model's arguments: a mapping by keyword, a tuple or list by position.
+
+    Anything else is the one argument.
+    """
+
+    batch: Any
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional arguments, and those by keyword."""
+        if isinstance(self.batch, Mapping):
+            return (), dict(self.batch)
+        if isinstance(self.batch, (tuple, list)):
+            return tuple(self.batch), {}
+        return (self.batch,), {}
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called on: ``inputs`` as its one argument, unless they are ``Unpacked``."""
+    return inputs.arguments() if isinstance(inputs, Unpacked) else ((inputs,), {})
+
+
 def each_tensor(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:
-    """``inputs`` with every tensor in tuples, lists and dictionaries changed; containers keep their types.
+    """``inputs`` with every tensor in tuples, lists and mappings changed; containers keep their types.
 
     Anything else in them stays as it is.
     """
     if isinstance(inputs, Tensor):
         return change(inputs)
+    if isinstance(inputs, Unpacked):
+        return Unpacked(each_tensor(change, inputs.batch))
     if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):  # a named tuple takes its fields one by one
         return type(inputs)(*(each_tensor(change, inner) for inner in inputs))
     if isinstance(inputs, (tuple, list)):
         return type(inputs)(each_tensor(change, inner) for inner in inputs)
-    if isinstance(inputs, dict):
-        found = copy(inputs)  # of its type, be it ordered or with a default
-        found.update({name: each_tensor(change, inner) for name, inner in inputs.items()})
+    if isinstance(inputs, Mapping):
+        found: Any = copy(inputs)  # of its type, be it ordered or with a default
+        for name, inner in inputs.items():
+            found[name] = each_tensor(change, inner)
         return found
     return inputs
+
+
+def tensors_of(what: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers, in order."""
+    if isinstance(what, Tensor):
+        yield what
+    elif isinstance(what, Unpacked):
+        yield from tensors_of(what.batch)
+    elif isinstance(what, (list, tuple)):
+        for inner in what:
+            yield from tensors_of(inner)
+    elif isinstance(what, Mapping):
+        yield from tensors_of(list(what.values()))
+
+
+def as_one(outputs: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """All floating-point outputs as one tensor, and what makes outputs of such a tensor again.
+
+    A single tensor is itself; several are one vector.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs, lambda f: f
+    parts = [t for t in tensors_of(outputs) if t.is_floating_point()]
+    flat = torch.cat([t.reshape(-1) for t in parts]) if parts else torch.zeros(0)
+    sizes = [t.numel() for t in parts]
+    template = each_tensor(lambda t: t.detach(), outputs)
+
+    def apart(f: Tensor) -> Any:
+        pieces = iter(torch.split(f, sizes))
+
+        def piece(t: Tensor) -> Tensor:
+            return next(pieces).view(t.shape).to(t.dtype) if t.is_floating_point() else t
+
+        return each_tensor(piece, template)
+
+    return flat, apart

@@ -14,7 +14,7 @@ elsewhere.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.backends import mha
-from torch.func import functional_call, vjp
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.losses import Loss, Opaque
+from curvlab.objective.loss import Loss
+from curvlab.objective.nested import arguments, as_one, each_tensor
+from curvlab.objective.opaque import Opaque
 from curvlab.objective.randomness import Randomness
 from curvlab.objective.samples import Chunk, MicroBatches
 from curvlab.protocols.blocks import Blocks
@@ -79,10 +81,18 @@ def plain_kernels(model: nn.Module) -> Iterator[None]:
             onednn.enabled = before
 
 
-def outputs_at(model: nn.Module, at: Mapping[str, Tensor], inputs: Any) -> Tensor:
+def outputs_at(model: nn.Module, at: Mapping[str, Tensor], inputs: Any) -> Any:
     """The model's outputs at these parameters; buffers stay as they are."""
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    return functional_call(model, {**buffers, **at}, (inputs,))  # type: ignore[no-any-return]
+    return functional_call(model, {**buffers, **at}, *arguments(inputs))
+
+
+def values_at(model: nn.Module, at: Mapping[str, Tensor], inputs: Any) -> Any:
+    """``outputs_at`` without a graph in the parameters; a forward that itself differentiates still can."""
+    constants = {name: p.detach() for name, p in model.named_parameters()}
+    constants.update((name, t.detach()) for name, t in at.items())
+    with torch.enable_grad():
+        return each_tensor(lambda t: t.detach(), outputs_at(model, constants, inputs))
 
 
 @dataclass
@@ -119,18 +129,18 @@ class GaussNewton(LinearOperator[BlockVector]):
 
     def _anew(self, tangents: Mapping[str, Tensor]) -> BlockVector:
         """The product over several micro-batches, one after the other."""
-        parameters, n = self.blocks.parameters, self.batches.examples
+        n = self.batches.examples
         total: BlockVector | None = None
         slots: dict[str, Tensor] = {}
         with self.randomness.repeated(), plain_kernels(self.model), torch.enable_grad():
             for chunk in self.batches:
-                outputs, leaves, pushed = self._both_ways(chunk, tangents)
-                if pushed is None:  # the outputs do not depend on these parameters
+                outputs, apart, leaves, pushed = self._both_ways(chunk, tangents)
+                if pushed is None or not outputs.requires_grad:  # constant in these parameters
                     continue
-                u = curved(self.batches.loss, chunk, outputs.detach(), pushed, n)
-                found = torch.autograd.grad(outputs, leaves, u, allow_unused=True)
-                del outputs, leaves, pushed  # before the next chunk's are made
-                part = dict(zip(parameters, found, strict=True))
+                u = curved(self.batches.loss, chunk, outputs.detach(), apart, pushed, n)
+                found = torch.autograd.grad(outputs, tuple(leaves.values()), u, allow_unused=True)
+                part = dict(zip(leaves, found, strict=True))
+                del outputs, apart, leaves, pushed  # before the next chunk's are made
                 if total is None:
                     total = self.blocks.pack(part)
                     slots = self.blocks.slots(total)
@@ -142,16 +152,26 @@ class GaussNewton(LinearOperator[BlockVector]):
 
     def _both_ways(
         self, chunk: Chunk, tangents: Mapping[str, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-        """Outputs with their graph, its leaves, and ``J v`` (``None``: the outputs are constant)."""
-        dual, apart = forward_ad.make_dual, forward_ad.unpack_dual
+    ) -> tuple[Tensor, Apart, Mapping[str, Tensor], Tensor | None]:
+        """Outputs with their graph, its leaves by name, and ``J v`` (``None``: the outputs are constant)."""
+        dual = forward_ad.make_dual
         with forward_ad.dual_level():
             at = {
                 name: dual(p.detach().requires_grad_(), tangents[name])  # type: ignore[no-untyped-call]
-                for name, p in self.blocks.parameters.items()
+                for name, p in trained(self.blocks).items()
             }
-            outputs, pushed = apart(outputs_at(self.model, at, chunk.inputs))  # type: ignore[no-untyped-call]
-        return outputs, tuple(at.values()), None if pushed is None else pushed.detach()
+            flat, apart = as_one(outputs_at(self.model, at, chunk.inputs))
+            outputs, pushed = forward_ad.unpack_dual(flat)  # type: ignore[no-untyped-call]
+        return outputs, apart, at, None if pushed is None else pushed.detach()
+
+
+#: makes a model's outputs of one tensor that holds them
+Apart = Callable[[Tensor], Any]
+
+
+def trained(blocks: Blocks) -> dict[str, Tensor]:
+    """The parameters that still require a gradient; the others are constants."""
+    return {name: p for name, p in blocks.parameters.items() if p.requires_grad}
 
 
 @dataclass
@@ -161,6 +181,7 @@ class _Linearised:
     loss: Loss
     chunk: Chunk
     outputs: Tensor
+    apart: Apart
     parameters: Mapping[str, Tensor]
     dual: Tensor  #: u
     pulled: Mapping[str, Tensor]  #: Jᵀ u, for the parameters on which the outputs depend
@@ -169,15 +190,15 @@ class _Linearised:
     def at(cls, model: nn.Module, blocks: Blocks, loss: Loss, chunk: Chunk) -> _Linearised:
         """At the current parameters; costs a forward and a backward pass."""
         with torch.enable_grad():
-            leaves = {name: p.detach().requires_grad_() for name, p in blocks.parameters.items()}
-            outputs = outputs_at(model, leaves, chunk.inputs)
+            leaves = {name: p.detach().requires_grad_() for name, p in trained(blocks).items()}
+            outputs, apart = as_one(outputs_at(model, leaves, chunk.inputs))
             dual = torch.zeros_like(outputs, requires_grad=True)
             found: tuple[Tensor | None, ...] = (None,) * len(leaves)
-            if outputs.requires_grad:
+            if outputs.requires_grad and leaves:
                 wanted = tuple(leaves.values())
                 found = torch.autograd.grad(outputs, wanted, dual, create_graph=True, allow_unused=True)
         pulled = {name: g for name, g in zip(leaves, found, strict=True) if g is not None and g.requires_grad}
-        return cls(loss, chunk, outputs, {name: leaves[name] for name in pulled}, dual, pulled)
+        return cls(loss, chunk, outputs, apart, {name: leaves[name] for name in pulled}, dual, pulled)
 
     def product(self, tangents: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The chunk's share of G v by parameter, over its own number of examples."""
@@ -186,24 +207,35 @@ class _Linearised:
         along = tuple(tangents[name] for name in self.pulled)
         pulled = tuple(self.pulled.values())
         (pushed,) = torch.autograd.grad(pulled, self.dual, along, retain_graph=True, materialize_grads=True)
-        u = curved(self.loss, self.chunk, self.outputs.detach(), pushed, self.chunk.examples)
+        f, n = self.outputs.detach(), self.chunk.examples
+        u = curved(self.loss, self.chunk, f, self.apart, pushed, n)
         wanted = tuple(self.parameters.values())
         found = torch.autograd.grad(self.outputs, wanted, u, retain_graph=True)
         return dict(zip(self.parameters, found, strict=True))
 
 
-def curved(loss: Loss, chunk: Chunk, outputs: Tensor, v: Tensor, examples: int) -> Tensor:
-    """The Hessian of ``(1/examples) Σ ℓ_n`` in the outputs, times ``v``, in the shape of the outputs."""
+def curved(loss: Loss, chunk: Chunk, outputs: Tensor, apart: Apart, v: Tensor, examples: int) -> Tensor:
+    """The Hessian of ``(1/examples) Σ ℓ_n`` in the outputs, times ``v``, in the shape of ``outputs``.
+
+    ``outputs`` are all of the model's as one tensor, of which ``apart`` makes what the model returned.
+    Raises ``ConfigError`` for outputs that the loss does not take, and for a criterion that torch cannot
+    differentiate twice.
+    """
     if isinstance(loss, Opaque):
-
-        def total(f: Tensor) -> Tensor:
-            return chunk.total(loss, f)
-
-        # a Hessian is symmetric, and reverse mode is defined for every criterion that forward mode is not
-        bent: Tensor = vjp(torch.func.grad(total), outputs)[1](v)[0]
-        return bent / examples
+        return loss.bent(outputs, v, lambda f: chunk.total(loss, apart(f))) / examples
+    loss.require(apart(outputs), chunk.targets)
     rows = loss.rows(outputs)
     bent = loss.curved(rows, loss.target_rows(chunk.targets), loss.rows(v))
     w = chunk.weights
     scale = w / examples if isinstance(w, float) else (w / examples).unsqueeze(-1)
     return loss.unrow(bent * scale, outputs)
+
+
+def require_curvature(loss: Opaque, chunk: Chunk, outputs: Any) -> None:
+    """Look at a criterion before the first product, by a product with a random vector of outputs.
+
+    Raises ``ConfigError`` if torch cannot differentiate it twice; warns (``NoCurvature``) if it is linear.
+    """
+    f, apart = as_one(outputs)
+    v = torch.randn(f.shape, dtype=f.dtype, generator=torch.Generator().manual_seed(0)).to(f.device)
+    loss.warn_if_flat(curved(loss, chunk, f, apart, v, chunk.examples))

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.errors import Unrepeatable
-from curvlab.objective.losses import Loss
-from curvlab.objective.products import outputs_at
+from curvlab.objective.loss import Loss
+from curvlab.objective.nested import tensors_of
+from curvlab.objective.products import values_at
 from curvlab.objective.randomness import Randomness
 from curvlab.objective.samples import Chunk
 
@@ -25,27 +26,27 @@ from curvlab.objective.samples import Chunk
 ROUNDING = 1e3
 
 
-@torch.no_grad()
-def require_repeatable(model: nn.Module, loss: Loss, chunk: Chunk, randomness: Randomness) -> None:
-    """Raise ``Unrepeatable`` if two passes over ``chunk`` differ, naming the layer; costs two forwards."""
+def require_repeatable(model: nn.Module, loss: Loss, chunk: Chunk, randomness: Randomness) -> Any:
+    """The outputs on ``chunk``; raises ``Unrepeatable`` if two passes differ, naming the layer."""
 
-    def once() -> tuple[Tensor, Tensor]:
+    def once() -> tuple[Any, Tensor]:
         with randomness.repeated():
-            outputs = outputs_at(model, {}, chunk.inputs)
-            return outputs, chunk.total(loss, outputs)
+            outputs = values_at(model, {}, chunk.inputs)
+            return outputs, chunk.total(loss, outputs).detach()
 
     (outputs, value), (again, value_again) = once(), once()
-    if not same(outputs, again):
+    if not all(map(same, tensors_of(outputs), tensors_of(again))):
         raise Unrepeatable(_culprit(model, chunk, randomness))
     if not same(value, value_again):
         raise Unrepeatable(f"the criterion {loss!r}")
+    return outputs
 
 
 def _culprit(model: nn.Module, chunk: Chunk, randomness: Randomness) -> str:
     passes = []
     for _ in range(2):
         with randomness.repeated(), watching(model) as watch:
-            outputs_at(model, {}, chunk.inputs)
+            values_at(model, {}, chunk.inputs)
         passes.append(watch.seen)
     return first_difference(model, passes[0], passes[1], same)
 
@@ -116,14 +117,8 @@ def watching(model: nn.Module) -> Iterator[Watch]:
 
 
 def _tensors(what: Any) -> Iterator[Tensor]:
-    """Copies of the tensors in nested containers: somebody may change them in place later."""
-    if isinstance(what, Tensor):
-        yield what.detach().clone()
-    elif isinstance(what, (list, tuple)):
-        for inner in what:
-            yield from _tensors(inner)
-    elif isinstance(what, dict):
-        yield from _tensors(list(what.values()))
+    """Copies of the tensors in nested containers: they may be changed in place later."""
+    return (t.detach().clone() for t in tensors_of(what))
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -15,13 +15,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from curvlab.objective.losses import Loss, Opaque, weighted
+from curvlab.errors import ConfigError, Fault
+from curvlab.objective.loss import Loss, weighted
+from curvlab.objective.nested import each_tensor, tensors_of
+from curvlab.objective.opaque import Opaque
 
 
 class Source(Protocol):
     """Examples that can be had by index."""
 
-    def rows(self, indices: Tensor) -> tuple[Any, Tensor]:
+    def rows(self, indices: Tensor) -> tuple[Any, Any]:
         """Inputs and targets of these examples, examples leading."""
 
     def __len__(self) -> int:
@@ -36,7 +39,7 @@ class Chosen:
     indices: Int[Tensor, " n"]
     dtype: torch.dtype | None = None
 
-    def rows(self, start: int, stop: int) -> tuple[Any, Tensor]:
+    def rows(self, start: int, stop: int) -> tuple[Any, Any]:
         """Inputs and targets of the examples from ``start`` to before ``stop``."""
         inputs, targets = self.source.rows(self.indices[start:stop])
         return (inputs, targets) if self.dtype is None else cast((inputs, targets), self.dtype)
@@ -46,24 +49,62 @@ class Chosen:
 
 
 #: inputs and targets, examples leading, or a choice of them
-Sample = tuple[Any, Tensor] | Chosen
+Sample = tuple[Any, Any] | Chosen
 
 
-def cast(pair: tuple[Any, Tensor], dtype: torch.dtype) -> tuple[Any, Tensor]:
+def cast(pair: tuple[Any, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     """Floating tensors in another dtype, class indices as they are; one tensor in both places stays one."""
     inputs, targets = pair
-    moved = inputs.to(dtype) if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
-    if targets is inputs:
-        return moved, moved
-    return moved, targets.to(dtype) if targets.is_floating_point() else targets
+
+    def change(t: Tensor) -> Tensor:
+        return t.to(dtype) if t.is_floating_point() else t
+
+    moved = each_tensor(change, inputs)
+    return moved, moved if targets is inputs else each_tensor(change, targets)
+
+
+def examples_of(inputs: Any, targets: Any) -> int:
+    """How many examples a pair has: the length of the axis that its tensors lead with.
+
+    Targets decide if they agree, else the one length that targets and inputs have in common.  Raises
+    ``ConfigError`` if that leaves none, or several.
+    """
+    theirs, given = _lengths(targets), _lengths(inputs)
+    for found in (theirs, given if not theirs else theirs & given):
+        if len(found) == 1:
+            return next(iter(found))
+    raise ConfigError(
+        Fault(
+            f"the number of examples is unclear: leading axes of the inputs have {_listed(given)} entries,"
+            f" those of the targets {_listed(theirs)}",
+            hint="give tensors that lead with the examples",
+        )
+    )
+
+
+def require_cuttable(inputs: Any, targets: Any, size: int) -> None:
+    """Raise ``ConfigError`` unless every tensor of a pair leads with the examples."""
+    given, theirs = _lengths(inputs), _lengths(targets)
+    if len(given | theirs) > 1:
+        what = f"{_listed(given)} inputs and {_listed(theirs)} targets cannot be cut alike"
+        raise ConfigError(Fault(f"micro_batch = {size}: {what}", hint="give targets by example"))
+
+
+def _lengths(what: Any) -> set[int]:
+    return {int(t.shape[0]) for t in tensors_of(what) if t.dim()}
+
+
+def _listed(lengths: set[int]) -> str:
+    return " and ".join(map(str, sorted(lengths))) or "no"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Inputs and targets of one micro-batch, and how to come by its row weights."""
+    """Inputs and targets of one micro-batch of ``examples``, and the rule of its row weights."""
 
     inputs: Any
-    targets: Tensor
+    targets: Any
+    examples: int
     weigh: Callable[[Tensor], float | Tensor]
     #: whether it is all of the sample
     whole: bool = False
@@ -73,25 +114,22 @@ class Chunk:
         """w_r of its rows, found when they are first asked for."""
         return self.weigh(self.targets)
 
-    @property
-    def examples(self) -> int:
-        """How many it has."""
-        return int(self.targets.shape[0])
-
-    def total(self, loss: Loss, outputs: Tensor) -> Float[Tensor, ""]:
-        """Σ over its examples of ℓ_n."""
+    def total(self, loss: Loss, outputs: Any) -> Float[Tensor, ""]:
+        """Σ over its examples of ℓ_n; raises ``ConfigError`` if outputs and targets do not fit the loss."""
+        loss.require(outputs, self.targets)
         if isinstance(loss, Opaque):
-            return loss.mean(outputs, self.targets) * self.examples
+            return loss.total(outputs, self.targets, self.examples)
         return weighted(loss.terms(loss.rows(outputs), loss.target_rows(self.targets)), self.weights)
 
-    def share(self, loss: Loss, outputs: Tensor, examples: int) -> Float[Tensor, ""]:
+    def share(self, loss: Loss, outputs: Any, examples: int) -> Float[Tensor, ""]:
         """What it adds to the mean loss of ``examples``.
 
         Where it is all of them, the weights are those of the loss's own mean.
         """
-        if self.whole and loss.over == "mean":
-            return loss.mean(outputs, self.targets)
-        return self.total(loss, outputs) / examples
+        if not self.whole or loss.over == "sum":
+            return self.total(loss, outputs) / examples
+        loss.require(outputs, self.targets)
+        return loss.mean(outputs, self.targets)
 
 
 @dataclass(frozen=True)
@@ -106,23 +144,23 @@ class MicroBatches:
     like: Tensor
     size: int | None = None
 
-    @property
+    @cached_property
     def examples(self) -> int:
         """How many the sample has."""
         sample = self.sample
-        return len(sample) if isinstance(sample, Chosen) else int(sample[1].shape[0])
+        return len(sample) if isinstance(sample, Chosen) else examples_of(sample[0], sample[1])
 
     def __len__(self) -> int:
         n = self.examples
         return 1 if self.size is None else max(1, -(-n // self.size))
 
     def __iter__(self) -> Iterator[Chunk]:
-        for inputs, targets in self._pairs():
-            yield self._chunk(inputs, targets)
+        for start, stop in self._ranges():
+            yield self._chunk(start, stop)
 
     def first(self, examples: int) -> Chunk:
         """The first few examples, weighted as in the whole; no more than a micro-batch has."""
-        return self._chunk(*self._rows(0, min(examples, self.size or self.examples)))
+        return self._chunk(0, min(examples, self.size or self.examples, self.examples))
 
     @cached_property
     def terms(self) -> int:
@@ -130,7 +168,8 @@ class MicroBatches:
         if isinstance(self.loss, Opaque):
             return 1
         targets = self._rows(0, 1)[1] if isinstance(self.sample, Chosen) else self.sample[1]
-        return max(1, self.loss.target_rows(targets).shape[0] // targets.shape[0])
+        rows = int(self.loss.target_rows(targets).shape[0])
+        return max(1, rows // int(targets.shape[0]))
 
     @property
     def mass(self) -> float:
@@ -148,21 +187,26 @@ class MicroBatches:
         """Loss terms per example, where the loss of one example is their mean; else 1."""
         return self.terms if self.loss.over == "mean" else 1
 
-    def _chunk(self, inputs: Any, targets: Tensor) -> Chunk:
-        return Chunk(inputs, targets, self._weights, len(self) == 1 and targets.shape[0] == self.examples)
+    def _chunk(self, start: int, stop: int) -> Chunk:
+        n = stop - start
+        return Chunk(*self._rows(start, stop), n, self._weights, len(self) == 1 and n == self.examples)
 
-    def _pairs(self) -> Iterator[tuple[Any, Tensor]]:
+    def _ranges(self) -> Iterator[tuple[int, int]]:
         n, size = self.examples, self.size or self.examples
-        for start in range(0, max(n, 1), max(size, 1)):
-            yield self._rows(start, min(start + size, n))
+        for start in range(0, n, max(size, 1)):
+            yield start, min(start + size, n)
 
-    def _rows(self, start: int, stop: int) -> tuple[Any, Tensor]:
+    def _rows(self, start: int, stop: int) -> tuple[Any, Any]:
         sample = self.sample
         if isinstance(sample, Chosen):
             return sample.rows(start, stop)
         if (start, stop) == (0, self.examples):
             return sample
-        return sample[0][start:stop], sample[1][start:stop]
+
+        def cut(t: Tensor) -> Tensor:
+            return t[start:stop] if t.dim() and t.shape[0] == self.examples else t
+
+        return each_tensor(cut, sample[0]), each_tensor(cut, sample[1])
 
     def _weights(self, targets: Tensor) -> float | Tensor:
         rule = self.loss
@@ -180,6 +224,6 @@ class MicroBatches:
     def _per_mass(self) -> Tensor:
         """Examples over what the mean over all rows is divided by; one pass over the targets of a sample."""
         rule, sample = self.loss, self.sample
-        pairs = self._pairs() if isinstance(sample, Chosen) else iter([sample])
+        pairs = (self._rows(*r) for r in self._ranges()) if isinstance(sample, Chosen) else iter([sample])
         masses = [rule.mass(rule.target_rows(targets), self.like) for _, targets in pairs]
         return self.examples / torch.stack(masses).sum()

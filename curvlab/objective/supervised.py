@@ -11,12 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.objective.evaluation import Evaluation
-from curvlab.objective.losses import Loss, loss_of
-from curvlab.objective.products import GaussNewton, outputs_at
+from curvlab.objective.evaluation import Evaluation, differentiated
+from curvlab.objective.loss import Loss
+from curvlab.objective.losses import loss_of
+from curvlab.objective.nested import Unpacked, arguments
+from curvlab.objective.opaque import ModelLoss, Opaque
+from curvlab.objective.products import GaussNewton, outputs_at, require_curvature, values_at
 from curvlab.objective.randomness import Randomness
 from curvlab.objective.repeatability import require_repeatable
-from curvlab.objective.samples import Chosen, MicroBatches, Sample, cast
+from curvlab.objective.samples import Chosen, Chunk, MicroBatches, Sample, cast, examples_of, require_cuttable
 from curvlab.objective.variance import Spread
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
@@ -28,10 +31,13 @@ from curvlab.protocols.objective import Objective, Purpose
 class SupervisedObjective(Objective):
     """Mean loss of ``model`` on a gradient sample, a curvature sample and an acceptance sample.
 
-    Inputs and targets lead with the examples; a ``Chosen`` sample stands for both.  ``curvature`` and
-    ``acceptance`` default to the gradient sample.  ``micro_batch`` bounds how many examples are in memory
-    at once (beside what tensors were given); the results are those of one batch (of a criterion that we
-    do not know, if it is a plain mean over examples).  Random layers draw the same numbers in every
+    Inputs and targets are tensors, or tuples, lists and mappings of tensors, that lead with the examples
+    (``samples.examples_of``); a ``Chosen`` sample stands for both.  The model is called on the inputs as one
+    argument, unless they are ``Unpacked``.  Raises ``ConfigError`` for a batch without examples.
+
+    ``curvature`` and ``acceptance`` default to the gradient sample.  ``micro_batch`` bounds how many examples
+    are in memory at once (beside what tensors were given); the results are those of one batch (of an
+    unknown criterion, if it is a plain mean over examples).  Random layers draw the same numbers in every
     evaluation of one objective.
     """
 
@@ -40,13 +46,16 @@ class SupervisedObjective(Objective):
         model: nn.Module,
         loss: Loss,
         inputs: Any,
-        targets: Tensor | None = None,
+        targets: Any = None,
         *,
         curvature: Sample | None = None,
         acceptance: Sample | None = None,
         micro_batch: int | None = None,
     ) -> None:
-        self.gradient_sample = _sample(inputs, targets, micro_batch)
+        self.gradient_sample = _sample(loss, inputs, targets, micro_batch)
+        for sample in (self.gradient_sample, curvature, acceptance):
+            if sample is not None:
+                _require_examples(sample)
         self.model = model
         self.loss_rule = loss
         self.curvature_sample = curvature or self.gradient_sample
@@ -62,17 +71,17 @@ class SupervisedObjective(Objective):
         value = torch.zeros(())
         with self.randomness.repeated(moving=True):
             for chunk in batches:
-                part = chunk.total(batches.loss, self.model(chunk.inputs)) / batches.examples
+                part = chunk.total(batches.loss, self._outputs(chunk)) / batches.examples
                 part.backward()  # type: ignore[no-untyped-call]
                 value = value + part.detach()
         return value
 
-    @torch.no_grad()
     def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
         batches = self._batches(self.acceptance_sample)
         with self.randomness.repeated():
             values = [
-                chunk.total(batches.loss, outputs_at(self.model, at or {}, chunk.inputs)) for chunk in batches
+                chunk.total(batches.loss, values_at(self.model, at or {}, chunk.inputs)).detach()
+                for chunk in batches
             ]
         return torch.stack(values).sum() / batches.examples
 
@@ -80,7 +89,9 @@ class SupervisedObjective(Objective):
         self, at: Mapping[str, Tensor], *, acceptance: bool = False
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
         batches = self._batches(self.acceptance_sample if acceptance else self.gradient_sample)
-        trial = {name: t.detach().requires_grad_() for name, t in at.items()}
+        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        trial = {name: t.detach().requires_grad_(name not in frozen) for name, t in at.items()}
+        wanted = {name: t for name, t in trial.items() if t.requires_grad}
         values: list[Tensor] = []
         sums: dict[str, Tensor] = {}
         with self.randomness.repeated(), torch.enable_grad():
@@ -88,9 +99,9 @@ class SupervisedObjective(Objective):
                 share = (
                     chunk.total(batches.loss, outputs_at(self.model, trial, chunk.inputs)) / batches.examples
                 )
-                parts = torch.autograd.grad(share, tuple(trial.values()), allow_unused=True)
+                parts = differentiated(share, tuple(wanted.values()))
                 values.append(share.detach())
-                for name, g in zip(trial, parts, strict=True):
+                for name, g in zip(wanted, parts, strict=True):
                     if g is not None:
                         # a copy: autograd may hand out one tensor as the gradient of two parameters
                         sums[name] = sums[name].add_(g) if name in sums else _own(g, len(batches))
@@ -112,13 +123,10 @@ class SupervisedObjective(Objective):
         def converted(sample: Sample) -> Sample:
             return replace(sample, dtype=dtype) if isinstance(sample, Chosen) else cast(sample, dtype)
 
-        sample = self.gradient_sample
-        if not isinstance(sample, Chosen) and not isinstance(sample[0], Tensor):
-            return None
         other = type(self)(
             self.model,
             self.loss_rule,
-            *_given(converted(sample)),
+            *_given(converted(self.gradient_sample)),
             micro_batch=self.micro_batch,
         )
         if self.curvature_sample is not self.gradient_sample:
@@ -130,8 +138,8 @@ class SupervisedObjective(Objective):
 
     def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Pass:
         batches, curvature = self._batches(self.gradient_sample), self._batches(self.curvature_sample)
-        if needs.ggn and ctx.step == 0:
-            require_repeatable(self.model, self.loss_rule, next(iter(curvature)), self.randomness)
+        if needs.ggn:
+            self._require_products(curvature, ctx)
         spread = Spread(self.model, batches, blocks, self.randomness) if needs.variance else None
         if spread is not None:
             spread.probe()
@@ -147,6 +155,21 @@ class SupervisedObjective(Objective):
             variance=None if spread is None else spread.finish(seen.gradient),
         )
 
+    def _outputs(self, chunk: Chunk) -> Any:
+        args, kwargs = arguments(chunk.inputs)
+        return self.model(*args, **kwargs)
+
+    def _require_products(self, curvature: MicroBatches, ctx: Context) -> None:
+        """Raise ``ConfigError`` if products make no sense; most of it is looked at on the first step."""
+        rule = self.loss_rule
+        if isinstance(rule, Opaque):
+            rule.require_products()
+        if ctx.step == 0:
+            chunk = next(iter(curvature))
+            outputs = require_repeatable(self.model, rule, chunk, self.randomness)
+            if isinstance(rule, Opaque):
+                require_curvature(rule, chunk, outputs)
+
     def _batches(self, sample: Sample) -> MicroBatches:
         """The sample in micro-batches; of one sample always the same, which knows its weights."""
         for known in self._cut:
@@ -157,21 +180,33 @@ class SupervisedObjective(Objective):
         return found
 
 
-def _sample(inputs: Any, targets: Tensor | None, micro_batch: int | None) -> Sample:
+def _sample(loss: Loss, inputs: Any, targets: Any, micro_batch: int | None) -> Sample:
     """What was given as a sample; raises ``ConfigError`` if it cannot be cut as asked."""
     if micro_batch is not None and micro_batch < 1:
         raise ConfigError(Fault(f"micro_batch = {micro_batch}", hint="give a positive number or None"))
     if isinstance(inputs, Chosen):
         return inputs
-    if targets is None:
-        raise ConfigError(Fault("inputs without targets", hint="pass both, or a Chosen sample"))
-    if micro_batch is not None and isinstance(inputs, (Mapping, tuple)):
-        what = f"a {type(inputs).__name__} of inputs cannot be cut"
-        raise ConfigError(Fault(f"micro_batch = {micro_batch}: {what}", hint="pass one tensor"))
-    if micro_batch is not None and len(inputs) != len(targets):
-        what = f"{len(inputs)} inputs and {len(targets)} targets cannot be cut alike"
-        raise ConfigError(Fault(f"micro_batch = {micro_batch}: {what}", hint="give targets by example"))
+    if targets is None and not isinstance(loss, ModelLoss):
+        raise ConfigError(
+            Fault(
+                "inputs without targets",
+                hint="pass both, or a Chosen sample; or criterion = None if the model returns its loss",
+            )
+        )
+    if micro_batch is not None:
+        require_cuttable(inputs, targets, micro_batch)
     return inputs, targets
+
+
+def _require_examples(sample: Sample) -> None:
+    """Raise ``ConfigError`` for a sample without examples."""
+    if (len(sample) if isinstance(sample, Chosen) else examples_of(*sample)) == 0:
+        raise ConfigError(
+            Fault(
+                "the batch has no examples: the mean loss is not defined",
+                hint="skip empty batches (a sampler or a filter may give them)",
+            )
+        )
 
 
 def _given(sample: Sample) -> tuple[Any, ...]:
@@ -188,15 +223,26 @@ def objective(
     model: nn.Module,
     criterion: object,
     inputs: Any,
-    targets: Tensor,
+    targets: Any = None,
     *,
     reduction: str = "mean",
     micro_batch: int | None = None,
 ) -> SupervisedObjective:
     """The objective of ``criterion(model(inputs), targets)``, for ``optimizer.step``.
 
-    ``criterion`` is a torch loss module or function, or any callable of outputs and targets; those
-    that state their ``reduction`` are believed, ``reduction`` speaks for the others.  The optimizer
-    minimises the mean over examples either way.
+    ``criterion`` is a torch loss module or function, or any callable of outputs and targets.  A criterion
+    that states its ``reduction`` has that one; ``reduction`` is that of the others.  The optimizer minimizes
+    the mean over examples either way.
+
+    ``inputs`` and ``targets`` are tensors, or tuples, lists or mappings of tensors, examples leading; a
+    criterion of your own gets outputs and targets as they are.  With ``criterion = None`` the model returns
+    its loss, as a scalar, as ``.loss`` or under the key ``"loss"``, and ``inputs`` are a batch of its
+    arguments: a mapping by keyword, a tuple or list by position.  Such losses have gradients and
+    ``labels = "data"``, but no Gauss-Newton products.
+
+    Raises ``ConfigError`` for a batch without examples, or whose tensors do not agree on their number.
     """
-    return SupervisedObjective(model, loss_of(criterion, reduction), inputs, targets, micro_batch=micro_batch)
+    rule = loss_of(criterion, reduction)
+    if isinstance(rule, ModelLoss) and not isinstance(inputs, (Chosen, Unpacked)):
+        inputs = Unpacked(inputs)
+    return SupervisedObjective(model, rule, inputs, targets, micro_batch=micro_batch)

@@ -25,13 +25,14 @@ from torch.func import grad, vmap
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector, Outer
-from curvlab.model.taps import by_example, recording
-from curvlab.objective.losses import Loss
+from curvlab.model.taps import recording
+from curvlab.objective.loss import Loss
 from curvlab.objective.nested import each_tensor
-from curvlab.objective.products import outputs_at, plain_kernels
+from curvlab.objective.products import outputs_at, plain_kernels, trained, values_at
 from curvlab.objective.randomness import Randomness
 from curvlab.objective.repeatability import first_difference, same, watching
 from curvlab.objective.samples import Chunk, MicroBatches
+from curvlab.objective.shapes import described
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.evidence import Variance
@@ -72,9 +73,17 @@ class Spread:
             return
         seen = []
         for inputs in (chunk.inputs, each_tensor(_first_repeated, chunk.inputs)):
-            with torch.no_grad(), self.randomness.repeated(), watching(self.model) as watch:
-                seen.append((outputs_at(self.model, {}, inputs), watch.seen))
+            with self.randomness.repeated(), watching(self.model) as watch:
+                seen.append((values_at(self.model, {}, inputs), watch.seen))
         (outputs, a), (others_changed, b) = seen
+        if not isinstance(outputs, Tensor):
+            raise UnsupportedEvidence(
+                "the variance of gradients",
+                "",
+                expected="a model whose output is one tensor, examples leading",
+                got=described(outputs),
+                hint="choose a sampler that does not ask how gradients differ",
+            )
         if not _same_first(outputs, others_changed):
             raise UnsupportedEvidence(
                 "the variance of gradients",
@@ -85,8 +94,8 @@ class Spread:
                 hint="call eval() on it (batch norm: it then uses its running statistics), or choose a"
                 " sampler that does not ask how gradients differ",
             )
-        with torch.no_grad(), self.randomness.repeated():
-            drawn = [outputs_at(self.model, {}, chunk.inputs) for _ in range(2)]
+        with self.randomness.repeated():
+            drawn = [values_at(self.model, {}, chunk.inputs) for _ in range(2)]
         self.singly = not same(drawn[0], drawn[1])
         self._probe_rows(chunk)
 
@@ -99,11 +108,11 @@ class Spread:
         alone = output_gradients(self.batches.loss, chunk, outputs)
         alone[1:] = 0.0
         found = torch.autograd.grad(outputs, tape.edges, alone, allow_unused=True)
-        for call, g in zip(tape.calls, found, strict=True):
-            rows = call.grads(g)
-            rows = by_example(rows, rows.shape[1], chunk.examples)
-            if rows.shape[0] != chunk.examples or bool(rows[1:].any()):
-                self.misread.add(call.block.name)
+        arrangements = tape.arranged(chunk.examples)
+        for name, calls in tape.by_block().items():
+            rows = arrangements[name]([tape.calls[k].grads(found[k]) for k in calls])
+            if not arrangements[name].certain or bool(rows[1:].any()):
+                self.misread.add(name)
 
     def add(self, chunk: Chunk, outputs: Tensor, rows: Mapping[str, Rows]) -> None:
         """A micro-batch whose graph is still there; ``rows`` of every tapped block that was called."""
@@ -134,11 +143,16 @@ class Spread:
 
     def _idle(self, rows: Mapping[str, Rows]) -> set[str]:
         """Tapped layers that were not called: their gradient is zero."""
-        return {b.name for b in self.blocks.tapped if b.name not in rows}
+        live = trained(self.blocks)
+        tapped = {b.name for b in self.blocks.tapped if all(p in live for p in b.parameters)}
+        return tapped - set(rows)
 
     def _others(self, chunk: Chunk, outputs: Tensor, others: Sequence[Block]) -> Float[Tensor, " n"]:
         """Σ over the parameters of these blocks of squared gradients, example by example."""
-        parameters = {p: self.blocks.parameters[p] for b in others for p in b.parameters}
+        live = trained(self.blocks)
+        parameters = {p: live[p] for b in others for p in b.parameters if p in live}
+        if not parameters:
+            return outputs.new_zeros(chunk.examples)
         bent = output_gradients(self.batches.loss, chunk, outputs)
         if not self.singly:
             try:
@@ -159,7 +173,7 @@ class Spread:
         each = max(1, GROUP // sum(p.numel() for p in at.values()))
 
         def of_one(at: dict[str, Tensor], inputs: Any, v: Tensor) -> Tensor:
-            alone = outputs_at(self.model, at, each_tensor(lambda t: t.unsqueeze(0), inputs))
+            alone: Tensor = outputs_at(self.model, at, each_tensor(lambda t: t.unsqueeze(0), inputs))
             return (alone * v.unsqueeze(0)).sum()
 
         found = []

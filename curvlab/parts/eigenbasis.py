@@ -43,7 +43,7 @@ class EigenState:
     estimate: Any
     basis: dict[str, Basis]
     moments: BlockVector
-    observed: int
+    observed: dict[str, int]  #: by block: how often it had statistics
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         estimate = self.estimator.init(like, ctx)
         blocks = kronecker_blocks(self.estimator.curvature(estimate), "eigenbasis")
         basis = {n: Basis(identity_basis(k.B), identity_basis(k.A)) for n, k in blocks.items()}
-        return EigenState(estimate, basis, like.zeros_like(), observed=0)
+        return EigenState(estimate, basis, like.zeros_like(), dict.fromkeys(like.layout.names, 0))
 
     def observe(self, state: EigenState, seen: Pass, ctx: Context) -> None:
         if ctx.step % self.observe_every:
@@ -91,11 +91,11 @@ class Eigenbasis(Preconditioner[EigenState]):
         self.estimator.observe(state.estimate, seen, ctx)
         if ctx.step % self.refresh_every == 0:
             self._turn(state, ctx)  # before the moments, which are to be taken in the new basis
-        state.observed += 1
-        weight = (1 - self.decay) / (1 - self.decay**state.observed)
         (labels,) = self.estimator.needs().layers
         for name, terms in seen.layers[labels].items():
             if name in state.basis:
+                state.observed[name] += 1
+                weight = (1 - self.decay) / (1 - self.decay ** state.observed[name])
                 fresh = _moments(name, terms, state.basis[name], labels)
                 state.moments[name].lerp_(fresh, weight)
 

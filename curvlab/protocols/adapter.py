@@ -33,6 +33,13 @@ class LayerAdapter(ABC):
         """How many equal groups of outputs read inputs of their own."""
         return 1
 
+    def axes(self, module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+        """Lengths of the axes of an input or output of this shape that may be that of the examples.
+
+        The first of them is the first axis of rows; together they are all positions, or none but the first.
+        """
+        return shape[:1]
+
     @abstractmethod
     def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n r i"]:
         """The layer's input as rows, the bias column of ones included."""

@@ -8,7 +8,7 @@ gradient is packed on entry and unpacked at the one write; between the two nobod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -57,8 +57,10 @@ class Blocks:
     layout: BlockLayout = field(init=False)
     parameters: Mapping[str, nn.Parameter] = field(init=False)
     modules: Mapping[str, nn.Module] = field(init=False)
-    #: layer blocks whose calls turned out not to explain their gradient; found on the first step
+    #: layer blocks whose calls turned out not to explain their gradient
     untapped: set[str] = field(default_factory=set)
+    #: ways from a layer's calls to its parameters that were seen to explain its gradient, by block
+    explained: set[tuple[str, Hashable]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layout", BlockLayout({b.name: b.shape for b in self.members}))
@@ -139,7 +141,8 @@ class Blocks:
         wanted = set(names)
         if wanted >= set(self.layout.names):
             return self
-        return Blocks(self.model, tuple(b for b in self.members if b.name in wanted), untapped=self.untapped)
+        members = tuple(b for b in self.members if b.name in wanted)
+        return Blocks(self.model, members, untapped=self.untapped, explained=self.explained)
 
     @property
     def tapped(self) -> tuple[Block, ...]:

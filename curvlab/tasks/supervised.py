@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from curvlab.objective.losses import Loss
+from curvlab.objective.loss import Loss
 from curvlab.objective.samples import Chosen, Sample, Source
 from curvlab.objective.supervised import SupervisedObjective
 from curvlab.protocols.sampler import Draw

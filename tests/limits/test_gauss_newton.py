@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from curvlab.linalg.compose import Restricted
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
-from curvlab.objective.losses import Opaque
+from curvlab.objective.opaque import Opaque
 from curvlab.objective.supervised import objective
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Pass

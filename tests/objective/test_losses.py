@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, UnsupportedEvidence
-from curvlab.objective.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError, Opaque, loss_of
+from curvlab.objective.loss import Loss
+from curvlab.objective.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+    loss_of,
+)
+from curvlab.objective.opaque import Opaque
 from curvlab.testing.asserts import assert_close
 
 
@@ -185,6 +193,9 @@ def test_rows_come_back_in_the_shape_of_the_outputs() -> None:
         (nn.CrossEntropyLoss(), CrossEntropy(ignore_index=-100)),
         (nn.CrossEntropyLoss(reduction="sum"), CrossEntropy("sum", ignore_index=-100)),
         (nn.CrossEntropyLoss(label_smoothing=0.1), CrossEntropy(label_smoothing=0.1, ignore_index=-100)),
+        (nn.NLLLoss(), NegativeLogLikelihood(ignore_index=-100)),
+        (nn.NLLLoss(reduction="sum", ignore_index=1), NegativeLogLikelihood("sum", ignore_index=1)),
+        (F.nll_loss, NegativeLogLikelihood(ignore_index=-100)),
         (nn.MSELoss(), MeanSquaredError()),
         (nn.MSELoss(reduction="sum"), MeanSquaredError("sum")),
         (nn.BCEWithLogitsLoss(reduction="sum"), BinaryCrossEntropy("sum")),
@@ -217,7 +228,10 @@ class Unhashable:
         return self.weight * F.mse_loss(f, y)
 
 
-@pytest.mark.parametrize("criterion", [Half(), Unhashable(), BCE(pos_weight=WEIGHTS), nn.NLLLoss()], ids=str)
+OTHERS = [Half(), Unhashable(), BCE(pos_weight=WEIGHTS), nn.PoissonNLLLoss()]
+
+
+@pytest.mark.parametrize("criterion", OTHERS, ids=str)
 def test_what_is_not_known_exactly_is_opaque(criterion: Any) -> None:
     assert loss_of(criterion) == Opaque(criterion)
 

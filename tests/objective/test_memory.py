@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvlab.objective.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from curvlab.objective.loss import Loss
+from curvlab.objective.losses import BinaryCrossEntropy, CrossEntropy
 from curvlab.objective.samples import Chosen
 from curvlab.objective.supervised import SupervisedObjective
 from curvlab.protocols.blocks import Blocks

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.objective.evaluation import LayerMismatch
-from curvlab.objective.losses import CrossEntropy, MeanSquaredError, Opaque
+from curvlab.objective.losses import CrossEntropy, MeanSquaredError
+from curvlab.objective.opaque import Opaque
 from curvlab.objective.supervised import SupervisedObjective, objective
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Blocks
@@ -340,8 +341,8 @@ def test_a_micro_batch_below_one_is_refused_in_words() -> None:
 
 def test_inputs_that_cannot_be_cut_are_refused_in_words() -> None:
     model, x, y = classifier()
-    for inputs in ({"x": x}, (x, x)):
-        with pytest.raises(ConfigError, match=f"a {type(inputs).__name__} of inputs cannot be cut"):
+    for inputs in ({"x": x, "edges": x[:2]}, (x, x[:2])):
+        with pytest.raises(ConfigError, match="2 and 7 inputs and 7 targets cannot be cut alike"):
             objective(model, nn.CrossEntropyLoss(), inputs, y, micro_batch=2)
 
 

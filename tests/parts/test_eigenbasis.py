@@ -89,7 +89,18 @@ def test_moments_and_basis_change_each_on_their_cadence(observe: int, refresh: i
         assert bool(part.needs(step).layers) == (step % observe == 0)
         assert (not torch.equal(state.moments.flat, before)) == (step % observe == 0)
         assert all((state.basis[n] is not basis[n]) == (step % refresh == 0) for n in basis)
-        assert state.estimate.observed == state.observed == step // observe + 1
+        assert state.estimate.observed == step // observe + 1
+        assert state.observed == dict.fromkeys(basis, step // observe + 1)
+
+
+def test_a_block_that_is_first_seen_later_has_the_moments_of_that_pass() -> None:
+    """An expert without tokens in the first steps: its average begins with its first statistics."""
+    part, seen = Eigenbasis(LastFactors(), decay=0.9, refresh_every=100), evidence(1)
+    ((kind, layers),) = seen.layers.items()
+    late = next(iter(layers))
+    without = replace(seen, layers={kind: {n: s for n, s in layers.items() if n != late}})
+    state = observed(part, [without, without, seen])
+    torch.testing.assert_close(state.moments[late], moments_in(state, seen, late))
 
 
 def test_between_observations_gradients_may_stay_factored() -> None:
