@@ -97,11 +97,11 @@ def arranged(block: str, calls: Sequence[Called], examples: int) -> Arrangement:
     return Arrangement(n, calls, "flat")
 
 
-def unaveraged(examples: int, positions: int = 1) -> float:
+def unaveraged(examples: int, positions: float = 1) -> float:
     """What gradients of the mean loss L are multiplied by to be the rows of ``LayerStats``: n·√positions.
 
-    n makes them gradients of ℓ_n; where ℓ_n is a mean over ``positions`` terms, each row is that of a term
-    over √positions.
+    n makes them gradients of ℓ_n; where ℓ_n is a mean over ``positions`` terms (on average, if examples
+    differ in length), each row is that of a term over √positions.
     """
     return float(examples * positions**0.5)
 

@@ -63,7 +63,9 @@ def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | No
             reason = "not asked for as a layer"
         members.extend(_alone(names[id(p)], p, reason) for p in own)
     members.sort(key=lambda block: not block.complex)
-    return Blocks(model, tuple(members), untapped=set() if known is None else known.untapped)
+    if known is None:
+        return Blocks(model, tuple(members))
+    return Blocks(model, tuple(members), untapped=known.untapped, explained=known.explained)
 
 
 def empty(model: nn.Module) -> dict[str, str]:

@@ -20,15 +20,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.admission import require_dense
-from curvlab.model.taps import by_example, joined
+from curvlab.model.arrangement import arranged, merged, thinned, unaveraged
 from curvlab.objective.examples import Declared, Forward, count
 from curvlab.objective.ledger import Ledger, Use
 from curvlab.objective.mismatch import LayerMismatch, mismatch
 from curvlab.objective.ranks import Ranks
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import LayerStats, Pass
 from curvlab.protocols.needs import Labels, Needs
 
@@ -186,17 +186,18 @@ class Ambient:
             return Pass(n, loss, gradient, absent=absent)
         uses = {b.name: self.ledger.uses(b) for b in self.blocks.tapped if b.parameters[0] not in absent}
         uses = {name: found for name, found in uses.items() if found}
-        positions = self._positions(list(uses.values()), batches) if self.reduction == "mean-tokens" else 1
+        terms = self._terms(batches) if self.reduction == "mean-tokens" else n
         stats = {}
         for name, found in uses.items():
             x, g = self._rows(name, found, batches)
             own = n - sum(batches[key][1] for key in self._lost(name) if key in batches)
-            scale = (1.0 if self.reduction == "sum" else float(own)) * positions**0.5 / loss_scale
-            stats[name] = (x, g.unsqueeze(0) * scale)
+            scale = 1.0 if self.reduction == "sum" else unaveraged(own, terms / n)
+            stats[name] = (x, g.unsqueeze(0) * (scale * thinned(x.shape[0], own) / loss_scale))
         layers = {
             kind: {n_: (LayerStats(x, g if kind is Labels.DATA else None),) for n_, (x, g) in stats.items()}
             for kind in self.needs.layers
         }
+        positions = max(1, round(terms / n)) if n else 1
         return Pass(n, loss, gradient, layers, positions=positions, terms=positions, absent=absent)
 
     def _lost(self, name: str) -> set[int]:
@@ -205,39 +206,25 @@ class Ambient:
         return {id(f.batch) for f in self.ledger.lost.get(name, ())} - kept
 
     def _rows(self, name: str, uses: Sequence[Use], batches: Batches) -> tuple[Tensor, Tensor]:
-        """The rows of one block, loss by loss, calls side by side along positions."""
+        """The rows of one block, loss by loss."""
         by_loss: dict[int, list[Use]] = defaultdict(list)
         for use in uses:
             by_loss[id(use.forward.batch)].append(use)
+        block = self.blocks[name]
+        dtype = self.blocks.parameters[block.parameters[0]].dtype  # autocast computes in another
         inputs, grads = [], []
         for key, calls in by_loss.items():
-            examples = batches[key][1]
-            x = joined([use.inputs(self._dtype(use.block)) for use in calls])
-            g = joined([use.grads for use in calls if use.grads is not None])
-            inputs.append(by_example(x, g.shape[1], examples))
-            grads.append(by_example(g, g.shape[1], examples))
-        return _stacked(name, inputs), _stacked(name, grads)
+            arrange = arranged(name, [use.called for use in calls], batches[key][1])
+            inputs.append(arrange([use.inputs(dtype) for use in calls]))
+            grads.append(arrange([use.grads for use in calls if use.grads is not None]).unsqueeze(0))
+        assert block.adapter is not None
+        x, (g,) = merged(inputs, [grads], block.adapter.groups(uses[0].module))
+        return x, g[0]
 
-    def _dtype(self, block: Block) -> torch.dtype:
-        return self.blocks.parameters[block.parameters[0]].dtype  # autocast computes in another
-
-    def _positions(self, uses: Sequence[Sequence[Use]], batches: Batches) -> int:
-        """Terms of one example's loss: positions of the last layer."""
-        last = uses[-1][-1]
-        assert last.grads is not None
-        examples = batches[id(last.forward.batch)][1]
-        return by_example(last.grads, last.grads.shape[1], examples).shape[1]
-
-
-def _stacked(name: str, parts: Sequence[Tensor]) -> Tensor:
-    """Rows of several passes as one tensor; raises ``UnsupportedEvidence`` if their positions differ."""
-    lengths = sorted({int(t.shape[1]) for t in parts})
-    if len(lengths) > 1:
-        raise UnsupportedEvidence(
-            "layer statistics",
-            name,
-            expected="as many positions in every backward pass of a step",
-            got=" and ".join(map(str, lengths)),
-            hint="pad the batches of one step to one length, or step after each backward pass",
-        )
-    return torch.cat(list(parts))
+    def _terms(self, batches: Batches) -> int:
+        """Terms that the losses are means over, of all examples: rows of the layer nearest to each."""
+        found = 0
+        for batch, n in batches.values():
+            nearest = next((f.nearest for f in batch if f.nearest is not None), None)
+            found += n if nearest is None else nearest.rows
+        return found

@@ -19,9 +19,9 @@ from curvlab.linalg.vectors import Outer
 from curvlab.model.arrangement import Arrangement, merged, thinned, unaveraged
 from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant
-from curvlab.objective.explained import LayerMismatch as LayerMismatch
 from curvlab.objective.explained import drop_unexplained
 from curvlab.objective.labels import Backward
+from curvlab.objective.mismatch import LayerMismatch as LayerMismatch
 from curvlab.objective.nested import arguments
 from curvlab.objective.samples import Chunk, MicroBatches
 from curvlab.objective.variance import Spread

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.model.arrangement import Called
 
 #: what a user declares: a number, or a function of the model's inputs; ``None``: it is read off
 Declared = int | Callable[..., int] | None
@@ -25,16 +26,18 @@ HINT = "declare it: curvlab.optimizer(…, examples=…) takes a number or a fun
 class Forward:
     """One call of the model: how many examples it has, or ``problem``, why that is not known.
 
-    ``leading`` is the first axis of its first tensor, of which its outputs have a say, if nothing was
-    declared.  ``batch`` holds the calls that share a loss: all those that one backward pass runs through.
+    ``leading`` are the first axes of its first tensor, with which its outputs must agree, if nothing was
+    declared.  ``nearest`` is the shape of the layer's call that is nearest to the loss.  ``batch`` holds the
+    calls that share a loss: all those that one backward pass runs through.
     """
 
-    __slots__ = ("batch", "examples", "inferred", "joined", "leading", "problem")
+    __slots__ = ("batch", "examples", "inferred", "joined", "leading", "nearest", "problem")
 
     def __init__(self, examples: int | None, problem: str = "", leading: tuple[int, ...] = ()) -> None:
         self.examples, self.problem, self.leading = examples, problem, leading
         self.inferred = bool(leading)
         self.joined = False
+        self.nearest: Called | None = None
         self.batch: list[Forward] = [self]
 
     def merge(self, other: Forward) -> None:

@@ -16,15 +16,12 @@ from torch import Tensor
 
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
+from curvlab.objective.mismatch import LayerMismatch, mismatch
 from curvlab.protocols.adapter import total
 from curvlab.protocols.blocks import Block, Blocks
 
 #: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
 TF32 = 2.0**-10
-
-
-class LayerMismatch(UserWarning):
-    """A layer's calls do not explain its gradient: curvature would miss a part of it."""
 
 
 def drop_unexplained(
@@ -49,13 +46,7 @@ def drop_unexplained(
     tape.calls[:] = [c for c in tape.calls if c.block.name not in wrong]
     blocks.untapped.update(wrong)
     for name in wrong:
-        warnings.warn(
-            f'layer "{name}": its calls do not explain its gradient, because its weight is also used'
-            " elsewhere (for example by F.linear or in a penalty). It is trained with its true gradient;"
-            " curvature does not include it",
-            LayerMismatch,
-            stacklevel=2,
-        )
+        warnings.warn(mismatch(name), LayerMismatch, stacklevel=2)
 
 
 def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: Tape) -> list[str]:

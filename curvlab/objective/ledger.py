@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch._C import _current_graph_task_id as current_task
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.model.arrangement import Called
 from curvlab.model.taps import arrival, given
 from curvlab.objective.examples import Declared, Forward, begun, outside
 from curvlab.protocols.blocks import Block, Blocks
@@ -57,9 +58,11 @@ class Use:
         self.grads: Tensor | None = None
 
     @property
-    def lead(self) -> tuple[int, ...]:
-        """The axes of the layer's input before its last."""
-        return tuple(self.x.shape[:-1])
+    def called(self) -> Called:
+        """What its arrangement by example follows from."""
+        assert self.block.adapter is not None
+        axes = self.block.adapter.axes(self.module, self.shape)
+        return Called(axes, self.shape.numel() // self.block.shape[0])
 
     def inputs(self, dtype: torch.dtype) -> Float[Tensor, "m r i"]:
         """The input as rows, bias column included; made once."""
@@ -242,7 +245,7 @@ class Ledger:
         """A layer is called."""
         if not (self.active and self.rows) or block.name in self.blocks.untapped:
             return
-        if not (torch.is_grad_enabled() and output.requires_grad):
+        if not (torch.is_grad_enabled() and output.requires_grad and output.numel()):
             return
         x = given(args, kwargs)
         if torch.func.debug_unwrap(x) is not x:
@@ -276,6 +279,7 @@ class Ledger:
         if self.active:
             task = self._task()
             task.join(use.forward)
+            use.forward.nearest = use.forward.nearest or use.called
             task.arrived[use.block.name].pairs.append((use, g.detach()))
 
     def _complete(self, name: str, g: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The warning for a layer whose calls are not all that its gradient is made of."""
+"""The warning for a layer whose gradient is made of more than its calls."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ def mismatch(name: str) -> str:
     """What to say of the layer block ``name``."""
     return (
         f'layer "{name}": its calls do not explain its gradient, because its weight is also used elsewhere'
-        " or its output is differentiated again; the fallback trains it from now on, with its true gradient"
+        " (for example by F.linear or in a penalty) or a hook changes the gradient. The method's fallback, if"
+        " there is one, trains it with its true gradient; curvature does not include it"
     )

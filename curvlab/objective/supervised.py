@@ -21,7 +21,7 @@ from curvlab.objective.randomness import Randomness
 from curvlab.objective.repeatability import require_repeatable
 from curvlab.objective.samples import Chosen, Chunk, MicroBatches, Sample, cast, examples_of, require_cuttable
 from curvlab.objective.variance import Spread
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Needs
@@ -175,7 +175,7 @@ class SupervisedObjective(Objective):
         for known in self._cut:
             if known.sample is sample:
                 return known
-        found = MicroBatches(self.loss_rule, sample, next(self.model.parameters()), self.micro_batch)
+        found = MicroBatches(self.loss_rule, sample, as_real(next(self.model.parameters())), self.micro_batch)
         self._cut.append(found)
         return found
 

@@ -34,7 +34,7 @@ from curvlab.objective.repeatability import first_difference, same, watching
 from curvlab.objective.samples import Chunk, MicroBatches
 from curvlab.objective.shapes import described
 from curvlab.protocols.adapter import products
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.evidence import Variance
 
 #: numbers that the gradients of a group of examples may take up beside a micro-batch
@@ -182,7 +182,7 @@ class Spread:
                 some = slice(start, start + each)
                 part = each_tensor(itemgetter(some), inputs)
                 grads = vmap(grad(of_one), in_dims=(None, 0, 0))(at, part, bent[some])
-                squares = [g.flatten(1).square().sum(1) for g in grads.values()]
+                squares = [as_real(g).flatten(1).square().sum(1) for g in grads.values()]
                 found.append(torch.stack(squares).sum(0))
         return torch.cat(found)
 
@@ -227,7 +227,7 @@ def _one_by_one(outputs: Tensor, bent: Tensor, parameters: Sequence[Tensor]) -> 
         alone = torch.zeros_like(bent)
         alone[i] = bent[i]
         grads = torch.autograd.grad(outputs, parameters, alone, retain_graph=True, allow_unused=True)
-        found.append(sum((g.square().sum() for g in grads if g is not None), bent.new_zeros(())))
+        found.append(sum((as_real(g).square().sum() for g in grads if g is not None), bent.new_zeros(())))
     return torch.stack(found)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvlab.errors import ConfigError, UnsupportedEvidence
+from curvlab.errors import ConfigError
 from curvlab.objective.ambient import Ambient
 from curvlab.objective.supervised import objective
 from curvlab.protocols.adapter import products
@@ -123,13 +123,25 @@ def test_several_backwards_are_one_pass_over_all_their_examples(reduction: str, 
     same(summary(parts, blocks), summary(whole, blocks))
 
 
-def test_backwards_of_other_lengths_in_one_step_are_refused_in_words() -> None:
+def test_a_mean_over_tokens_of_passes_of_other_lengths_counts_every_token_alike() -> None:
     model, _, _ = made("output per position")
-    ambient, _ = listening(model)
-    for length in (2, 5):
-        model(normal(3, length, 4)).square().sum().backward()
-    with pytest.raises(UnsupportedEvidence, match="expected as many positions.*got 2 and 5"):
-        ambient.collect(None)
+    ambient, _ = listening(model, "mean-tokens")
+    batches = [(normal(3, 2, 4), normal(3, 2, 3, seed=1)), (normal(2, 5, 4, seed=2), normal(2, 5, 3, seed=3))]
+    tokens = sum(x.shape[0] * x.shape[1] for x, _ in batches)
+    for x, y in batches:
+        (F.mse_loss(model(x), y, reduction="sum") / tokens).backward()
+    (stats,) = ambient.collect(None).layers[Labels.DATA]["0"]
+    assert stats.grads is not None
+    g, a = stats.grads.flatten(0, 2), stats.inputs.flatten(0, 1)
+    rows, truth = [], torch.zeros(5, 5, dtype=a.dtype)
+    for x, y in batches:
+        out = model(x)
+        for term in (out - y).square().sum(-1).flatten():
+            (each,) = torch.autograd.grad(term, model[0].bias, retain_graph=True)
+            truth += torch.outer(each, each) / tokens
+        rows.append(x.flatten(0, 1))
+    torch.testing.assert_close(g.mT @ g / stats.inputs.shape[0], truth)
+    torch.testing.assert_close(a[:, :4].mT @ a[:, :4], torch.cat(rows).mT @ torch.cat(rows))
 
 
 def test_statistics_under_autocast_are_in_the_parameters_dtype() -> None:

@@ -106,3 +106,35 @@ def test_what_is_packed_and_written_is_what_it_was() -> None:
     kept = theta.clone()
     blocks.add_parameters_(theta, 2.0)
     torch.testing.assert_close(theta.flat, 3 * kept.flat)
+
+
+class Waves(nn.Module):
+    """A model whose first parameter is complex, and which torch.func cannot batch if it ``looks``."""
+
+    def __init__(self, looks: bool = False) -> None:
+        super().__init__()
+        self.looks = looks
+        self.waves = nn.Linear(5, 3, bias=False, dtype=torch.complex128)
+        self.layer = nn.Linear(5, 3, dtype=DTYPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.looks and float(x.detach().sum()) == 0:
+            return self.layer(x)
+        return self.waves(x.to(torch.complex128)).abs() + self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore::curvlab.objective.variance.SlowVariance")
+@pytest.mark.parametrize("looks", [False, True], ids=["in groups", "one by one"])
+def test_the_variance_of_gradients_is_that_of_pairs_of_reals(looks: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = Waves(looks), normal(7, 5), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    blocks = layers_of(model)
+    asked = objective(model, nn.CrossEntropyLoss(), x, y)
+    found = ask(asked, Needs(variance=True), blocks).variance
+    assert found is not None
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    parameters = list(blocks.parameters.values())
+    each = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    flat = torch.stack([blocks.pack(dict(zip(blocks.parameters, g, strict=True))).flat for g in each])
+    assert_close(found.total, flat.var(0).sum())
+    assert_close(found.along, (flat @ flat.mean(0)).var())
