@@ -35,9 +35,9 @@ STATE_VERSION = 1
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What is known of the last step; tensors stay tensors until somebody logs them."""
+    """What is known of the last step, as plain numbers: nothing of it is held in tensors."""
 
-    loss: Tensor
+    loss: float
     lr: float
     damping: float | None = None
     cg_iterations: int | None = None
@@ -167,7 +167,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.last = self._facts(seen, outcomes[0])
         # a sampler judges the gradient of all blocks: the variance beside it is of them all
         self.on_learn(replace(outcomes[0][0], before=seen))
-        one_step.release(self.arms, self.blocks.layout)
+        one_step.release(self.arms, seen)
         self.steps += 1
         self.ambient.listen(self.needs(self.steps))
         return loss
@@ -213,23 +213,23 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         passes = [seen.restrict(arm.blocks.layout) for arm in self.arms]
         rates = [self._rate() for _ in self.arms]
         order = admitted(self.arms, passes, rates, self.steps, undo)
-        ways = {k: self._way(self.arms[k], passes[k], undo) for k in order}
-        plans = {k: planned(ways[k], objective, self.on_event, undo) for k in order}
+        ways = {k: self._way(self.arms[k], passes[k], undo, may_fail) for k, may_fail in order}
+        plans = {k: planned(ways[k], objective, self.on_event, undo) for k, _ in order}
         undo.settle()
         outcomes = [plans[k] for k in range(len(self.arms))]
-        for arm, (what, _) in zip(self.arms, outcomes, strict=True):
-            one_step.write(arm, what)
+        for k, (what, _) in enumerate(outcomes):
+            one_step.write(ways[k], what)
         for arm, (what, ctx) in zip(self.arms, outcomes, strict=True):
             self._go(arm, what, ctx)
         return outcomes
 
-    def _way(self, arm: Arm, mine: Pass, undo: Undo) -> Way:
+    def _way(self, arm: Arm, mine: Pass, undo: Undo, fallible: bool) -> Way:
         ctx, rate = self._context(arm, self.steps), self._rate()
         observed(arm, mine, ctx)
         v, at = one_step.before(arm, mine, ctx, rate)
-        unseen = looks_once(arm, self.steps)
+        unseen = looks_once(arm, fallible)
         solve, ctx = directed(arm, v, ctx, self.on_event, undo, unseen=unseen)
-        return Way(arm, mine, v, at, solve, ctx, rate)
+        return Way(arm, mine, v, at, solve, ctx, rate, fallible)
 
     def _go(self, arm: Arm, what: Aftermath, ctx: Context) -> None:
         said = one_step.learned(arm, what, ctx)
@@ -267,7 +267,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         iterative = what.solve.iterations > 0
         count = getattr(seen.ggn, "count", None)
         return StepFacts(
-            loss=seen.loss,
+            loss=float(seen.loss),
             lr=self.method.step.rate(self.steps) * self._rate() if not searched else what.step.alpha,
             damping=ctx.damping,
             cg_iterations=what.solve.iterations if iterative else None,
