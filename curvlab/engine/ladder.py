@@ -71,8 +71,8 @@ def admitted(
     ``rates`` multiply the arms' own.
 
     Returns the order in which the arms may change their states, and which preconditioners may fail: those
-    that cannot come last, so that nothing of them need be kept.  Raises ``Diverged``, with nothing changed, for a gradient, layer
-    statistics or a state that is not finite.
+    that cannot come last, so that nothing of them need be kept.  Raises ``Diverged``, with nothing changed,
+    for a gradient, layer statistics or a state that is not finite.
     """
     moderate = [_good(arm, seen, step) for arm, seen in zip(arms, passes, strict=True)]
     fallible = [a.method.preconditioner.fallible(a.state.preconditioner, step) for a in arms]
