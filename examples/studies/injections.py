@@ -10,9 +10,10 @@
 * update: the preconditioned gradient of one step, whatever the damping.
 
 A run is *silent* if the step does not end in ``Diverged``.  It is *saved* if a number that is not finite, and
-that was not put there, is in the state afterwards, or if a checkpoint would be written of one.  It is *marked* if a
-bit of parameters, states, counters or the generator is not what it was before the step.  Afterwards the
-number is put back and training must go on for a cadence.  Exits 1 if a run is silent, saved, marked or stuck.
+that was not put there, is in the state afterwards, or if a checkpoint would be written of one.  It is
+*marked* if a bit of parameters, states, counters or the generator is not what it was before the step.
+Afterwards the number is put back, and the run is *stuck* if it does not train for a cadence.  Exits 1 if
+anything of this is so.
 About two minutes on one core.
 """
 
@@ -34,6 +35,8 @@ import curvlab
 from curvlab.engine.health import require_finite_tensors
 from curvlab.errors import CurvlabError, Diverged
 
+#: the state of KFAC within hf-gn's
+KFAC = "preconditioner.inner.initial.part"
 #: method -> the knobs it runs with, a tensor of its state for "factor", one for "moment"
 PLACES: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
     "sgd": ({}, "on_gradient.1@2.weight", "on_gradient.1@0.weight"),
@@ -44,8 +47,8 @@ PLACES: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
     "singd": ({"refresh": 5}, "preconditioner.blocks.2.K.matrix", "on_update.2@2"),
     "shampoo": ({"refresh": 5}, "preconditioner.direction.grams.2.0.matrix", "on_gradient.0.average@2"),
     "soap": ({"refresh": 5}, "preconditioner.bases.2.0", "preconditioner.second@2"),
-    "hf-gn": ({"refresh": 2}, "preconditioner.inner.initial.part.inverse.blocks.2.A.matrix", "preconditioner.start@2"),
-}  # fmt: skip
+    "hf-gn": ({"refresh": 2}, f"{KFAC}.inverse.blocks.2.A.matrix", "preconditioner.start@2"),
+}
 WHERE = ("gradient", "factor", "moment", "update")
 VALUES = {"nan": math.nan, "inf": math.inf}
 STEPS = (0, 3, 7)

@@ -1,4 +1,4 @@
-"""What a method holds between steps, measured from outside: parameters and ``state_bytes()``, nothing else."""
+"""Between steps a method holds parameters and ``state_bytes()``, nothing else, measured from outside."""
 
 from __future__ import annotations
 
