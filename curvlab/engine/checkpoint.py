@@ -24,7 +24,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from curvlab.engine.health import require_finite_tensors
 from curvlab.errors import CheckpointError
 
 #: of the files' layout; raised when an older curvlab could no longer read what is written
@@ -50,10 +49,8 @@ def save(
     """Write ``root/step-…`` whole, name it in ``latest``, then delete all but the newest ``keep``.
 
     Tensors may share memory and live anywhere; dtype and bits are kept.  A crash at any moment leaves
-    every earlier checkpoint as it was.  Raises ``Diverged``, naming them, for tensors that are not finite;
-    nothing is written then.
+    every earlier checkpoint as it was.
     """
-    require_finite_tensors(tensors, f"no checkpoint of step {step} was written: not finite are")
     root.mkdir(parents=True, exist_ok=True)
     target = root / f"step-{step:08d}"
     partial = root / f".{target.name}.partial"

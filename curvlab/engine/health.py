@@ -35,9 +35,6 @@ def is_finite(tensor: Tensor) -> bool:
     return math.isfinite(size(tensor)) or bool(torch.isfinite(tensor).all())
 
 
-_NOBODY: tuple[None, int] = (None, 0)
-
-
 class Watch:
     """The tensors that are known to be finite and of moderate size, by torch's count of writes to them.
 
@@ -73,10 +70,13 @@ class Watch:
             moderate = False
         return True, moderate
 
-    def renew(self, tensors: Iterable[Tensor]) -> None:
-        """What was known of these is known of what a step has made of them; all others are forgotten."""
-        known = self._known
-        self._known = {id(t): (t, t._version) for t in tensors if known.get(id(t), _NOBODY)[0] is t}
+    def renew(self) -> None:
+        """What was known of tensors is known of what a step has made of them, which could not fail."""
+        self._known = {key: (t, t._version) for key, (t, _) in self._known.items()}
+
+    def forget_all_but(self, tensors: Iterable[Tensor]) -> None:
+        """Hold no tensor that a state does not hold any more."""
+        self._known = {id(t): self._known[id(t)] for t in tensors if id(t) in self._known}
 
 
 def require_finite_state(state: Any, watch: Watch, what: str) -> bool:

@@ -65,14 +65,14 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
 
 def admitted(
     arms: Sequence[Arm], passes: Sequence[Pass], rates: Sequence[float], step: int, undo: Undo
-) -> list[int]:
+) -> list[tuple[int, bool]]:
     """Looks at everything that a step begins from; keeps the states whose step may fail.
 
     ``rates`` multiply the arms' own.
 
-    Returns the order in which the arms may change their states: those that cannot fail come last, so that
-    nothing of them need be kept.  Raises ``Diverged``, with nothing changed, for a gradient, layer
-    statistics or a state that is not finite.
+    Returns the order in which the arms may change their states, and which preconditioners may fail: those
+    that cannot come last, so that nothing of them need be kept.  Raises ``Diverged``, with nothing changed,
+    for a gradient, layer statistics or a state that is not finite.
     """
     moderate = [_good(arm, seen, step) for arm, seen in zip(arms, passes, strict=True)]
     fallible = [a.method.preconditioner.fallible(a.state.preconditioner, step) for a in arms]
@@ -85,7 +85,7 @@ def admitted(
         for arm, may_fail in zip(arms, fallible, strict=True):
             if may_fail:
                 undo.keep(arm.state.preconditioner, arm.state.on_gradient)
-    return sorted(range(len(arms)), key=lambda k: not fallible[k])
+    return sorted(enumerate(fallible), key=lambda each: not each[1])
 
 
 def _good(arm: Arm, seen: Pass, step: int) -> bool:
@@ -146,10 +146,9 @@ def directed(
     raise Diverged(f"step {ctx.step}: {reason}; damping up to {ctx.damping:.3g} did not help")
 
 
-def looks_once(arm: Arm, step: int) -> bool:
+def looks_once(arm: Arm, fallible: bool) -> bool:
     """Whether one look at the update is enough: no state lies between it and the solution."""
-    may_fail = arm.method.preconditioner.fallible(arm.state.preconditioner, step)
-    return not may_fail and not tensors_of(arm.state.on_update)
+    return not fallible and not tensors_of(arm.state.on_update)
 
 
 def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tuple[Aftermath, Context]:
@@ -157,7 +156,7 @@ def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tu
     arm, ctx = way.arm, way.ctx
     update = transformed(way)
     size = update.size()
-    if looks_once(arm, ctx.step) and not math.isfinite(size) and not update.is_finite():
+    if looks_once(arm, way.fallible) and not math.isfinite(size) and not update.is_finite():
         solve, ctx = directed(arm, way.v, ctx, emit, undo)
         way = replace(way, solve=solve, ctx=ctx)
         update = transformed(way)
@@ -167,7 +166,7 @@ def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tu
     if what.step.accepted:
         chosen = what.step.update
         _require_finite(arm, chosen, size if chosen is update else chosen.size(), what.step.alpha, ctx)
-    _require_sound(arm, ctx.step)
+    _require_sound(arm, way.fallible, ctx.step)
     return what, ctx
 
 
@@ -181,10 +180,10 @@ def _require_finite(arm: Arm, update: BlockVector, size: float, alpha: float, ct
         raise Diverged(f"step {ctx.step}: parameters would not be finite after a step of rate {alpha:.3g}")
 
 
-def _require_sound(arm: Arm, step: int) -> None:
+def _require_sound(arm: Arm, fallible: bool, step: int) -> None:
     """What a step that may fail has made of its states is finite."""
     method, state = arm.method, arm.state
-    made = [state.preconditioner] if method.preconditioner.fallible(state.preconditioner, step) else []
+    made = [state.preconditioner] if fallible else []
     if any(t.fallible for t in (*method.on_gradient, *method.on_update)):
         made += [state.on_gradient, state.on_update]
     for part in made:

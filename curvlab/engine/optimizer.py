@@ -46,9 +46,9 @@ STATE_VERSION = 2
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What is known of the last step; tensors stay tensors until they are logged."""
+    """What is known of the last step, as plain numbers: nothing of it is held in tensors."""
 
-    loss: Tensor
+    loss: float
     lr: float
     damping: float | None = None
     cg_iterations: int | None = None
@@ -182,7 +182,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.last = self._facts(seen, outcomes[0])
         # a sampler judges the gradient of all blocks: the variance beside it is that of all
         self.on_learn(replace(outcomes[0][0], before=seen))
-        one_step.release(self.arms, self.blocks.layout)
+        one_step.release(self.arms, seen)
         self.steps += 1
         self.ambient.listen(self.needs(self.steps))
         return loss
@@ -262,8 +262,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         passes = [seen.restrict(arm.blocks.layout) for arm in arms]
         strides = [self.settings.stride(self.param_groups, arm, seen.absent) for arm in arms]
         order = admitted(arms, passes, [s.rate for s in strides], self.steps, undo)
-        ways = {k: self._way(arms[k], passes[k], strides[k], undo) for k in order}
-        plans = {k: planned(ways[k], objective, self.on_event, undo) for k in order}
+        ways = {k: self._way(arms[k], passes[k], strides[k], undo, may_fail) for k, may_fail in order}
+        plans = {k: planned(ways[k], objective, self.on_event, undo) for k, _ in order}
         undo.settle()
         for k, (what, _) in plans.items():
             one_step.write(ways[k], what)
@@ -272,13 +272,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             self._learned(arm, what, ctx)
         return outcomes
 
-    def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo) -> Way:
+    def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo, fallible: bool) -> Way:
         ctx = self._context(arm, self.steps)
         observed(arm, mine, ctx)
         v, at = one_step.before(arm, mine, ctx, stride)
-        unseen = looks_once(arm, self.steps)
+        unseen = looks_once(arm, fallible)
         solve, ctx = directed(arm, v, ctx, self.on_event, undo, unseen=unseen)
-        return Way(arm, mine, v, at, solve, ctx, stride)
+        return Way(arm, mine, v, at, solve, ctx, stride, fallible)
 
     def _learned(self, arm: Arm, what: Aftermath, ctx: Context) -> None:
         said = one_step.learned(arm, what, ctx)
@@ -315,7 +315,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             method.step.rate(self.steps) * float(self.param_groups[0]["lr"]) / self.param_groups[0]["rule_lr"]
         )
         return StepFacts(
-            loss=seen.loss,
+            loss=float(seen.loss),
             lr=what.step.alpha if searched else rate,
             damping=ctx.damping,
             cg_iterations=what.solve.iterations if iterative else None,

@@ -3,13 +3,14 @@
 A state is records, dictionaries and lists of tensors, block vectors and plain values.  Its leaves
 get dotted paths; a block vector becomes one tensor per block, ``path@block``.  Restoring fills the
 tensors of a freshly initialised state in place, so dtype, device and aliasing stay what they are.
-Fields marked ``metadata={"transient": True}`` live within one step and are left out.
+Fields marked ``metadata={"transient": True}`` are caches and left out; those marked ``{"transient": "step"}``
+get their default back when the step is over, so that nothing in them outlives it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -97,6 +98,30 @@ def _collect(state: Any, found: list[Tensor]) -> None:
 def _held(record: type) -> tuple[str, ...]:
     """The fields of a record that are no caches."""
     return tuple(f.name for f in fields(record) if not f.metadata.get("transient"))
+
+
+def forget(state: Any) -> None:
+    """Give what lives within one step its default back."""
+    if isinstance(state, (Tensor, BlockVector, int, float, str, Family)) or state is None:
+        return
+    if isinstance(state, Mapping):
+        for value in state.values():
+            forget(value)
+    elif isinstance(state, (list, tuple)):
+        for value in state:
+            forget(value)
+    else:
+        record: Any = type(state)
+        for f in _passing(record):
+            setattr(state, f.name, f.default if f.default_factory is MISSING else f.default_factory())
+        for name in _held(record):
+            forget(getattr(state, name))
+
+
+@cache
+def _passing(record: type) -> tuple[Field[Any], ...]:
+    """The fields of a record that live within one step."""
+    return tuple(f for f in fields(record) if f.metadata.get("transient") == "step")
 
 
 def export(state: Any) -> tuple[dict[str, Tensor], dict[str, Plain]]:

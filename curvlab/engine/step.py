@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from curvlab.engine.arms import Arm
-from curvlab.engine.state import tensors_of
+from curvlab.engine.state import forget, tensors_of
 from curvlab.engine.stride import Stride
-from curvlab.linalg.vectors import BlockLayout, BlockVector
+from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve
 from curvlab.protocols.objective import Objective
@@ -24,7 +24,10 @@ from curvlab.protocols.step import At
 
 @dataclass(frozen=True)
 class Way:
-    """What one arm has found out before any parameter is written: ``v`` is what it has preconditioned."""
+    """What one arm has found out before any parameter is written.
+
+    ``v`` is what it has preconditioned, ``fallible`` whether its preconditioner might have failed.
+    """
 
     arm: Arm
     seen: Pass
@@ -33,6 +36,7 @@ class Way:
     solve: Solve
     ctx: Context
     stride: Stride
+    fallible: bool
 
 
 def observe(arm: Arm, seen: Pass, ctx: Context) -> None:
@@ -92,7 +96,9 @@ def write(way: Way, what: Aftermath) -> None:
     arm = way.arm
     if what.step.accepted:
         way.stride.write_(what.step.update, what.step.alpha)
-    arm.state.watch.renew((*tensors_of(arm.state), *arm.blocks.parameters.values()))
+    if way.fallible:  # it may hold other tensors than before
+        arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.blocks.parameters.values()))
+    arm.state.watch.renew()
 
 
 def learned(arm: Arm, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
@@ -102,10 +108,13 @@ def learned(arm: Arm, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
     return said
 
 
-def release(arms: Sequence[Arm], layout: BlockLayout) -> None:
-    """The step is over: its vectors' buffers go."""
-    for each in (layout, *(arm.blocks.layout for arm in arms)):
-        each.release()
+def release(arms: Sequence[Arm], seen: Pass) -> None:
+    """The step is over: its vectors' buffers go, and what states hold of its evidence."""
+    seen.gradient.layout.release()
+    for arm in arms:
+        arm.blocks.layout.release()
+        if seen.layers or seen.ggn is not None:
+            forget(arm.state.preconditioner)
 
 
 @dataclass

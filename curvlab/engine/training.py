@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine.checkpoint import Checkpoint
+from curvlab.engine.health import is_finite, require_finite_tensors
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
 from curvlab.engine.state import export
@@ -65,7 +66,11 @@ class Progress:
 
 @dataclass
 class Training:
-    """A run in flight.  ``checkpoint`` is the newest whole one."""
+    """A run in flight.
+
+    ``checkpoint`` is the newest whole one.  ``infinite`` names the buffers that the model is built with and
+    that are not finite, as masks are; a checkpoint may hold these.
+    """
 
     plan: Plan
     model: nn.Module
@@ -74,6 +79,7 @@ class Training:
     sampler_state: Any
     progress: Progress = field(default_factory=Progress)
     checkpoint: Path | None = None
+    infinite: frozenset[str] = frozenset()
 
     @property
     def epochs(self) -> float:
@@ -105,20 +111,30 @@ def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
         on_event=on_event,
     )
     sampler_state = plan.sampler.init(workload.size, plan.task.batch_size, plan.run.seed)
-    training = Training(plan, workload.model, workload, optimizer, sampler_state)
+    built = dict(workload.model.named_buffers())
+    infinite = frozenset(f"model/{n}" for n, t in built.items() if t.is_floating_point() and not is_finite(t))
+    training = Training(plan, workload.model, workload, optimizer, sampler_state, infinite=infinite)
     optimizer.on_learn = lambda what: plan.sampler.learn(training.sampler_state, what)
     optimizer.wanted = lambda: plan.sampler.needs(training.sampler_state)
     return training
 
 
 def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything that going on depends on, as tensors by name and as plain values."""
+    """Everything that going on depends on, as tensors by name and as plain values.
+
+    Raises ``Diverged``, naming them, for tensors that are not finite: a checkpoint holds none, but for
+    ``Training.infinite``.
+    """
     tensors = {f"model/{name}": tensor for name, tensor in _model_tensors(training.model).items()}
     own, plain = training.optimizer.snapshot()
     tensors.update({f"optimizer/{name}": tensor for name, tensor in own.items()})
     drawn, drawn_plain = export(training.sampler_state)
     tensors.update({f"sampler/{name}": tensor for name, tensor in drawn.items()})
     tensors.update({f"random/{name}": state for name, state in _random_states(training.plan).items()})
+    checked = {name: t for name, t in tensors.items() if name not in training.infinite}
+    require_finite_tensors(
+        checked, f"step {training.progress.step}: no checkpoint was written, not finite are"
+    )
     return tensors, {
         "method": training.plan.method_name,
         "optimizer": plain,

@@ -17,7 +17,7 @@ from curvlab.protocols.needs import Needs
 class GaussNewtonState:
     """The operator of this step's curvature sample; gone with the step."""
 
-    operator: LinearOperator[BlockVector] | None = field(default=None, metadata={"transient": True})
+    operator: LinearOperator[BlockVector] | None = field(default=None, metadata={"transient": "step"})
 
 
 @dataclass(frozen=True)

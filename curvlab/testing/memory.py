@@ -84,6 +84,24 @@ class Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.now)
 
 
+def alive() -> dict[int, int]:
+    """Bytes of every storage that a tensor which Python can reach holds, by address; each storage once.
+
+    What an object holds between two moments is the difference of two such looks, measured from outside.
+    """
+    gc.collect()
+    found: dict[int, int] = {}
+    for thing in gc.get_objects():
+        try:
+            is_tensor = issubclass(type(thing), Tensor)  # isinstance would look into lazy modules
+        except ReferenceError:  # a dead weak proxy
+            continue
+        if is_tensor and thing.layout == torch.strided:
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return found
+
+
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import nn
 
 from curvlab.engine import checkpoint
 from curvlab.errors import Diverged
-from curvlab.protocols.report import EvalRecord, Reporter
+from curvlab.protocols.report import EvalRecord, Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir
 from tests.engine.small_run import PLAIN, Restless, last_tensors, run_small, same, small_plan, stopped_at
 
@@ -63,6 +66,66 @@ def test_a_run_that_turns_non_finite_ends_with_the_last_good_checkpoint_intact(t
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["exit_code"], summary["steps"]) == ("diverged", 5, 10)
     assert summary["message"] == message
+
+
+@dataclass(frozen=True)
+class Spoiling(Reporter):
+    """Makes a number of the model infinite after a step."""
+
+    at: int
+    models: ClassVar[list[nn.Module]] = []
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step == self.at:
+            with torch.no_grad():
+                next(self.models[-1].parameters()).view(-1)[0] = torch.inf
+
+
+@dataclass(frozen=True)
+class Watched(Restless):
+    """Shows its model to ``Spoiling``."""
+
+    def model(self) -> nn.Module:
+        Spoiling.models.append(super().model())
+        return Spoiling.models[-1]
+
+
+@pytest.mark.parametrize(
+    ("at", "steps", "last"), [(6, 30, 3), (8, 8, 6)], ids=["on its cadence", "at the end"]
+)
+def test_no_checkpoint_holds_a_number_that_is_not_finite(
+    tmp_path: Path, at: int, steps: int, last: int
+) -> None:
+    """Neither one that is due nor the last of a run; the one before stays the newest, and the run ends."""
+    plan = small_plan(
+        PLAIN, task=Watched(), reporters=(Spoiling(at),), steps=steps, log_every=1, eval_every=40
+    )
+    with pytest.raises(
+        Diverged, match=rf"step {at}: no checkpoint was written, not finite are: model/0.weight"
+    ):
+        run_small(tmp_path, plan)
+    (folder,) = tmp_path.iterdir()
+    newest = folder / "checkpoints" / f"step-{last:08d}"
+    assert checkpoint.newest(folder / "checkpoints") == (newest, ())
+    assert all(bool(t.isfinite().all()) for t in checkpoint.load(newest).tensors.values())
+    summary = RunDir(folder).summary
+    assert (summary["exit_reason"], summary["checkpoint"]) == ("diverged", f"checkpoints/{newest.name}")
+
+
+def test_a_mask_that_the_model_is_built_with_is_no_fault(tmp_path: Path) -> None:
+    run_small(tmp_path, small_plan(PLAIN, task=Masked(), steps=3))
+    (folder,) = tmp_path.iterdir()
+    assert checkpoint.newest(folder / "checkpoints") is not None
+
+
+@dataclass(frozen=True)
+class Masked(Restless):
+    """With a buffer of minus infinity."""
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        model.register_buffer("mask", torch.full((2,), -torch.inf))
+        return model
 
 
 def test_an_unforeseen_error_is_raised_as_it_is_and_summed_up(tmp_path: Path) -> None:

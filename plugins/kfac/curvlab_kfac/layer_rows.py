@@ -23,7 +23,7 @@ from curvlab.protocols.rows import Sharing, rows_of
 class RowsState:
     """Operators of this step's batch, gone with the step, and the blocks they are for."""
 
-    operators: dict[str, BlockOperator] = field(default_factory=dict, metadata={"transient": True})
+    operators: dict[str, BlockOperator] = field(default_factory=dict, metadata={"transient": "step"})
     shapes: dict[str, torch.Size] = field(default_factory=dict, metadata={"transient": True})
 
 
