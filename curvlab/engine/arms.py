@@ -126,7 +126,7 @@ class Arms:
             return
         names = sorted(n for _, _, members in layout for n in members)
         if names != sorted(blocks.layout.names):
-            raise CheckpointError("the state is of another model: its blocks are others")
+            raise CheckpointError("the state is of another method or model: its blocks are others")
         self.members = []
         for name, treatment, members in layout:
             self._add(treatment, blocks.select(members), name)

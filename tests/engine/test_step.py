@@ -16,6 +16,7 @@ from curvlab.engine import step as one_step
 from curvlab.engine.arms import Arm
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.engine.stride import Stride
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objective.supervised import SupervisedObjective, objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
@@ -175,7 +176,7 @@ def test_transforms_of_the_gradient_leave_the_evidence_alone() -> None:
     gradient = arm.blocks.pack(dict(zip(arm.blocks.parameters, gradients(model), strict=True)))
     kept = gradient.flat.clone()
     seen, ctx = Pass(8, torch.zeros(()), gradient), context(arm)
-    v, at = one_step.before(arm, seen, ctx, 1.0)
+    v, at = one_step.before(arm, seen, ctx, Stride(arm.blocks))
     torch.testing.assert_close(v.flat, kept + 1.0)
     assert torch.equal(at.gradient.flat, kept)
     assert torch.equal(at.read().flat, arm.blocks.read().flat)
