@@ -258,7 +258,14 @@ def _wrapped(model: nn.Module) -> bool:
 def differentiated(
     share: Tensor, wanted: Sequence[Any], *, retain: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of a chunk's share of L; ``None`` where it does not depend on what is wanted."""
+    """Gradients of a chunk's share of L; ``None`` where it does not depend on what is wanted.
+
+    Raises ``ConfigError`` for a reentrant checkpoint.
+    """
     if not wanted or not share.requires_grad:
         return (None,) * len(wanted)
-    return torch.autograd.grad(share, tuple(wanted), retain_graph=retain, allow_unused=True)
+    try:
+        return torch.autograd.grad(share, tuple(wanted), retain_graph=retain, allow_unused=True)
+    except RuntimeError:
+        require_no_reentrant(Graph(share))  # which autograd.grad refuses in words of its own
+        raise

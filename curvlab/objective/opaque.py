@@ -14,9 +14,7 @@ from torch import Tensor
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.objective.loss import Loss, Over
 from curvlab.objective.shapes import described
-
-#: what works where a criterion's curvature is not known
-ALTERNATIVES = 'use labels = "data" where the method has that knob, or a method that needs gradients only'
+from curvlab.objective.twice import ALTERNATIVES, differentiating_twice, require_twice
 
 
 class NoCurvature(UserWarning):
@@ -79,15 +77,13 @@ class Opaque(Loss):
             value = total(f)
             if not value.requires_grad:
                 return torch.zeros_like(v)
-            try:
+            what = f"the criterion {self.criterion!r}"
+            with differentiating_twice(what):
                 (g,) = torch.autograd.grad(value, f, create_graph=True, materialize_grads=True)
                 if not g.requires_grad:
                     return torch.zeros_like(v)
+                require_twice(what, [g])
                 (found,) = torch.autograd.grad(g, f, v, materialize_grads=True)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, NotImplementedError) as error:
-                raise self._once_only(error) from error
         return found
 
     def warn_if_flat(self, bent: Tensor) -> None:
@@ -126,16 +122,6 @@ class Opaque(Loss):
             expected="a loss whose output Hessian is known",
             got=f"the criterion {self.criterion!r}",
             hint='use labels = "data", or CrossEntropyLoss, NLLLoss, MSELoss or BCEWithLogitsLoss',
-        )
-
-    def _once_only(self, error: Exception) -> ConfigError:
-        said = str(error).partition("\n")[0]
-        return ConfigError(
-            Fault(
-                f"Gauss-Newton products need second derivatives of the criterion {self.criterion!r},"
-                f" and torch cannot differentiate it twice: {said}",
-                hint=ALTERNATIVES,
-            )
         )
 
 

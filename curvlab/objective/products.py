@@ -33,6 +33,7 @@ from curvlab.objective.nested import arguments, as_one, each_tensor
 from curvlab.objective.opaque import Opaque
 from curvlab.objective.randomness import Randomness
 from curvlab.objective.samples import Chunk, MicroBatches
+from curvlab.objective.twice import differentiating_twice, require_twice
 from curvlab.protocols.blocks import Blocks
 
 
@@ -134,13 +135,7 @@ class GaussNewton(LinearOperator[BlockVector]):
         slots: dict[str, Tensor] = {}
         with self.randomness.repeated(), plain_kernels(self.model), torch.enable_grad():
             for chunk in self.batches:
-                outputs, apart, leaves, pushed = self._both_ways(chunk, tangents)
-                if pushed is None or not outputs.requires_grad:  # constant in these parameters
-                    continue
-                u = curved(self.batches.loss, chunk, outputs.detach(), apart, pushed, n)
-                found = torch.autograd.grad(outputs, tuple(leaves.values()), u, allow_unused=True)
-                part = dict(zip(leaves, found, strict=True))
-                del outputs, apart, leaves, pushed  # before the next chunk's are made
+                part = self._part(chunk, tangents, n)
                 if total is None:
                     total = self.blocks.pack(part)
                     slots = self.blocks.slots(total)
@@ -149,6 +144,20 @@ class GaussNewton(LinearOperator[BlockVector]):
                     if g is not None:
                         slots[name].add_(g)
         return self.blocks.pack({}) if total is None else total
+
+    def _part(self, chunk: Chunk, tangents: Mapping[str, Tensor], n: int) -> Mapping[str, Tensor | None]:
+        """A micro-batch's share of the product over n examples; twice backward where ``J v`` is unknown."""
+        try:
+            outputs, apart, leaves, pushed = self._both_ways(chunk, tangents)
+        except NotImplementedError:  # an operation of the model without forward mode
+            linearised = _Linearised.at(self.model, self.blocks, self.batches.loss, chunk)
+            share = chunk.examples / n
+            return {name: g * share for name, g in linearised.product(tangents).items()}
+        if pushed is None or not outputs.requires_grad:  # constant in these parameters
+            return {}
+        u = curved(self.batches.loss, chunk, outputs.detach(), apart, pushed, n)
+        found = torch.autograd.grad(outputs, tuple(leaves.values()), u, allow_unused=True)
+        return dict(zip(leaves, found, strict=True))
 
     def _both_ways(
         self, chunk: Chunk, tangents: Mapping[str, Tensor]
@@ -164,6 +173,8 @@ class GaussNewton(LinearOperator[BlockVector]):
             outputs, pushed = forward_ad.unpack_dual(flat)  # type: ignore[no-untyped-call]
         return outputs, apart, at, None if pushed is None else pushed.detach()
 
+
+MODEL = "the model"
 
 #: makes a model's outputs of one tensor that holds them
 Apart = Callable[[Tensor], Any]
@@ -196,8 +207,10 @@ class _Linearised:
             found: tuple[Tensor | None, ...] = (None,) * len(leaves)
             if outputs.requires_grad and leaves:
                 wanted = tuple(leaves.values())
-                found = torch.autograd.grad(outputs, wanted, dual, create_graph=True, allow_unused=True)
+                with differentiating_twice(MODEL):
+                    found = torch.autograd.grad(outputs, wanted, dual, create_graph=True, allow_unused=True)
         pulled = {name: g for name, g in zip(leaves, found, strict=True) if g is not None and g.requires_grad}
+        require_twice(MODEL, pulled.values())
         return cls(loss, chunk, outputs, apart, {name: leaves[name] for name in pulled}, dual, pulled)
 
     def product(self, tangents: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -206,7 +219,10 @@ class _Linearised:
             return {}
         along = tuple(tangents[name] for name in self.pulled)
         pulled = tuple(self.pulled.values())
-        (pushed,) = torch.autograd.grad(pulled, self.dual, along, retain_graph=True, materialize_grads=True)
+        with differentiating_twice(MODEL):
+            (pushed,) = torch.autograd.grad(
+                pulled, self.dual, along, retain_graph=True, materialize_grads=True
+            )
         f, n = self.outputs.detach(), self.chunk.examples
         u = curved(self.loss, self.chunk, f, self.apart, pushed, n)
         wanted = tuple(self.parameters.values())

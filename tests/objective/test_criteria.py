@@ -96,6 +96,64 @@ def test_a_criterion_without_second_derivatives_is_named(step: int) -> None:
     ask(asked, wanting(Labels.DATA), layers_of(model), step=0)  # which need one derivative
 
 
+class Once(torch.autograd.Function):
+    """tanh, whose derivative is a constant to torch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class Twice(torch.autograd.Function):
+    """tanh without forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class Bent(nn.Module):
+    """Two layers around a function."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.a, self.b = function, nn.Linear(4, 5), nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.function.apply(self.a(x)))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_functions_of_ones_own_are_differentiated_twice_or_refused_in_words(micro_batch: int | None) -> None:
+    """A cut in the graph would make the product a wrong number without an error."""
+    x, y = normal(7, 4), torch.arange(7) % 3
+    model, criterion = Bent(Twice), nn.CrossEntropyLoss()
+    good = objective(model, criterion, x, y, micro_batch=micro_batch)
+    dense = ggn(model, criterion, x, y, layers_of(model)) @ direction(model).flat
+    torch.testing.assert_close(product(good), dense)
+    with pytest.raises(ConfigError, match="second derivatives of the model.*once_differentiable"):
+        product(objective(Bent(Once), criterion, x, y, micro_batch=micro_batch))
+
+    def cut(f: Tensor, t: Tensor) -> Tensor:
+        return Once.apply(f).square().mean()
+
+    with pytest.raises(ConfigError, match="second derivatives of the criterion.*once_differentiable"):
+        product(objective(model, cut, x, y, micro_batch=micro_batch))
+
+
 def test_a_criterion_that_is_linear_in_the_outputs_is_warned_about_once() -> None:
     model, x, y = classifier()
 

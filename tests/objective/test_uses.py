@@ -179,6 +179,22 @@ def test_a_reentrant_checkpoint_is_refused_in_words_and_another_is_right(needs: 
     right(blocks, seen, good, SQUARED(good(x), y))
 
 
+def test_a_reentrant_checkpoint_around_frozen_layers_is_refused_too() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.kept = nn.Linear(4, 4), nn.Linear(4, 3).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.kept, self.layer(x), use_reentrant=True)
+
+    model = Frozen().double()
+    asked = objective(model, SQUARED, normal(7, 4), normal(7, 3))
+    for needs in (GRADIENT_ONLY, NEEDS):
+        with pytest.raises(ConfigError, match="use_reentrant=False"):
+            ask(asked, needs, layers_of(model))
+
+
 class Mapped(Net):
     """Calls its layer example by example."""
 
