@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -37,8 +38,8 @@ class Outer:
 class BlockLayout:
     """Names, shapes and offsets of the blocks of a flat buffer; compared by content and order.
 
-    A layout keeps a few buffers that were handed back by ``recycle`` and gives them out again: memory
-    fresh from the system is paid for by page faults, which cost more than the arithmetic on it.
+    A layout keeps a few buffers that were handed back by ``recycle`` and gives them out again, until
+    ``release``: what one solve needs again and again is not asked of the system each time.
     """
 
     #: buffers kept for reuse: a gradient and an update
@@ -75,6 +76,8 @@ class BlockLayout:
         for k, free in enumerate(self._free):
             if free.dtype == like.dtype and free.device == like.device:
                 return self._free.pop(k)
+        if like.device.type == "cpu":
+            _accustom()
         return BlockVector(self, like.new_empty(self.size))
 
     def recycle(self, vector: BlockVector) -> None:
@@ -382,6 +385,17 @@ class BlockVector:
 
     def _multiply_out(self, name: str) -> None:
         self.outers.pop(name).dense(out=self._view(name))
+
+
+@cache
+def _accustom() -> None:
+    """Let the C library keep freed vectors, once in a process.
+
+    Memory fresh from the system is paid for by page faults, which cost more than the arithmetic on it.  glibc
+    gives what is freed back to the system beyond a threshold, and raises that threshold to the largest piece
+    that it has seen go, up to 32 MiB: it is shown one, which is never touched.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
 
 
 def _cheap(a: Outer, b: Outer) -> bool:
