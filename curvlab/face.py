@@ -58,10 +58,11 @@ def optimizer(
 
     ``examples`` declares how many examples a call of the model has where the first axis of its first
     tensor is not it: a number, or a function of the model's inputs.  ``strict`` refuses a model of which
-    the method treats no parameter itself.
+    the method treats less than half of the numbers itself; otherwise a warning says so at the first step.
 
     Raises ``ConfigError`` with every unknown knob, faulty value, and parameter that cannot be trained,
-    and ``UsageError`` for what is not a model or holds no parameters.
+    ``CoverageError`` if ``strict`` refuses, and ``UsageError`` for what is not a model or holds no
+    parameters.
     """
     _require_model(model)
     registry = installed()

@@ -50,8 +50,8 @@ class Arm:
 class Arms:
     """The arms of one optimizer.
 
-    ``apart`` says by block what two blocks of one arm must agree in; raises ``CoverageError`` for blocks that
-    neither the method nor a fallback treats.
+    ``apart`` maps a block to what all blocks of its arm must have in common; raises ``CoverageError``
+    for blocks that neither the method nor a fallback treats.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Arms:
         kinds: dict[tuple[bool, Any], list[str]] = {}
         for block in chosen:
             kinds.setdefault((block in refused, apart(block)), []).append(block.name)
-        # the method's own arms come first: the first one speaks for the step
+        # the method's own arms come first: the facts of a step are those of the first
         for (falls, _), members in sorted(kinds.items(), key=lambda item: item[0][0]):
             self._add(FALLBACK if falls else self.name, blocks.select(members))
 
@@ -171,7 +171,7 @@ class Arms:
         return method.init(like, ctx)
 
     def _carved(self, arm: Arm, name: str, blocks: Sequence[str]) -> Arm:
-        """An arm of some of the blocks, with what the whole one's state says of them."""
+        """An arm of some of the blocks, with their part of the whole one's state."""
         some = arm.blocks.select(blocks)
         spare = torch.Generator(device=self.generator.device)  # drawing for a state that is then overwritten
         state = self._fresh(arm.method, some, spare)
@@ -186,7 +186,7 @@ class Arms:
 
 
 def transfer(old: MethodState, new: MethodState) -> bool:
-    """Fill a fresh state of some of the blocks with what a state of all says of them.
+    """Fill a fresh state of some of the blocks with their part of a state of all.
 
     False, and nothing is filled, if the old state does not hold every leaf of the new one by itself.
     """

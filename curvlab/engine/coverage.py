@@ -1,4 +1,4 @@
-"""How each parameter is treated, and what to say when a method treats few of them itself."""
+"""How each parameter is treated, and the warning for a method that treats few of them itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curvlab.errors import CoverageError, Fault
 
 #: treatment of a parameter that is in no block
 FROZEN = "frozen"
-#: a method that treats a smaller share of the trained numbers says so
+#: the least share of the trained numbers that a method treats itself without a warning
 HALF = 0.5
 #: how many different reasons a message gives
 REASONS = 4
@@ -52,7 +52,7 @@ class Coverage:
 
 
 def shortfall(name: str, rows: Sequence[Coverage]) -> str:
-    """What to say of a method that treats less than half of the trained numbers; empty if it treats more."""
+    """The message for a method that treats less than half of the trained numbers; empty if it treats more."""
     trained = [r for r in rows if r.treatment != FROZEN and r.size]
     own = [r for r in trained if not r.reason]
     total, mine = sum(r.size for r in trained), sum(r.size for r in own)

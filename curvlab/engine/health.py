@@ -1,8 +1,8 @@
 """Which numbers are finite, at a cost that every step can pay.
 
-A sum of squares is finite only if its terms are: one pass says yes, and only a no is looked into.  States are
-not even read again while nobody has written to them: torch counts the writes to a tensor and to its views,
-and steps in which nothing can fail keep finite numbers finite.
+A sum of squares is finite only if its terms are, so one pass settles almost every case.  States are not read
+again unless they were written to: torch counts the writes to a tensor and to its views.  Steps in which
+nothing can fail keep finite numbers finite.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_finite(tensor: Tensor) -> bool:
 class Watch:
     """The tensors that are known to be finite and of moderate size, by torch's count of writes to them.
 
-    A copy knows nothing, and looks at its tensors anew.
+    A copy is empty, and so checks its tensors anew.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Watch:
         return True, moderate
 
     def renew(self) -> None:
-        """What was known of tensors is known of what a step has made of them, which could not fail."""
+        """Keep the verdict on tensors that a step has just written: that step could not fail."""
         self._known = {key: (t, t._version) for key, (t, _) in self._known.items()}
 
     def forget_all_but(self, tensors: Iterable[Tensor]) -> None:

@@ -1,10 +1,10 @@
 """What is tried when numbers fail: float64, then more damping, then an end that names the culprit.
 
-Before any state changes, gradient, statistics and states are looked at (``admitted``): numbers that are not
+Before any state changes, gradient, statistics and states are checked (``admitted``): numbers that are not
 finite end the step at once.  Then come the rungs, each reported as an event:
 
 1. a non-finite loss is evaluated again in float64 (``retried-in-float64``);
-2. a factorisation that fails in float64 too, or a non-finite update, is repeated with ten times the
+2. a factorization that fails in float64 too, or a non-finite update, is repeated with ten times the
    damping, up to ``RUNGS`` times (``more-damping``);
 3. ``Diverged``, with the step and the block; parameters and states are as they were before the step.
 """
@@ -66,7 +66,7 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
 def admitted(
     arms: Sequence[Arm], passes: Sequence[Pass], rates: Sequence[float], step: int, undo: Undo
 ) -> list[tuple[int, bool]]:
-    """Looks at everything that a step begins from; keeps the states whose step may fail.
+    """Check everything that a step begins from; keep the states whose step may fail.
 
     ``rates`` multiply the arms' own.
 
@@ -113,7 +113,7 @@ def _may_fail_late(arm: Arm, rate: float, step: int) -> bool:
 
 
 def observed(arm: Arm, seen: Pass, ctx: Context) -> None:
-    """The method takes the evidence in; a factorisation that fails there is beyond more damping."""
+    """The method takes the evidence in; more damping does not help a factorization that fails there."""
     try:
         observe(arm, seen, ctx)
     except NotPositiveDefinite as error:

@@ -77,8 +77,8 @@ def split_with_group(
 ) -> tuple[Method, Method | None]:
     """``with_group`` where the fallback at work is not ``method.fallback``, but settled on its blocks.
 
-    ``method`` is the whole method, or the same settled on its own blocks; ``fallback`` gets what the
-    knob's places say of it.  Raises like ``with_group``.
+    ``method`` is the whole method, or the same settled on its own blocks; ``fallback`` gets the
+    values at the knob's places.  Raises like ``with_group``.
     """
     held = with_group(method if fallback is None else replace(method, fallback=fallback), key, value)
     return held, None if fallback is None else held.fallback

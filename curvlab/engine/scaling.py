@@ -45,7 +45,7 @@ def unscaled_by(optimizer: Any, needs: Needs) -> tuple[float, float] | None:
 
 
 def _scaler_under_way(frame: FrameType | None) -> GradScaler | None:
-    """The scaler whose ``step`` calls us: the only place that tells its scale once gradients are unscaled."""
+    """The scaler whose ``step`` is running: once gradients are unscaled, only it has the scale."""
     for _ in range(FRAMES):
         if frame is None:
             return None
@@ -59,7 +59,7 @@ def _scaler_under_way(frame: FrameType | None) -> GradScaler | None:
 def startable(method: Method) -> Method:
     """A method whose rate is the number 0, with 1 in its place: a group's ``lr`` is then the rate itself.
 
-    So is its fallback's, of which 0 says nothing.  A schedule is left as it is.
+    The fallback's rate becomes 1 too, and a group's ``lr`` multiplies it.  A schedule is left as it is.
     """
     if method.step.rate(0) != 0 or getattr(method.step, "lr", None) != 0:
         return method

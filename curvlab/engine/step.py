@@ -1,7 +1,7 @@
 """One training step of one method on its blocks.  No mathematics lives here.
 
 The vectors of a step (its gradient, its solution, its update) are valid during the step; afterwards
-nothing of them is held.  A part that wants to remember one copies it.
+nothing of them is held.  A part that keeps one copies it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from curvlab.protocols.step import At
 
 @dataclass(frozen=True)
 class Way:
-    """What one arm has found out before any parameter is written.
+    """What is computed for one arm before any parameter is written.
 
     ``v`` is what it has preconditioned, ``fallible`` whether its preconditioner might have failed.
     """
@@ -70,7 +70,7 @@ def transformed(way: Way) -> BlockVector:
 
 
 def searched(way: Way, objective: Objective | None, update: BlockVector) -> Aftermath:
-    """The step along ``update`` and, where the damping asks, the reduction ratio; nothing is written."""
+    """The step along ``update`` and, where the damping needs it, the reduction ratio; nothing is written."""
     method, seen, ctx = way.arm.method, way.seen, way.ctx
     trial = Trial(way.stride, objective, seen)
     line = Line(
@@ -102,14 +102,14 @@ def write(way: Way, what: Aftermath) -> None:
 
 
 def learned(arm: Arm, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
-    """Parts learn from what came of the step; what is to be told."""
+    """Parts learn from the outcome of the step; returns their events."""
     said = arm.method.preconditioner.learn(arm.state.preconditioner, what, ctx)
     arm.method.damping.learn(arm.state.damping, what, ctx.step)
     return said
 
 
 def release(arms: Sequence[Arm], seen: Pass) -> None:
-    """The step is over: its vectors' buffers go, and what states hold of its evidence."""
+    """Release the vectors of a step that is over, and the evidence that states hold of it."""
     seen.gradient.layout.release()
     for arm in arms:
         arm.blocks.layout.release()
@@ -121,7 +121,7 @@ def release(arms: Sequence[Arm], seen: Pass) -> None:
 class Trial:
     """What a step rule may try: losses and gradients at θ − α·u.  Nothing is written.
 
-    A loss is computed once, however often it is asked for.
+    Each loss is computed once.
     """
 
     stride: Stride

@@ -1,7 +1,7 @@
 """Where a loss uses a layer's parameters, read from autograd's graph.
 
 A gradient is explained by a layer's calls if every way from the loss to a parameter leads through one of
-the calls, and every call in the graph leads to it once.  ``Graph.use`` says so without any product.
+the calls, and every call in the graph leads to it once.  ``Graph.use`` decides this without any product.
 """
 
 from __future__ import annotations

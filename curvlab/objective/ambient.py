@@ -153,7 +153,10 @@ class Ambient:
         return self.ledger.unexplained() if self.needs.layers else []
 
     def _untap(self, names: Sequence[str]) -> None:
-        """Blocks whose calls do not explain their gradient are read no more; none at all is refused."""
+        """Stop reading blocks whose calls do not explain their gradient.
+
+        Raises ``ConfigError`` if no other block was called.
+        """
         if not names:
             return
         seen = [b.name for b in self.blocks.tapped if self.ledger.uses(b)]

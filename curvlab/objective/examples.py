@@ -1,7 +1,7 @@
 """How many examples a plain loop's call of the model has: declared, or read off its inputs and outputs.
 
-Nothing is guessed where inputs and outputs disagree: the number is then unknown, and a step that needs it
-says why, and what to declare.
+Nothing is guessed where inputs and outputs disagree: a step that needs the number then raises an error with
+the reason and the remedy.
 """
 
 from __future__ import annotations

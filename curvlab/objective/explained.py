@@ -1,4 +1,4 @@
-"""Do a layer's calls explain its gradient?  Looked at in every evaluation that keeps rows.
+"""Do a layer's calls explain its gradient?  Every evaluation that keeps rows checks it.
 
 The graph of the loss shows how it reaches a layer's parameters (``uses``).  A block whose parameters are
 reached by its calls alone, in a way that was seen before, costs no more than that walk.  In any other case

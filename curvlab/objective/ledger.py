@@ -31,7 +31,7 @@ from curvlab.model.taps import arrival, given
 from curvlab.objective.examples import Declared, Forward, begun, outside
 from curvlab.protocols.blocks import Block, Blocks
 
-#: backward passes that a step may be made of; more without a step are no accumulation, and memory must end
+#: most backward passes that one step accumulates; more without a step raise an error, so memory is bounded
 MOST_PASSES = 1024
 #: entries of a gradient that are looked at before all of it is, to find out whether it was zeroed
 SAMPLE = 64
@@ -212,7 +212,7 @@ class Ledger:
             return []
         errors = torch.stack([error for _, (error, _) in named])
         bounds = torch.stack([bound for _, (_, bound) in named])
-        wrong = (errors > bounds).tolist()  # of NaN, nothing is said: the step refuses it
+        wrong = (errors > bounds).tolist()  # false for NaN: the step refuses it anyway
         return [name for (name, _), bad in zip(named, wrong, strict=True) if bad]
 
     # hooks of modules
@@ -321,7 +321,7 @@ class Ledger:
 
     @torch.no_grad()
     def _check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
-        """Compare ⟨gradient, u vᵀ⟩ with what the rows say of it, along random u and v."""
+        """Compare ⟨gradient, u vᵀ⟩ with its value by the rows, along random u and v."""
         weight, generator = name == block.parameters[0], self._generator(g.device)
         o = block.shape[0]
         u = torch.randn(o, generator=generator, dtype=g.dtype, device=g.device)
@@ -355,7 +355,7 @@ class Ledger:
         return self.tasks[task]
 
     def _settle(self) -> None:
-        """No graph task is under way: what arrived and was not entered is of no step."""
+        """No graph task is under way: what arrived and was not entered belongs to no step."""
         self.tasks.clear()
         self.recomputing.clear()
 
@@ -372,7 +372,7 @@ class Ledger:
         return not bool(flat.any()) and not self._was_zero(name)
 
     def _was_zero(self, name: str) -> bool:
-        """Whether the rows themselves say that this gradient is zero."""
+        """Whether this gradient is zero by its rows, and so was not cleared."""
         block = self.weights.get(name)
         if block is None or not self.entries[block.name]:
             return False

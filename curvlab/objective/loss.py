@@ -87,5 +87,5 @@ def weighted(terms: Float[Tensor, " r"], weights: float | Float[Tensor, " r"]) -
 
 
 def count(targets: Tensor) -> Float[Tensor, ""]:
-    """How many rows: exact in float64, and of no say in the dtype of what it divides."""
+    """How many rows: exact in float64, without an effect on the dtype of what it divides."""
     return torch.tensor(float(targets.shape[0]), dtype=torch.float64, device="cpu")

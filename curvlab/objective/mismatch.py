@@ -8,7 +8,7 @@ class LayerMismatch(UserWarning):
 
 
 def mismatch(name: str) -> str:
-    """What to say of the layer block ``name``."""
+    """The message for the layer block ``name``."""
     return (
         f'layer "{name}": its calls do not explain its gradient, because its weight is also used elsewhere'
         " (for example by F.linear or in a penalty) or a hook changes the gradient. The method's fallback, if"

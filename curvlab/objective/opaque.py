@@ -23,11 +23,11 @@ class NoCurvature(UserWarning):
 
 @dataclass(frozen=True)
 class Opaque(Loss):
-    """A criterion of which nothing is known: any callable of (outputs, targets).
+    """A criterion of unknown form: any callable of (outputs, targets).
 
     Outputs and targets are passed as they are, tensors or containers of tensors.  The criterion gives
     values, gradients and, differentiated twice in the outputs, GGN products (which are PSD only if it is
-    convex in the outputs); it does not say how labels are sampled.
+    convex in the outputs); it defines no sampling of labels.
     """
 
     criterion: Callable[[Any, Any], Tensor]
@@ -115,7 +115,7 @@ class Opaque(Loss):
         raise AssertionError("an opaque loss is differentiated as a whole")
 
     def unknown(self, labels: str) -> UnsupportedEvidence:
-        """The error of asking it for these labels."""
+        """The error for these labels."""
         return UnsupportedEvidence(
             part=f'labels = "{labels}"',
             block="",
