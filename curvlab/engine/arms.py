@@ -108,6 +108,11 @@ class Arms:
             changed = True
         return changed
 
+    def renew(self) -> None:
+        """Every arm begins anew, with a fresh state."""
+        for arm in list(self.members):
+            self.update(arm, state=self._fresh(arm.method, arm.blocks, self.generator))
+
     def update(self, arm: Arm, **fields: Any) -> Arm:
         """Replace fields of an arm."""
         other = replace(arm, **fields)

@@ -5,27 +5,29 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from curvlab.engine import saved
 from curvlab.engine import step as one_step
 from curvlab.engine.arms import Arm, Arms
+from curvlab.engine.autocast import Autocasted, Cast, own_precision
 from curvlab.engine.coverage import FROZEN, Coverage, report
+from curvlab.engine.facts import StepFacts, facts
 from curvlab.engine.groups import resolve
 from curvlab.engine.ladder import admitted, directed, evaluated, looks_once, observed, planned
 from curvlab.engine.live import live
 from curvlab.engine.method import Method
 from curvlab.engine.scaling import startable, unscaled_by
-from curvlab.engine.settings import Settings
-from curvlab.engine.state import export, nbytes, restore
+from curvlab.engine.settings import Settings, share
+from curvlab.engine.state import nbytes
 from curvlab.engine.step import Way
 from curvlab.engine.stride import Stride
 from curvlab.engine.undo import Undo
-from curvlab.errors import CheckpointError, ConfigError, Fault, NeedsObjective
+from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import empty, partition
 from curvlab.objective.ambient import Ambient, Reduction
@@ -39,25 +41,6 @@ from curvlab.protocols.evidence import Aftermath, Pass
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
-
-#: version of the layout of ``state_dict`` and ``snapshot``
-STATE_VERSION = 2
-
-
-@dataclass(frozen=True)
-class StepFacts:
-    """What is known of the last step, as plain numbers: nothing of it is held in tensors."""
-
-    loss: float
-    lr: float
-    damping: float | None = None
-    cg_iterations: int | None = None
-    products: int | None = None
-    product_examples: int | None = None
-    reduction_ratio: float | None = None
-    accepted: bool | None = None
-    gradient_size: int | None = None
-    curvature_size: int | None = None
 
 
 class CurvatureOptimizer(torch.optim.Optimizer):
@@ -158,10 +141,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     # training
 
-    def step(  # type: ignore[override]  # torch's closure, or an objective, which is one
+    def step(  # torch's closure, or an objective, which is one
         self, closure: Objective | Callable[[], Any] | None = None
-    ) -> Tensor | None:
-        """One step.  Returns the loss, if it was evaluated here.
+    ) -> Any:
+        """One step.  Returns the loss of an objective, or what the closure returned.
 
         Under autocast the model is evaluated as its caller asks; the method computes in its own precision.
         Raises ``Diverged`` when the ladder is at its end.  Whatever is raised before the write: parameters,
@@ -170,27 +153,23 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         with Undo(self.generator) as undo:
             return self._step(closure, undo)
 
-    def _step(self, closure: Any, undo: Undo) -> Tensor | None:
+    def _step(self, closure: Any, undo: Undo) -> Any:
         self._require_unchanged()
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         seen, objective, loss = self._evaluated(closure)
         if seen is None or not self._ready(seen):
             return loss
-        with self.ambient.aside(), self._own_precision():
+        with self.ambient.aside(), own_precision(self.blocks.like.device.type):
             outcomes = self._moved(seen, objective, undo)
-        self.last = self._facts(seen, outcomes[0])
+        first = self.arms[0].method.step.rate(self.steps) * share(self.param_groups[0])
+        self.last = facts(self.method, seen, *outcomes[0], first)
         # a sampler judges the gradient of all blocks: the variance beside it is that of all
         self.on_learn(replace(outcomes[0][0], before=seen))
         one_step.release(self.arms, seen)
         self.steps += 1
         self.ambient.listen(self.needs(self.steps))
         return loss
-
-    def _own_precision(self) -> AbstractContextManager[Any]:
-        """Without the caller's autocast: the method computes in the precision of the parameters."""
-        device = self.blocks.like.device.type
-        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, and what was recorded beside them."""
@@ -212,19 +191,21 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._frozen.update({n: p for n, p in named.items() if n not in self.blocks.parameters})
         return None
 
-    def _evaluated(self, closure: Any) -> tuple[Pass | None, Objective | None, Tensor | None]:
-        """The pass of this step, the objective it came from, the loss; no pass if the step is skipped."""
+    def _evaluated(self, closure: Any) -> tuple[Pass | None, Objective | None, Any]:
+        """The pass of this step, its objective, and what ``step`` returns; no pass if the step is skipped."""
         needs = self.needs(self.steps)
         if isinstance(closure, Objective):
             asked = closure if self.ranks is None else Joint(closure, self.ranks)
+            cast = Cast.present(self.blocks.like.device.type)
+            asked = asked if cast is None else Autocasted(asked, cast)
             ctx = self._context(self.arms[0], self.steps)
             self.ambient.clear()
-            with self.ambient.aside():
+            with self.ambient.aside(), own_precision(self.blocks.like.device.type):
                 seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
             return seen, asked, seen.loss
         if needs.objective:
             raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)
-        loss = None
+        value, loss = None, None
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
@@ -233,8 +214,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if scales is None:  # torch's GradScaler found an infinity: this step is not taken
             self.ambient.clear()
             self.on_event(Event("skipped-by-scaler", self.steps, {}))
-            return None, None, loss
-        return self.ambient.collect(loss, *scales), None, loss
+            return None, None, value
+        return self.ambient.collect(loss, *scales), None, value
 
     def _ready(self, seen: Pass) -> bool:
         """Give every block to the arm that can treat it in this step; whether anything has a gradient."""
@@ -304,29 +285,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         damping = arm.method.damping.at(arm.state.damping, step)
         return Context(step, damping, self.backend, self.generator)
 
-    def _facts(self, seen: Pass, outcome: tuple[Aftermath, Context]) -> StepFacts:
-        what, ctx = outcome
-        method = self.arms[0].method
-        asks = method.step.needs(self.steps)
-        searched = asks.losses or asks.products or asks.gradients
-        iterative = what.solve.iterations > 0
-        count = getattr(seen.ggn, "count", None)
-        rate = (
-            method.step.rate(self.steps) * float(self.param_groups[0]["lr"]) / self.param_groups[0]["rule_lr"]
-        )
-        return StepFacts(
-            loss=float(seen.loss),
-            lr=what.step.alpha if searched else rate,
-            damping=ctx.damping,
-            cg_iterations=what.solve.iterations if iterative else None,
-            products=count,
-            product_examples=None if count is None else count * seen.curvature_examples,
-            reduction_ratio=what.ratio,
-            accepted=what.step.accepted if searched else None,
-            gradient_size=seen.examples or None,
-            curvature_size=seen.curvature_examples if seen.ggn is not None else None,
-        )
-
     # the model and its groups
 
     def _groups(self, method: Method, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -336,8 +294,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         defaults = live(method)
         if rate == 0:  # a schedule that begins with zero: the group's rate multiplies it
             rate = defaults["lr"] = 1.0
+        resolved = resolve(self.model, groups, method)
+        self._homes = {n: k for k, g in enumerate(resolved) for n in g.names}
         listed = [
-            {"params": [named[n] for n in g.names], **g.settings} for g in resolve(self.model, groups, method)
+            {"params": [named[n] for n in g.names if n not in self._frozen], **g.settings} for g in resolved
         ]
         # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
         super().__init__(listed, {**defaults, "rule_lr": rate})
@@ -363,6 +323,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if not thawed:
             return
         require_trainable(self.model)
+        placed = {id(p) for group in self.param_groups for p in group["params"]}
+        for n in thawed:
+            if id(self._frozen[n]) not in placed:
+                self.param_groups[self._homes[n]]["params"].append(self._frozen[n])
         known = set(self.blocks.layout.names)
         self.blocks = partition(self.model, self.method.preconditioner.joins, self.blocks)
         self._frozen = {n: p for n, p in self._frozen.items() if n not in self.blocks.parameters}
@@ -376,70 +340,27 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Every state as named tensors (live) and plain values, for a checkpoint."""
-        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        plain: dict[str, Any] = {
-            "version": STATE_VERSION,
-            "steps": self.steps,
-            "groups": [_settings(g) for g in self.param_groups],
-            "untapped": sorted(self.blocks.untapped),
-            "arms": self.assignment.layout(),
-        }
-        for arm in self.arms:
-            t, p = export(arm.state)
-            tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
-            plain.update({f"{arm.name}/{path}": value for path, value in p.items()})
-        return tensors, plain
+        return saved.snapshot(self)
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Take on what ``snapshot`` gave, on the same method and model; raises ``CheckpointError``."""
-        if plain.get("version") != STATE_VERSION:
-            raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
-        if len(plain["groups"]) != len(self.param_groups):
-            saved, mine = len(plain["groups"]), len(self.param_groups)
-            raise CheckpointError(f"the state has {saved} parameter groups, this optimizer {mine}")
-        self.blocks.untapped.clear()
-        self.blocks.untapped.update(plain["untapped"])
-        self.assignment.lay_out(self.blocks, [list(row) for row in plain["arms"]])
-        for group, values in zip(self.param_groups, plain["groups"], strict=True):
-            group.update({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        self.settings.forget()
-        self.settings.apply(self.param_groups, self.assignment)
-        for arm in self.arms:
-            start = f"{arm.name}/"
-            restore(
-                arm.state,
-                {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)},
-                {k[len(start) :]: v for k, v in plain.items() if k.startswith(start)},
-            )
-        self.generator.set_state(tensors["generator"].cpu())
-        self.steps = plain["steps"]
-        self.ambient.listen(self.needs(self.steps))
+        saved.restore(self, tensors, plain)
 
     def state_dict(self) -> dict[str, Any]:
         """torch's two keys: a block's tensors under its first parameter, plain values in the first group."""
-        found: dict[str, Any] = super().state_dict()
-        _, plain = self.snapshot()
-        found["param_groups"][0]["curvlab"] = {k: v for k, v in plain.items() if k != "groups"}
-        return found
+        return saved.with_plain(super().state_dict(), self.snapshot()[1])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take on a ``state_dict``; tensors keep this optimizer's dtypes, and are copied, not shared.
 
         Raises ``CheckpointError`` for a state of another optimizer, model or number of groups.
         """
-        groups = state_dict.get("param_groups")
-        if not groups or "curvlab" not in groups[0] or "state" not in state_dict:
-            raise CheckpointError("this state_dict was not written by a curvlab optimizer")
-        sizes, mine = ([len(g["params"]) for g in of] for of in (groups, self.param_groups))
-        if sizes != mine:
-            raise CheckpointError(
-                f"the state_dict has groups of {_listed(sizes)} parameters, this optimizer of {_listed(mine)}"
-            )
-        tensors: dict[str, Tensor] = {}
-        for entry in state_dict["state"].values():
-            tensors.update(entry)
-        settings = [_settings(g) for g in groups]
-        self.restore(tensors, {**groups[0]["curvlab"], "groups": settings})
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)  # type: ignore[arg-type]
+            state_dict = state_dict if changed is None else changed
+        self.restore(*saved.taken_apart(state_dict, self.param_groups))
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
@@ -447,86 +368,34 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
         Made when it is looked at, so that it is never of yesterday and keeps nothing alive.
         """
-        tensors, _ = self.snapshot()
-        first = {b.name: self.blocks.parameters[b.parameters[0]] for b in self.blocks.members}
-        anywhere = next(iter(first.values()))
-        shown: defaultdict[Tensor, Any] = defaultdict(dict)
-        shown.update({p: {} for group in self.param_groups for p in group["params"]})
-        for path, tensor in tensors.items():
-            shown[first.get(_block_of(path, first), anywhere)][path] = tensor
-        return shown
+        return saved.shown(self)
 
     @state.setter
-    def state(self, empty: Mapping[Tensor, Any]) -> None:
-        """torch's constructor sets one; ours lives in the arms."""
+    def state(self, value: Mapping[Tensor, Any]) -> None:
+        """An empty one begins anew, as with torch's optimizers; raises ``ConfigError`` for any other."""
+        if value:
+            raise ConfigError(
+                Fault("the state of a curvlab optimizer cannot be assigned", hint="use load_state_dict()")
+            )
+        if hasattr(self, "assignment"):  # torch's constructor sets one before there is any
+            self.assignment.renew()
+            self.settings.forget()
+            self.steps = 0
+            self.ambient.listen(self.needs(0))
 
     # copies
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CurvatureOptimizer:
-        rebuild, given = self.__reduce__()
-        other = rebuild(*copy.deepcopy(given[:-1], memo), given[-1])
-        memo[id(self)] = other
+        other = memo[id(self)] = saved.rebuilt(*copy.deepcopy(saved.made_of(self), memo))
         other.on_event = self.on_event
-        return other  # type: ignore[no-any-return]
+        other.restore(*self.snapshot())
+        other.reported = self.reported
+        return other
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Made anew on the (copied) model, and given this one's state; ``on_event`` and hooks stay behind."""
-        if self.ranks is not None and not self.ranks.is_world:
-            raise ConfigError(
-                Fault(
-                    "an optimizer over a group of processes cannot be pickled or copied",
-                    hint="save its state_dict() and make the optimizer anew",
-                )
-            )
-        names = {id(p): n for n, p in self.model.named_parameters()}
-        groups = [{**_settings(g), "params": [names[id(p)] for p in g["params"]]} for g in self.param_groups]
-        tensors, plain = self.snapshot()
-        found = {k: t.detach().clone() for k, t in tensors.items()}
-        made = (self.given, self.model, self.backend, self.name, self.ranks is not None, groups)
-        return _rebuilt, (*made, (found, plain, self.reported))
+        """Made anew on its model, and given this one's state; ``on_event`` and hooks stay behind."""
+        return saved.rebuilt, saved.made_of(self), (*self.snapshot(), self.reported)
 
-
-def _rebuilt(
-    given: tuple[Any, ...],
-    model: nn.Module,
-    backend: Backend,
-    name: str,
-    distributed: bool,
-    groups: list[dict[str, Any]],
-    state: tuple[dict[str, Tensor], dict[str, Any], bool],
-) -> CurvatureOptimizer:
-    from curvlab.objective.ranks import ranks_of
-
-    method, seed, reduction, examples, strict = given
-    other = CurvatureOptimizer(
-        method,
-        model,
-        backend=backend,
-        seed=seed,
-        reduction=reduction,
-        name=name,
-        ranks=ranks_of("world") if distributed else None,
-        groups=[{k: v for k, v in g.items() if k == "params"} for g in groups],
-        examples=examples,
-        strict=strict,
-    )
-    tensors, plain, other.reported = state
-    other.restore(tensors, plain)
-    return other
-
-
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group without its parameters and what ``state_dict`` puts there."""
-    return {k: v for k, v in group.items() if k not in ("params", "curvlab")}
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return " and ".join(map(str, sizes))
-
-
-def _block_of(path: str, names: Mapping[str, Any]) -> str:
-    """The block that a state path speaks of: behind ``@``, or the longest name among its dotted parts."""
-    if "@" in path:
-        return path.rpartition("@")[2]
-    found = [n for n in names if f".{n}." in path or path.endswith(f".{n}")]
-    return max(found, key=len, default="")
+    def __setstate__(self, state: Any) -> None:
+        tensors, plain, self.reported = state
+        self.restore(tensors, plain)

@@ -77,8 +77,8 @@ class Settings:
         mine = [(p, groups[self._index[p]]) for p in arm.blocks.parameters]
         held = frozenset(p for p, _ in mine if p in still)
         if len(groups) == 1:
-            return Stride(arm.blocks, _multiple(groups[0]), still=held)
-        rates = {p: _multiple(g) for p, g in mine}
+            return Stride(arm.blocks, share(groups[0]), still=held)
+        rates = {p: share(g) for p, g in mine}
         decays = {p: self._decay(arm, g) for p, g in mine}
         own = max(rates.values(), key=abs)
         strongest = max(decays.values())
@@ -130,7 +130,8 @@ class Settings:
         return float(value)
 
 
-def _multiple(group: Group) -> float:
+def share(group: Group) -> float:
+    """What a group's rate multiplies the method's own by."""
     return float(group["lr"]) / float(group["rule_lr"])
 
 

@@ -8,7 +8,7 @@ at the outputs of layers, the gradient of a parameter is complete, it is added t
 * rows are entered when their weight's gradient is added to ``.grad``;
 * rows are dropped when that ``.grad`` has been cleared, by whatever means, before the next is added.
 
-The same pass checks that the rows explain the gradient: both are compared along a random direction.
+The same pass checks that the rows explain what is added: both are compared along a random direction.
 
 Calls of the model whose gradients flow in one backward pass belong to one loss, whose examples they share.
 """
@@ -80,14 +80,16 @@ class Use:
 class Arrived:
     """Gradients of one block that arrived in one graph task, and how far they explain its parameters'.
 
-    ``errors`` holds, for each parameter, the difference along a random direction and what rounding may
-    make of it, as tensors: they leave the device together, when the step reads them.
+    ``begun`` holds, for each parameter, a random direction and ``.grad`` along it before anything is added;
+    ``errors`` the difference between what is added and its value by the rows, and the bound for rounding.
+    They stay tensors and leave the device together, when the step reads them.
     """
 
-    __slots__ = ("entered", "errors", "pairs")
+    __slots__ = ("begun", "entered", "errors", "pairs")
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Use, Tensor]] = []
+        self.begun: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         self.errors: dict[str, tuple[Tensor, Tensor]] = {}
         self.entered = False
 
@@ -289,9 +291,8 @@ class Ledger:
         if self.forwards[name] and self._cleared(name):
             self._forget(name)
         block = self.owner.get(name)
-        if not self.rows or block is None or block.name in self.blocks.untapped or g.is_sparse:
-            return
-        self._check(name, block, g.detach(), self._task().arrived[block.name])
+        if self.rows and block is not None and block.name not in self.blocks.untapped and not g.is_sparse:
+            self._begin_check(name, block, g.detach(), self._task().arrived[block.name])
 
     def _added(self, name: str, p: Tensor) -> None:
         """It was added: what arrived in this task is now part of ``.grad``."""
@@ -308,6 +309,8 @@ class Ledger:
         if not self.rows or block is None or block.name in self.blocks.untapped:
             return
         arrived = task.arrived[block.name]
+        if name in arrived.begun:
+            self._check(name, block, p, arrived)
         if not arrived.entered:
             arrived.entered = True
             self.checked[block.name].append(arrived)
@@ -320,26 +323,38 @@ class Ledger:
     # helpers
 
     @torch.no_grad()
-    def _check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
-        """Compare ⟨gradient, u vᵀ⟩ with its value by the rows, along random u and v."""
-        weight, generator = name == block.parameters[0], self._generator(g.device)
-        o = block.shape[0]
+    def _begin_check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
+        """Draw u and v, and read ⟨.grad, u vᵀ⟩ before the gradient is added."""
+        generator, o = self._generator(g.device), block.shape[0]
+        i = g.numel() // o if name == block.parameters[0] else 1
         u = torch.randn(o, generator=generator, dtype=g.dtype, device=g.device)
-        i = g.numel() // o if weight else 1
         v = torch.randn(i, generator=generator, dtype=g.dtype, device=g.device)
-        true = u @ (g.reshape(o, i) @ v)
-        explained, size, coarse = true.new_zeros(()), true.abs() * 0, 0.0
+        before = self.blocks.parameters[name].grad
+        arrived.begun[name] = u, v, None if before is None else u @ (before.detach().reshape(o, i) @ v)
+
+    @torch.no_grad()
+    def _check(self, name: str, block: Block, p: Tensor, arrived: Arrived) -> None:
+        """Compare what was added to ``.grad``, along the direction, with its value by the rows."""
+        u, v, before = arrived.begun.pop(name)
+        assert p.grad is not None
+        assert block.adapter is not None
+        o, i = u.shape[0], v.shape[0]
+        added = u @ (p.grad.detach().reshape(o, i) @ v)
+        size = added.abs()
+        if before is not None:
+            added, size = added - before, torch.maximum(size, before.abs())
+        explained, coarse = added.new_zeros(()), 0.0
         for use, arriving in arrived.pairs:
-            assert block.adapter is not None
-            k, a, rows = block.adapter.groups(use.module), use.inputs(g.dtype), use.outputs(arriving, g.dtype)
-            flat = rows.reshape(-1, o)
+            k = block.adapter.groups(use.module)
+            a, flat = use.inputs(p.dtype), use.outputs(arriving, p.dtype).reshape(-1, o)
             left = flat @ u if k == 1 else (flat * u).view(-1, k, o // k).sum(-1).flatten()
+            weight = name == block.parameters[0]
             right = a.reshape(-1, a.shape[-1])[:, :i] @ v if weight else v.expand(left.shape[0])
             explained = explained + left @ right
             size = size + left.abs() @ right.abs()
-            coarse = max(coarse, _coarse(arriving, g))
-        tolerance = max(ROUNDING * torch.finfo(g.dtype).eps, COARSE * coarse)
-        arrived.errors[name] = (true - explained).abs(), tolerance * torch.maximum(size, true.abs())
+            coarse = max(coarse, _coarse(arriving, p))
+        tolerance = max(ROUNDING * torch.finfo(p.dtype).eps, COARSE * coarse)
+        arrived.errors[name] = (added - explained).abs(), tolerance * size
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:

@@ -1,0 +1,168 @@
+"""An optimizer as data: for checkpoints, for torch's ``state_dict``, and for copies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from curvlab.engine.state import export
+from curvlab.engine.state import restore as refill
+from curvlab.errors import CheckpointError, ConfigError, Fault
+from curvlab.objective.ranks import ranks_of
+from curvlab.protocols.backend import Backend
+
+if TYPE_CHECKING:
+    from curvlab.engine.optimizer import CurvatureOptimizer
+
+#: version of the layout of ``state_dict`` and ``snapshot``
+STATE_VERSION = 2
+#: where torch's ``state_dict`` carries the plain values
+PLAIN = "curvlab"
+
+
+def snapshot(optimizer: CurvatureOptimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Every state as named tensors (live) and plain values."""
+    tensors: dict[str, Tensor] = {"generator": optimizer.generator.get_state()}
+    plain: dict[str, Any] = {
+        "version": STATE_VERSION,
+        "steps": optimizer.steps,
+        "groups": [_settings(g) for g in optimizer.param_groups],
+        "untapped": sorted(optimizer.blocks.untapped),
+        "arms": optimizer.assignment.layout(),
+    }
+    for arm in optimizer.arms:
+        t, p = export(arm.state)
+        tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
+        plain.update({f"{arm.name}/{path}": value for path, value in p.items()})
+    return tensors, plain
+
+
+def restore(optimizer: CurvatureOptimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if it is of another kind."""
+    if plain.get("version") != STATE_VERSION:
+        raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
+    theirs, mine = len(plain["groups"]), len(optimizer.param_groups)
+    if theirs != mine:
+        raise CheckpointError(f"the state has {theirs} parameter groups, this optimizer {mine}")
+    kept = set(optimizer.blocks.untapped), optimizer.assignment.members
+    optimizer.blocks.untapped.clear()
+    optimizer.blocks.untapped.update(plain["untapped"])
+    try:
+        optimizer.assignment.lay_out(optimizer.blocks, [list(row) for row in plain["arms"]])
+        for arm in optimizer.arms:
+            start = f"{arm.name}/"
+            refill(
+                arm.state,
+                {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)},
+                {k[len(start) :]: v for k, v in plain.items() if k.startswith(start)},
+            )
+    except CheckpointError:
+        optimizer.blocks.untapped.clear()
+        optimizer.blocks.untapped.update(kept[0])
+        optimizer.assignment.members = kept[1]
+        raise
+    for group, values in zip(optimizer.param_groups, plain["groups"], strict=True):
+        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    optimizer.settings.forget()
+    optimizer.generator.set_state(tensors["generator"].cpu())
+    optimizer.steps = plain["steps"]
+    optimizer.ambient.listen(optimizer.needs(optimizer.steps))
+
+
+def with_plain(state_dict: dict[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """torch's own ``state_dict`` with the plain values in its first group."""
+    state_dict["param_groups"][0][PLAIN] = {k: v for k, v in plain.items() if k != "groups"}
+    return state_dict
+
+
+def taken_apart(
+    state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``snapshot`` gave, out of a ``state_dict``; raises ``CheckpointError`` if it holds none."""
+    theirs = state_dict.get("param_groups")
+    if not theirs or PLAIN not in theirs[0] or "state" not in state_dict:
+        raise CheckpointError("this state_dict was not written by a curvlab optimizer")
+    sizes, mine = ([len(g["params"]) for g in listed] for listed in (theirs, groups))
+    if sizes != mine:
+        raise CheckpointError(
+            f"the state_dict has groups of {_listed(sizes)} parameters, this optimizer of {_listed(mine)}"
+        )
+    tensors: dict[str, Tensor] = {}
+    for entry in state_dict["state"].values():
+        tensors.update(entry)
+    return tensors, {**theirs[0][PLAIN], "groups": [_settings(g) for g in theirs]}
+
+
+def shown(optimizer: CurvatureOptimizer) -> defaultdict[Tensor, Any]:
+    """The live tensors under the first parameter of their block, as torch's tools look for them."""
+    tensors, _ = snapshot(optimizer)
+    blocks = optimizer.blocks
+    first = {b.name: blocks.parameters[b.parameters[0]] for b in blocks.members}
+    anywhere = next(iter(first.values()))
+    found: defaultdict[Tensor, Any] = defaultdict(dict)
+    found.update({p: {} for group in optimizer.param_groups for p in group["params"]})
+    for path, tensor in tensors.items():
+        found[first.get(_block_of(path, first), anywhere)][path] = tensor
+    return found
+
+
+def made_of(optimizer: CurvatureOptimizer) -> tuple[Any, ...]:
+    """What ``rebuilt`` takes; raises ``ConfigError`` for an optimizer over a part of the processes."""
+    ranks = optimizer.ranks
+    if ranks is not None and not ranks.is_world:
+        raise ConfigError(
+            Fault(
+                "an optimizer over a group of processes cannot be copied or pickled",
+                hint="save its state_dict() and make the optimizer anew",
+            )
+        )
+    names = {id(p): n for n, p in optimizer.model.named_parameters()}
+    groups = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
+    return optimizer.given, optimizer.model, optimizer.backend, optimizer.name, ranks is not None, groups
+
+
+def rebuilt(
+    given: tuple[Any, ...],
+    model: nn.Module,
+    backend: Backend,
+    name: str,
+    distributed: bool,
+    groups: list[list[str]],
+) -> CurvatureOptimizer:
+    """The optimizer made anew, as it was before its first step."""
+    from curvlab.engine.optimizer import CurvatureOptimizer
+
+    method, seed, reduction, examples, strict = given
+    named = dict(model.named_parameters())
+    return CurvatureOptimizer(
+        method,
+        model,
+        backend=backend,
+        seed=seed,
+        reduction=reduction,
+        name=name,
+        ranks=ranks_of("world") if distributed else None,
+        groups=[{"params": [named[n] for n in names]} for names in groups] if len(groups) > 1 else (),
+        examples=examples,
+        strict=strict,
+    )
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without its parameters and the plain values."""
+    return {k: v for k, v in group.items() if k not in ("params", PLAIN)}
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return " and ".join(map(str, sizes))
+
+
+def _block_of(path: str, names: Mapping[str, Any]) -> str:
+    """The block that a state path names: behind ``@``, or the longest name among its dotted parts."""
+    if "@" in path:
+        return path.rpartition("@")[2]
+    found = [n for n in names if f".{n}." in path or path.endswith(f".{n}")]
+    return max(found, key=len, default="")
