@@ -16,7 +16,7 @@ import torch
 
 from curvlab.engine.method import Method, MethodState
 from curvlab.engine.state import export, leaves
-from curvlab.errors import CheckpointError, CoverageError, Fault
+from curvlab.errors import CheckpointError, ConfigError, CoverageError, Fault
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -41,10 +41,15 @@ class Arm:
 
     @property
     def joint(self) -> bool:
-        """Whether one solve or search is over all of its blocks, so that they cannot be stepped apart."""
-        search, solve = self.method.step.needs(0), self.method.preconditioner
-        searching = search.losses or search.products or search.gradients
-        return bool(searching or solve.iterates or solve.needs(0).ggn)
+        """Whether its blocks cannot be stepped apart (``is_joint``)."""
+        return is_joint(self.method)
+
+
+def is_joint(method: Method) -> bool:
+    """Whether one solve or search is over all blocks of a method."""
+    search, solve = method.step.needs(0), method.preconditioner
+    searching = search.losses or search.products or search.gradients
+    return bool(searching or solve.iterates or solve.needs(0).ggn)
 
 
 class Arms:
@@ -74,6 +79,9 @@ class Arms:
         kinds: dict[tuple[bool, Any], list[str]] = {}
         for block in chosen:
             kinds.setdefault((block in refused, apart(block)), []).append(block.name)
+        if is_joint(self.method) and sum(not falls for falls, _ in kinds) > 1:
+            what = f'method "{self.name}" steps all parameters at once: their groups may differ in lr and'
+            raise ConfigError(Fault(f"{what} weight_decay alone", hint="set momentum and damping alike"))
         # the method's own arms come first: the facts of a step are those of the first
         for (falls, _), members in sorted(kinds.items(), key=lambda item: item[0][0]):
             self._add(FALLBACK if falls else self.name, blocks.select(members))

@@ -104,8 +104,9 @@ class Settings:
         for block in arm.blocks.members:
             kinds.setdefault(self.shared(groups, block), []).append(block.name)
         if len(kinds) > 1 and arm.joint:
-            what = f'method "{arms.name}" steps all parameters at once: their groups may not differ in'
-            raise ConfigError(Fault(f"{what} {_differing(set(kinds))}", hint="set all groups alike"))
+            what = f'method "{arms.name}" steps all parameters at once: their groups may differ in lr and'
+            hint = f"set {_differing(set(kinds))} alike"
+            raise ConfigError(Fault(f"{what} weight_decay alone", hint=hint))
         for names in list(kinds.values())[:-1]:
             _, arm = arms.split(arm, names)
 

@@ -71,6 +71,8 @@ class KrylovBasis(Krylov):
         starts = [] if x0 is None or not float(x0.norm()) > 0 else [x0]
         for k in range(self.dimension + len(starts)):
             if k == self.dimension:
+                if not starts:  # it was taken when the space was exhausted
+                    break
                 following = starts[0]
             if not following.is_finite():
                 return Solve(b.zeros_like(), k, Stop.NONFINITE)

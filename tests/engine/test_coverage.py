@@ -1,0 +1,79 @@
+"""A method that treats little of a model itself says so, and refuses if it is to be strict."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import curvlab
+from curvlab.engine.coverage import CoverageWarning
+from curvlab.errors import CoverageError
+from curvlab.objective.evaluation import LayerMismatch
+
+
+class Words(nn.Module):
+    """An embedding, and a head that is small beside it or is none."""
+
+    def __init__(self, words: int, head: bool = True) -> None:
+        super().__init__()
+        self.table = nn.Embedding(words, 4)
+        self.head = nn.Linear(4, 3) if head else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.table(x))
+
+
+X, Y = torch.arange(8) % 3, torch.arange(8) % 3
+
+
+def step(model: nn.Module, method: str = "kfac", **knobs: object) -> list[str]:
+    labels = {"labels": "data"} if method == "kfac" else {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        opt = curvlab.optimizer(method, model, **labels, **knobs)  # type: ignore[arg-type]
+        for _ in range(2):
+            opt.zero_grad()
+            F.cross_entropy(model(X), Y).backward()
+            opt.step()
+    return [str(w.message) for w in said if issubclass(w.category, CoverageWarning)]
+
+
+def test_less_than_half_is_one_line_at_the_first_step() -> None:
+    (said,) = step(Words(10))
+    assert 'method "kfac" treats 2 of 3 parameters itself, 27 % of their numbers' in said
+    assert "Embedding has no layer adapter (1)" in said
+    assert "\n" not in said
+
+
+def test_none_is_said_with_the_reasons() -> None:
+    (said,) = step(Words(4, head=False), "singd")
+    assert 'method "singd" treats none of 1 parameters itself' in said
+    assert "Embedding has no layer adapter" in said
+
+
+def test_half_is_nothing_to_speak_of() -> None:
+    assert step(Words(3)) == []
+    assert step(Words(10), "adamw") == []
+
+
+def test_strict_refuses_when_it_is_made() -> None:
+    with pytest.raises(CoverageError, match=r"treats 2 of 3 parameters itself.*\n.*strict=True"):
+        curvlab.optimizer("kfac", Words(10), strict=True)
+    curvlab.optimizer("kfac", Words(3), strict=True)
+
+
+def test_strict_refuses_a_layer_that_leaves_later() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+    x = torch.randn(6, 3)
+    opt = curvlab.optimizer("kfac", model, labels="data", refresh=1, strict=True)
+    F.mse_loss(model(x), x).backward()
+    opt.step()
+    opt.zero_grad()
+    beside = F.linear(x, model[0].weight).square().mean() + model[2].weight.square().sum()
+    (F.mse_loss(model(x), x) + beside).backward()
+    with pytest.warns(LayerMismatch), pytest.raises(CoverageError, match="treats none"):
+        opt.step()
