@@ -13,16 +13,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from curvlab.engine.coverage import CoverageWarning
     from curvlab.engine.optimizer import CurvatureOptimizer
     from curvlab.face import optimizer, train
+    from curvlab.objective.mismatch import LayerMismatch
     from curvlab.objective.supervised import objective
     from curvlab.registry.hookspecs import hookimpl
 
-__all__ = ["CurvatureOptimizer", "__version__", "hookimpl", "objective", "optimizer", "train"]
+__all__ = [
+    "CoverageWarning",
+    "CurvatureOptimizer",
+    "LayerMismatch",
+    "__version__",
+    "hookimpl",
+    "objective",
+    "optimizer",
+    "train",
+]
 
 #: public name -> the module that defines it
 _HOMES = {
+    "CoverageWarning": "curvlab.engine.coverage",
     "CurvatureOptimizer": "curvlab.engine.optimizer",
+    "LayerMismatch": "curvlab.objective.mismatch",
     "hookimpl": "curvlab.registry.hookspecs",
     "objective": "curvlab.objective.supervised",
     "optimizer": "curvlab.face",

@@ -77,8 +77,6 @@ def optimizer(
     device = {"device": str(parameters[0].device)} if "device" in settings_of(choice) else {}
     backend: Backend = build_part(registry, Backend, name, device)
     _require_precision(backend, name, dtype)
-    asked = {"groups": groups, "examples": examples, "strict": strict}
-    more: dict[str, Any] = {key: value for key, value in asked.items() if value}
     return CurvatureOptimizer(
         composed,
         model,
@@ -87,7 +85,9 @@ def optimizer(
         reduction=reduction,
         name=method,
         ranks=ranks_of(group),
-        **more,
+        groups=groups,
+        examples=examples,
+        strict=strict,
     )
 
 

@@ -83,7 +83,9 @@ class Eigenbasis(Preconditioner[EigenState]):
         estimate = self.estimator.init(like, ctx)
         blocks = kronecker_blocks(self.estimator.curvature(estimate), "eigenbasis")
         basis = {n: Basis(identity_basis(k.B), identity_basis(k.A)) for n, k in blocks.items()}
-        return EigenState(estimate, basis, like.zeros_like(), dict.fromkeys(like.layout.names, 0))
+        moments = like.zeros_like()
+        moments.flat.fill_(1.0)  # until a block is observed, it is not divided by λ alone
+        return EigenState(estimate, basis, moments, dict.fromkeys(like.layout.names, 0))
 
     def observe(self, state: EigenState, seen: Pass, ctx: Context) -> None:
         if ctx.step % self.observe_every:

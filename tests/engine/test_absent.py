@@ -206,3 +206,34 @@ def test_copies_train_on_alike_after_blocks_have_parted(name: str, how: Callable
     for k in range(3, 7):
         go(twin, other, k, k % 2)
     assert same(model, twin)
+
+
+class Experts(nn.Module):
+    """The second expert sees its first token in the third batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.experts = nn.Linear(4, 6), nn.ModuleList(nn.Linear(6, 3) for _ in range(2))
+
+    def forward(self, x: Tensor, chosen: int = 0) -> Tensor:
+        h = torch.tanh(self.body(x))
+        other = h[:0] if chosen == 0 else h[:4]
+        return torch.cat((self.experts[1](other), self.experts[0](h[len(other) :])))
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "foof", "singd"])
+def test_a_layer_that_is_seen_late_takes_no_step_of_the_size_of_one_over_the_damping(name: str) -> None:
+    """Its gradient was zero, its factor never observed; the next refresh is far away."""
+    knobs: dict[str, Any] = {"labels": "data"} if name in ("kfac", "ekfac") else {}
+    model = Experts().double()
+    if name != "foof":
+        knobs["norm_constraint"] = float("inf")
+    opt = curvlab.optimizer(name, model, lr=1e-2, damping=1e-6, momentum=0.0, refresh=100, **knobs)
+    for k in range(2):
+        go(model, opt, k, 0)
+    before = model.experts[1].weight.detach().clone()
+    go(model, opt, 2, 1)
+    gradient, moved = model.experts[1].weight.grad, model.experts[1].weight.detach() - before
+    assert gradient is not None
+    assert 0 < float(moved.norm()) < 10 * 1e-2 * float(gradient.norm())

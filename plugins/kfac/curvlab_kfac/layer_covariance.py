@@ -74,8 +74,9 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
 
     def init(self, like: BlockVector, ctx: Context) -> CovarianceState:
         shapes = like.layout.shapes
-        A = {name: self.A.zeros(shape[1], like=like.flat) for name, shape in shapes.items()}
-        B = {name: self.B.zeros(shape[0], like=like.flat) for name, shape in shapes.items()}
+        # the identity: a layer that was not observed yet, an expert without tokens, is not inverted as zero
+        A = {name: self.A.eye(shape[1], like=like.flat) for name, shape in shapes.items()}
+        B = {name: self.B.eye(shape[0], like=like.flat) for name, shape in shapes.items()}
         return CovarianceState(A, {} if self.labels is Labels.NONE else B, dict.fromkeys(shapes, 0))
 
     def observe(self, state: CovarianceState, seen: Pass, ctx: Context) -> None:
