@@ -116,6 +116,15 @@ class Arms:
             changed = True
         return changed
 
+    def drop(self, names: Collection[str]) -> None:
+        """Forget blocks that have become parts of others."""
+        for arm in list(self.members):
+            leaving = [n for n in arm.blocks.layout.names if n in names]
+            if leaving and len(leaving) < len(arm.blocks):
+                arm, _ = self.split(arm, leaving)
+            if leaving:
+                self.members.remove(arm)
+
     def renew(self) -> None:
         """Every arm begins anew, with a fresh state."""
         for arm in list(self.members):

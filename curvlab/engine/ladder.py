@@ -172,7 +172,8 @@ def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tu
 
 def _require_finite(arm: Arm, update: BlockVector, size: float, alpha: float, ctx: Context) -> None:
     """``update``, of size ``size``, and θ − α · update are finite; looks at them only if squares overflow."""
-    if math.isfinite(size) and math.isfinite(alpha * alpha * size):
+    largest = torch.finfo(update.dtype).max
+    if math.isfinite(size) and abs(alpha) < largest / 2 and abs(alpha) * math.sqrt(size) < largest / 2:
         return
     if not update.is_finite() or not math.isfinite(alpha):
         raise Diverged(f"step {ctx.step}: the update is not finite; {culprit(arm.blocks, update)}")

@@ -22,11 +22,11 @@ from curvlab.engine.ladder import admitted, directed, evaluated, looks_once, obs
 from curvlab.engine.live import live
 from curvlab.engine.method import Method
 from curvlab.engine.scaling import startable, unscaled_by
-from curvlab.engine.settings import Settings, share
+from curvlab.engine.settings import PEAK, Settings, share
 from curvlab.engine.state import nbytes
 from curvlab.engine.step import Way
 from curvlab.engine.stride import Stride
-from curvlab.engine.undo import Undo
+from curvlab.engine.undo import Buffers, Undo
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import empty, partition
@@ -92,6 +92,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.steps = 0
         self.last: StepFacts | None = None
         self.reported = False
+        self.buffers = Buffers(model)
         self.blocks = partition(model, method.preconditioner.joins)
         if not self.blocks.members:
             raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
@@ -157,7 +158,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._require_unchanged()
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
-        seen, objective, loss = self._evaluated(closure)
+        seen, objective, loss = self._evaluated(closure, undo)
         if seen is None or not self._ready(seen):
             return loss
         with self.ambient.aside(), own_precision(self.blocks.like.device.type):
@@ -191,7 +192,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._frozen.update({n: p for n, p in named.items() if n not in self.blocks.parameters})
         return None
 
-    def _evaluated(self, closure: Any) -> tuple[Pass | None, Objective | None, Any]:
+    def _evaluated(self, closure: Any, undo: Undo) -> tuple[Pass | None, Objective | None, Any]:
         """The pass of this step, its objective, and what ``step`` returns; no pass if the step is skipped."""
         needs = self.needs(self.steps)
         if isinstance(closure, Objective):
@@ -200,8 +201,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             asked = asked if cast is None else Autocasted(asked, cast)
             ctx = self._context(self.arms[0], self.steps)
             self.ambient.clear()
+            undo.keep(self.buffers.moving())
             with self.ambient.aside(), own_precision(self.blocks.like.device.type):
                 seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
+            self.buffers.moved()
             return seen, asked, seen.loss
         if needs.objective:
             raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)
@@ -209,7 +212,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 value = closure()
-            loss = value if isinstance(value, Tensor) or value is None else torch.as_tensor(float(value))
+            loss = _scalar(value)
         scales = unscaled_by(self, needs)
         if scales is None:  # torch's GradScaler found an infinity: this step is not taken
             self.ambient.clear()
@@ -300,7 +303,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             {"params": [named[n] for n in g.names if n not in self._frozen], **g.settings} for g in resolved
         ]
         # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
-        super().__init__(listed, {**defaults, "rule_lr": rate})
+        zero = {PEAK: 0.0} if self.method is not method else {}
+        super().__init__(listed, {**defaults, "rule_lr": rate, **zero})
 
     def _apart(self, block: Block) -> tuple[Any, ...]:
         return self.settings.shared(self.param_groups, block)
@@ -327,10 +331,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         for n in thawed:
             if id(self._frozen[n]) not in placed:
                 self.param_groups[self._homes[n]]["params"].append(self._frozen[n])
-        known = set(self.blocks.layout.names)
-        self.blocks = partition(self.model, self.method.preconditioner.joins, self.blocks)
+        known, joins = set(self.blocks.layout.names), self.method.preconditioner.joins
+        self.blocks = partition(self.model, joins, self.blocks)
         self._frozen = {n: p for n, p in self._frozen.items() if n not in self.blocks.parameters}
         fresh = [n for n in self.blocks.layout.names if n not in known]
+        self.assignment.drop(known.difference(self.blocks.layout.names))
         self.assignment.assign(self.blocks, fresh, self._apart)
         self.settings.forget()
         self.ambient.cover(self.blocks)
@@ -399,3 +404,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: Any) -> None:
         tensors, plain, self.reported = state
         self.restore(tensors, plain)
+
+
+def _scalar(value: Any) -> Tensor | None:
+    """The loss that a closure returned, if that is what it returned."""
+    if isinstance(value, Tensor):
+        return value if value.numel() == 1 else None
+    return torch.tensor(float(value)) if isinstance(value, (int, float)) else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from curvlab.engine.health import require_finite_tensors
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError, ConfigError, Fault
@@ -73,7 +74,12 @@ def restore(optimizer: CurvatureOptimizer, tensors: Mapping[str, Tensor], plain:
 
 
 def with_plain(state_dict: dict[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """torch's own ``state_dict`` with the plain values in its first group."""
+    """torch's own ``state_dict`` with the plain values in its first group.
+
+    Raises ``Diverged`` if a tensor is not finite: what cannot be trained from would replace what can.
+    """
+    held = {path: t for entry in state_dict["state"].values() for path, t in entry.items()}
+    require_finite_tensors(held, "the state was not given out, since it is not finite")
     state_dict["param_groups"][0][PLAIN] = {k: v for k, v in plain.items() if k != "groups"}
     return state_dict
 
@@ -82,7 +88,7 @@ def taken_apart(
     state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What ``snapshot`` gave, out of a ``state_dict``; raises ``CheckpointError`` if it holds none."""
-    theirs = state_dict.get("param_groups")
+    theirs = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
     if not theirs or PLAIN not in theirs[0] or "state" not in state_dict:
         raise CheckpointError("this state_dict was not written by a curvlab optimizer")
     sizes, mine = ([len(g["params"]) for g in listed] for listed in (theirs, groups))
@@ -93,6 +99,7 @@ def taken_apart(
     tensors: dict[str, Tensor] = {}
     for entry in state_dict["state"].values():
         tensors.update(entry)
+    require_finite_tensors(tensors, "the state_dict is not finite")
     return tensors, {**theirs[0][PLAIN], "groups": [_settings(g) for g in theirs]}
 
 

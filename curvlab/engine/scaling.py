@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from torch.amp import GradScaler
 
@@ -59,17 +59,8 @@ def _scaler_under_way(frame: FrameType | None) -> GradScaler | None:
 def startable(method: Method) -> Method:
     """A method whose rate is the number 0, with 1 in its place: a group's ``lr`` is then the rate itself.
 
-    The fallback's rate becomes 1 too, and a group's ``lr`` multiplies it.  A schedule is left as it is.
+    A schedule is left as it is.
     """
     if method.step.rate(0) != 0 or getattr(method.step, "lr", None) != 0:
         return method
-    fallback = method.fallback
-    return replace(
-        method,
-        step=_at_one(method.step),
-        fallback=None if fallback is None else replace(fallback, step=_at_one(fallback.step)),
-    )
-
-
-def _at_one(step: Any) -> Any:
-    return replace(step, lr=1.0) if any(f.name == "lr" for f in fields(step)) else step
+    return replace(method, step=replace(cast(Any, method.step), lr=1.0))

@@ -6,7 +6,7 @@ blocks whose groups differ in them are in different arms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -21,15 +21,18 @@ from curvlab.protocols.blocks import Block
 #: keys that all blocks of an arm share
 SHARED = ("momentum", "betas", "damping", "eps")
 DECAY = "weight_decay"
-Group = Mapping[str, Any]
+#: the largest rate so far of a group whose method was made with a rate of zero
+PEAK = "peak_lr"
+Group = MutableMapping[str, Any]
 
 
 class Settings:
     """Reads torch's ``param_groups`` before a step.
 
     A group's ``lr`` over ``rule_lr``, the method's own rate when it was made, multiplies the rates of the
-    method and of its fallback.  ``weight_decay`` reaches the fallback once it differs from the method's.
-    Raises ``ConfigError`` for a key that the method does not have.
+    method and of its fallback.  If that rate was zero, ``lr`` is the method's rate itself, and its share in
+    ``peak_lr``, the largest so far, multiplies the fallback's.  ``weight_decay`` reaches the fallback once it
+    differs from the method's.  Raises ``ConfigError`` for a key that the method does not have.
     """
 
     def __init__(self, method: Method, names: dict[nn.Parameter, str]) -> None:
@@ -56,6 +59,9 @@ class Settings:
 
     def apply(self, groups: Sequence[Group], arms: Arms) -> None:
         """Bring every arm to the present values; costs a comparison while nothing has changed."""
+        for g in groups:
+            if PEAK in g:
+                g[PEAK] = max(g[PEAK], float(g["lr"]))
         now = [tuple(g.get(key) for key in (*SHARED, DECAY)) for g in groups]
         for g in groups:
             for key in self.refused:
@@ -76,9 +82,10 @@ class Settings:
         """How the parameters of an arm move in this step."""
         mine = [(p, groups[self._index[p]]) for p in arm.blocks.parameters]
         held = frozenset(p for p, _ in mine if p in still)
+        falls = arm.treatment == FALLBACK
         if len(groups) == 1:
-            return Stride(arm.blocks, share(groups[0]), still=held)
-        rates = {p: share(g) for p, g in mine}
+            return Stride(arm.blocks, share(groups[0], falls), still=held)
+        rates = {p: share(g, falls) for p, g in mine}
         decays = {p: self._decay(arm, g) for p, g in mine}
         own = max(rates.values(), key=abs)
         strongest = max(decays.values())
@@ -131,9 +138,10 @@ class Settings:
         return float(value)
 
 
-def share(group: Group) -> float:
-    """What a group's rate multiplies the method's own by."""
-    return float(group["lr"]) / float(group["rule_lr"])
+def share(group: Group, falls: bool = False) -> float:
+    """What a group's rate multiplies the method's own by, or its fallback's."""
+    own = float(group[PEAK] if falls and PEAK in group else group["rule_lr"])
+    return float(group["lr"]) / own if own else 0.0
 
 
 def _differing(found: set[tuple[Any, ...]]) -> str:

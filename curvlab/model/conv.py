@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import grad
 
 from curvlab.protocols.adapter import LayerAdapter
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+#: by number of axes
+WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
+    1: grad.conv1d_weight,
+    2: grad.conv2d_weight,
+    3: grad.conv3d_weight,
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,16 @@ class ConvAdapter(LayerAdapter):
 
     def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
         return _batched(_conv(module), g).flatten(2).mT
+
+    def row(self, module: nn.Module, x: Tensor, g: Tensor, k: int) -> tuple[Float[Tensor, " i"], Tensor]:
+        conv = _conv(module)
+        x, g = _padded(conv, _batched(conv, x)), _batched(conv, g)[:, k : k + 1]
+        c = conv.weight.shape[1]
+        own = x.narrow(1, k * conv.groups // conv.out_channels * c, c)
+        shape = (1, *conv.weight.shape[1:])
+        found = WEIGHT_GRADIENTS[len(conv.kernel_size)](own, shape, g, conv.stride, 0, conv.dilation)
+        size = torch.linalg.vector_norm(g) * torch.linalg.vector_norm(own) * conv.weight[0, 0].numel() ** 0.5
+        return found.flatten(), size
 
 
 def _conv(module: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:

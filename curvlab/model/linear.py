@@ -44,6 +44,10 @@ class LinearAdapter(LayerAdapter):
     def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
         return _rows(g)
 
+    def row(self, module: nn.Module, x: Tensor, g: Tensor, k: int) -> tuple[Float[Tensor, " i"], Tensor]:
+        rows, own = g.reshape(-1, g.shape[-1])[:, k], x.reshape(-1, x.shape[-1])
+        return rows @ own, torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(own)
+
 
 def _rows(x: Tensor) -> Float[Tensor, "n s d"]:
     if x.dim() == 1:  # one example without a batch axis

@@ -32,7 +32,8 @@ def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | No
     bias together; a parameter read in any other way is a block by itself, with the reason.  A parameter
     without elements is in no block (``empty`` lists those).  Complex parameters are blocks of pairs of
     reals, and come first: a complex view of a real buffer must begin at an even offset.
-    Blocks that are ``known`` stay as they are; parameters that are in none of them are added.
+    Blocks that are ``known`` stay as they are, and parameters that are in none of them are added; only a
+    layer of which a part was frozen becomes one block once it can be.
     Raises ``ConfigError`` for a lazy layer that has no shape yet.
     """
     _require_shapes(model)
@@ -49,8 +50,9 @@ def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | No
         if not own:
             continue
         adapter, reason = _reader(model, module_name, module, owners)
-        if adapter is not None and any(id(getattr(module, p)) in taken for p in adapter.parameters(module)):
-            adapter, reason = None, "part of the layer was frozen when the optimizer was made"
+        if known is not None and adapter is not None and joins(module_name or "model"):
+            parts = {names[id(getattr(module, p))] for p in adapter.parameters(module)}
+            members = [b for b in members if not parts.issuperset(b.parameters)]
         taken.update(id(p) for p in own)
         block_name = module_name or "model"
         if adapter is not None and joins(block_name):

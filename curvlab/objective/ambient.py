@@ -126,6 +126,11 @@ class Ambient:
                     )
                 )
             gradient.scale_(len(of_ranks) / total)
+        if self.needs.examples and not total and bool(gradient.flat.any()):
+            what = (
+                "the number of examples is not known: the gradients come from no backward pass of the model"
+            )
+            raise ConfigError(Fault(what, hint="call the model and loss.backward() before step()"))
         self._require_alike(gradient)
         self._untap(sorted({name for _, names in of_ranks for name in names}))
         seen = self._pass(gradient, value, batches, loss_scale, absent)
@@ -150,7 +155,7 @@ class Ambient:
         return {key: (batch, count(batch)) for key, batch in alive.items()}
 
     def _unexplained(self) -> list[str]:
-        return self.ledger.unexplained() if self.needs.layers else []
+        return self.ledger.unexplained() if self.ledger.watch else []
 
     def _untap(self, names: Sequence[str]) -> None:
         """Stop reading blocks whose calls do not explain their gradient.
@@ -159,8 +164,7 @@ class Ambient:
         """
         if not names:
             return
-        seen = [b.name for b in self.blocks.tapped if self.ledger.uses(b)]
-        if not seen:
+        if self.needs.layers and not any(self.ledger.uses(b) for b in self.blocks.tapped):
             inside = ", ".join(sorted(self.ledger.obstacles))
             raise ConfigError(
                 Fault(

@@ -114,7 +114,7 @@ class Evaluation:
             self.spread.add(chunk, outputs, {name: (inputs[name], g[0]) for name, (g,) in each.items()})
 
     def _outputs(self, chunk: Chunk) -> Any:
-        args, kwargs = arguments(chunk.inputs)
+        args, kwargs = arguments(chunk.inputs, self.model)
         return self.model(*args, **kwargs)
 
     def _keep_explained(self, share: Tensor, tape: Tape) -> None:

@@ -7,7 +7,6 @@ the reason and the remedy.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,16 +25,18 @@ HINT = "declare it: curvlab.optimizer(…, examples=…) takes a number or a fun
 class Forward:
     """One call of the model: how many examples it has, or ``problem``, why that is not known.
 
-    ``leading`` are the first axes of its first tensor, with which its outputs must agree, if nothing was
-    declared.  ``nearest`` is the shape of the layer's call that is nearest to the loss.  ``batch`` holds the
-    calls that share a loss: all those that one backward pass runs through.
+    ``inferred``: it is the first axis of its first tensor, with which its outputs must agree, as nothing was
+    declared.  ``latest`` is the shape of the last call of a layer in it, ``nearest`` that of the call that is
+    nearest to the loss.  ``batch`` holds the calls that share a loss: all those that one backward pass runs
+    through.  ``task`` is the graph task in which it was made, as checkpoints do.
     """
 
-    __slots__ = ("batch", "examples", "inferred", "joined", "leading", "nearest", "problem")
+    __slots__ = ("batch", "examples", "inferred", "joined", "latest", "nearest", "problem", "task")
 
-    def __init__(self, examples: int | None, problem: str = "", leading: tuple[int, ...] = ()) -> None:
-        self.examples, self.problem, self.leading = examples, problem, leading
-        self.inferred = bool(leading)
+    def __init__(self, examples: int | None, problem: str = "", *, inferred: bool = False) -> None:
+        self.examples, self.problem, self.inferred = examples, problem, inferred
+        self.latest: Called | None = None
+        self.task = -1
         self.joined = False
         self.nearest: Called | None = None
         self.batch: list[Forward] = [self]
@@ -50,18 +51,21 @@ class Forward:
     def returned(self, output: Any) -> list[Tensor]:
         """Check the number against the model's outputs; those of them that have a gradient.
 
-        One of the outputs leads with as many entries as the inputs, or with the product of the inputs' first
-        two axes (tokens of all examples in one axis).
+        One of the outputs leads with as many entries as the inputs do; where no output has an axis, as in a
+        model that returns its loss, the last layer that was called has an axis of that length.
         """
         tensors = list(tensors_in(output))
         leading = [t.shape[0] for t in tensors if t.dim()]
-        counts = {self.examples, math.prod(self.leading)}
-        if self.inferred and self.examples is not None and leading and counts.isdisjoint(leading):
-            self.problem = (
-                f"the first axis of the model's first input has {self.examples} entries, that of its output"
-                f" {leading[0]}; which one counts the examples of the batch?"
-            )
-            self.examples = None
+        if self.inferred and self.examples is not None:
+            whose, axes = "that of its output", tuple(leading)
+            if not axes and self.latest is not None:
+                whose, axes = "that of its last layer's output", self.latest.axes
+            if axes and self.examples not in axes:
+                self.problem = (
+                    f"the first axis of the model's first input has {self.examples} entries,"
+                    f" {whose} {axes[0]}; which one counts the examples of the batch?"
+                )
+                self.examples = None
         return [t for t in tensors if t.requires_grad]
 
 
@@ -79,7 +83,7 @@ def begun(declared: Declared, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         )
     if torch.func.debug_unwrap(first) is not first:
         return Forward(None, "the model was called inside torch.func.vmap, where its batch cannot be seen")
-    return Forward(int(first.shape[0]), leading=tuple(first.shape[:2]))
+    return Forward(int(first.shape[0]), inferred=True)
 
 
 def outside(declared: Declared) -> Forward:

@@ -8,7 +8,8 @@ at the outputs of layers, the gradient of a parameter is complete, it is added t
 * rows are entered when their weight's gradient is added to ``.grad``;
 * rows are dropped when that ``.grad`` has been cleared, by whatever means, before the next is added.
 
-The same pass checks that the rows explain what is added: both are compared along a random direction.
+The same pass checks that the rows explain what is added: both are compared along a random direction.  Steps
+that read no rows compare the weights of one output alone, another each time.
 
 Calls of the model whose gradients flow in one backward pass belong to one loss, whose examples they share.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from random import Random
 from typing import Any
 
 import torch
@@ -33,6 +35,8 @@ from curvlab.protocols.blocks import Block, Blocks
 
 #: most backward passes that one step accumulates; more without a step raise an error, so memory is bounded
 MOST_PASSES = 1024
+#: graph tasks that are remembered: one inside the other, as reentrant checkpoints are
+MOST_NESTED = 8
 #: entries of a gradient that are looked at before all of it is, to find out whether it was zeroed
 SAMPLE = 64
 #: rounding of sums in another order, in units of ε, that two ways to one number may differ by
@@ -41,8 +45,13 @@ ROUNDING = 1e3
 COARSE = 16.0
 TF32 = 2.0**-10
 
+#: the same relative to the bound of Cauchy and Schwarz
+FINE = 64.0
+
 #: no graph task is under way
 IDLE = -1
+#: what layers belong to while examples are not counted
+NOWHERE = Forward(None)
 
 
 class Use:
@@ -85,13 +94,14 @@ class Arrived:
     They stay tensors and leave the device together, when the step reads them.
     """
 
-    __slots__ = ("begun", "entered", "errors", "pairs")
+    __slots__ = ("begun", "entered", "errors", "looked", "pairs")
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Use, Tensor]] = []
         self.begun: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
         self.errors: dict[str, tuple[Tensor, Tensor]] = {}
         self.entered = False
+        self.looked: tuple[int, Tensor | None] | None = None  # an output, and its weights' gradient before
 
 
 class Task:
@@ -113,24 +123,25 @@ class Task:
 class Ledger:
     """Keeps, for the parameters of ``blocks``, what their ``.grad`` is made of.
 
-    ``rows``: whether layer rows are kept; ``counts``: whether examples are.  Hooks are removed when the
+    ``rows``: whether layer rows are kept; ``counts``: whether examples are; ``watch``: whether layers without
+    rows are checked all the same, since some steps read them.  Hooks are removed when the
     ledger is no longer referenced.  Holds the rows of what was accumulated since the gradients were
     cleared; at most ``MOST_PASSES`` backward passes of them.
     """
 
     def __init__(self, blocks: Blocks, declared: Declared) -> None:
         self.blocks, self.declared = blocks, declared
-        self.rows = self.counts = False
+        self.rows = self.counts = self.watch = False
         self.active = True
         self.current: Forward | None = None
         self.opaque: list[Forward] = []  # their outputs could not be looked into
         self.obstacles: set[str] = set()
         self.tasks: dict[int, Task] = {}
-        self.recomputing: set[int] = set()  # graph tasks in which layers were called, as checkpoints do
         self.entries: dict[str, dict[Use, None]] = defaultdict(dict)
         self.checked: dict[str, list[Arrived]] = defaultdict(list)
         self.forwards: dict[str, dict[Forward, None]] = defaultdict(dict)  # by parameter
         self.lost: dict[str, set[Forward]] = defaultdict(set)  # by block: cleared before this step
+        self.chance = Random(0)
         self.generators: dict[torch.device, torch.Generator] = {}
         self.weights: dict[str, Block] = {}  # the first parameter of each layer block
         self.owner: dict[str, Block] = {}
@@ -163,11 +174,15 @@ class Ledger:
     def keep(self, *, rows: bool, counts: bool) -> None:
         """What to keep of the passes before the next step."""
         self.rows, self.counts = rows, counts or rows
+        self.watch = self.watch or rows
         if self.counts and len(self._hooked) < len(self.blocks.parameters):
             self._attach()
 
     def clear(self) -> None:
         """Forget everything that was entered: the step has read it, or the gradients are gone."""
+        for uses in self.entries.values():
+            for use in uses:
+                use.grads = None  # its graph may be kept, and go backward again
         for kept in (self.entries, self.checked, self.forwards, self.lost, self.obstacles):
             kept.clear()
         self._settle()
@@ -193,7 +208,8 @@ class Ledger:
 
     def unexplained(self) -> list[str]:
         """Blocks whose calls do not explain their gradient; one transfer from the device."""
-        return sorted({*self._unaccounted(), *self._contradicted()})
+        unaccounted = self._unaccounted() if self.rows else []
+        return sorted({*unaccounted, *self._contradicted()})
 
     def _unaccounted(self) -> list[str]:
         """Blocks whose gradient was not accumulated where the hooks could see it."""
@@ -221,14 +237,19 @@ class Ledger:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model is called."""
-        if self._records(module):
+        if module is not self.blocks.model or not (self.active and torch.is_grad_enabled()):
+            return
+        if current_task() == IDLE:
             self._settle()
+        if self.counts:
             self.current = begun(self.declared, args, kwargs)
+            self.current.task = current_task()
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The model returns: through its outputs a backward pass is known to be of this call."""
         forward = self.current
-        if not self._records(module) or forward is None:
+        on = self.active and self.counts and torch.is_grad_enabled()
+        if module is not self.blocks.model or not on or forward is None:
             return
         self.current = None
         outputs = forward.returned(output)
@@ -237,37 +258,46 @@ class Ledger:
         for tensor in outputs:
             arrival(tensor).register_hook(Hook(self._returned, forward))  # type: ignore[no-untyped-call]
 
-    def _records(self, module: nn.Module) -> bool:
-        on = self.active and self.counts and module is self.blocks.model
-        return on and torch.is_grad_enabled() and current_task() == IDLE
-
     def _tap(
         self, block: Block, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
         """A layer is called."""
-        if not (self.active and self.rows) or block.name in self.blocks.untapped:
+        if not (self.active and (self.counts or self.watch) and output.requires_grad):
             return
-        if not (torch.is_grad_enabled() and output.requires_grad and output.numel()):
+        if not torch.is_grad_enabled():
             return
-        x = given(args, kwargs)
+        if output.numel() == 0 or block.name in self.blocks.untapped:
+            return
+        x, forward = given(args, kwargs), self._forward() if self.counts else NOWHERE
         if torch.func.debug_unwrap(x) is not x:
             self.obstacles.add("torch.func.vmap or another transform of torch.func")
             return
-        use = Use(block, module, x, output.shape, self._forward())
+        use = Use(block, module, x, output.shape, forward)
+        if self.counts:
+            forward.latest = use.called
+        if not self.watch:
+            return
         # taken before any in-place activation, so of this very output
         arrival(output).register_hook(Hook(self._arrive, use))  # type: ignore[no-untyped-call]
 
     def _forward(self) -> Forward:
         """The call of the model that a layer's call belongs to."""
-        task = current_task()
-        if task == IDLE:
-            if self.current is not None:
-                return self.current
+        if self.current is not None and self.current.task == current_task():
+            return self.current
+        if current_task() == IDLE:
             self._settle()
             return outside(self.declared)
-        self.recomputing.add(task)
-        under_way = self.tasks.get(task)
-        return under_way.forwards[-1] if under_way and under_way.forwards else outside(self.declared)
+        return self._around() or outside(self.declared)
+
+    def _around(self) -> Forward | None:
+        """The call of the model that the graph task under way, or one around it, runs through.
+
+        Reentrant checkpoints call layers inside a backward pass, and run a backward pass of their own.
+        """
+        for task in reversed(self.tasks.values()):
+            if task.forwards:
+                return task.forwards[-1]
+        return None
 
     # hooks of tensors, in the order in which they fire
 
@@ -280,12 +310,15 @@ class Ledger:
         """A gradient arrives at the output of a layer."""
         if self.active:
             task = self._task()
-            task.join(use.forward)
-            use.forward.nearest = use.forward.nearest or use.called
+            if self.counts:
+                task.join(use.forward)
+                use.forward.nearest = use.forward.nearest or use.called
             task.arrived[use.block.name].pairs.append((use, g.detach()))
 
     def _complete(self, name: str, g: Tensor) -> None:
         """The gradient of a parameter is complete, and not yet added to ``.grad``."""
+        if self.active and self.watch and not self.rows:
+            self._begin_look(name)
         if not (self.active and self.counts):
             return
         if self.forwards[name] and self._cleared(name):
@@ -296,11 +329,15 @@ class Ledger:
 
     def _added(self, name: str, p: Tensor) -> None:
         """It was added: what arrived in this task is now part of ``.grad``."""
+        if self.active and self.watch and not self.rows:
+            self._look(name, p)
         if not (self.active and self.counts):
             return
         task = self._task()
         if not task.forwards:
-            for forward in [f for f in self.opaque if not f.joined] or [outside(self.declared)]:
+            around = self._around()
+            unseen = [f for f in self.opaque if not f.joined]
+            for forward in unseen or [around if around is not None else outside(self.declared)]:
                 task.join(forward)
         self.forwards[name].update(dict.fromkeys(task.forwards))
         if len(self.forwards[name]) > MOST_PASSES:
@@ -356,23 +393,58 @@ class Ledger:
         tolerance = max(ROUNDING * torch.finfo(p.dtype).eps, COARSE * coarse)
         arrived.errors[name] = (added - explained).abs(), tolerance * size
 
+    def _begin_look(self, name: str) -> None:
+        """Choose an output of a layer, and read the gradient of its weights before any is added."""
+        block = self.weights.get(name)
+        if block is None or block.name in self.blocks.untapped:
+            return
+        k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
+        if grad is None:
+            self.checked.pop(block.name, None)
+        self._task().arrived[block.name].looked = k, None if grad is None else grad.detach()[k].clone()
+
+    @torch.no_grad()
+    def _look(self, name: str, p: Tensor) -> None:
+        """Compare what was added to the weights of that output with what the calls say of it."""
+        block, task = self.weights.get(name), self._task()
+        if block is None or block.name not in task.arrived or p.grad is None or p.grad.is_sparse:
+            return
+        arrived = task.arrived.pop(block.name)
+        if arrived.looked is None or block.adapter is None:
+            return
+        k, before = arrived.looked
+        added = p.grad.detach()[k] if before is None else p.grad.detach()[k] - before
+        size, coarse, explained = torch.linalg.vector_norm(added), 0.0, torch.zeros_like(added).flatten()
+        if before is not None:
+            size = size + torch.linalg.vector_norm(before)
+        for use, g in arrived.pairs:
+            values, bound = block.adapter.row(
+                use.module, use.x.to(p.dtype), g.reshape(use.shape).to(p.dtype), k
+            )
+            explained, size = explained + values, size + bound
+            coarse = max(coarse, _coarse(g, p))
+        tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
+        arrived.errors[name] = (added.flatten() - explained).abs().amax(), tolerance * size
+        arrived.pairs.clear()
+        self.checked[block.name].append(arrived)
+
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:
             self.generators[device] = torch.Generator(device).manual_seed(0)
         return self.generators[device]
 
     def _task(self) -> Task:
-        """The graph task under way; others are over, unless a layer was called inside them."""
+        """The graph task under way; of those before it, which may be around it, the last few are kept."""
         task = current_task()
         if task not in self.tasks:
-            self.tasks = {k: t for k, t in self.tasks.items() if k in self.recomputing}
+            for old in list(self.tasks)[: -MOST_NESTED or None]:
+                del self.tasks[old]
             self.tasks[task] = Task()
         return self.tasks[task]
 
     def _settle(self) -> None:
         """No graph task is under way: what arrived and was not entered belongs to no step."""
         self.tasks.clear()
-        self.recomputing.clear()
 
     def _cleared(self, name: str) -> bool:
         """Whether the gradient that this parameter's entries made is gone: ``None``, or zeroed in place."""

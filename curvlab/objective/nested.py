@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,30 @@ class Unpacked:
         return (self.batch,), {}
 
 
-def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called on: ``inputs`` as its one argument, unless they are ``Unpacked``."""
-    return inputs.arguments() if isinstance(inputs, Unpacked) else ((inputs,), {})
+def arguments(inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called on.
+
+    Inputs in a container are one argument, with two exceptions: a mapping whose keys are all names of
+    arguments is given by keyword, and a sequence in order if ``forward`` takes so many, and not one.
+    """
+    if isinstance(inputs, Unpacked):
+        return inputs.arguments()
+    if isinstance(inputs, (tuple, list, Mapping)):
+        signature = inspect.signature(model.forward)
+        if isinstance(inputs, Mapping):
+            if inputs and all(name in signature.parameters for name in inputs):
+                return (), dict(inputs)
+        elif not _takes(signature, inputs) and _takes(signature, *inputs):
+            return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _takes(signature: inspect.Signature, *given: Any) -> bool:
+    try:
+        signature.bind(*given)
+    except TypeError:
+        return False
+    return True
 
 
 def each_tensor(change: Callable[[Tensor], Tensor], inputs: Any) -> Any:

@@ -85,7 +85,7 @@ def plain_kernels(model: nn.Module) -> Iterator[None]:
 def outputs_at(model: nn.Module, at: Mapping[str, Tensor], inputs: Any) -> Any:
     """The model's outputs at these parameters; buffers stay as they are."""
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    return functional_call(model, {**buffers, **at}, *arguments(inputs))
+    return functional_call(model, {**buffers, **at}, *arguments(inputs, model))
 
 
 def values_at(model: nn.Module, at: Mapping[str, Tensor], inputs: Any) -> Any:

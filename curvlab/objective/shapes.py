@@ -14,6 +14,10 @@ def require_elementwise(name: str, outputs: Any, targets: Any) -> None:
     """Raise ``ConfigError`` unless outputs and targets are tensors of one shape with an axis of examples."""
     _require_tensors(name, outputs, targets)
     f, y = tuple(outputs.shape), tuple(targets.shape)
+    if not y and f:
+        raise _misfit(
+            name, outputs, targets, "the targets have no axis of examples", f"give targets of shape {f}"
+        )
     if f != y:
         hint = f"give targets of shape {f}"
         if outputs.numel() == targets.numel():

@@ -156,7 +156,7 @@ class SupervisedObjective(Objective):
         )
 
     def _outputs(self, chunk: Chunk) -> Any:
-        args, kwargs = arguments(chunk.inputs)
+        args, kwargs = arguments(chunk.inputs, self.model)
         return self.model(*args, **kwargs)
 
     def _require_products(self, curvature: MicroBatches, ctx: Context) -> None:

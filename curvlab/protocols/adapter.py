@@ -48,6 +48,18 @@ class LayerAdapter(ABC):
     def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
         """The gradient of the layer's output as rows."""
 
+    def row(self, module: nn.Module, x: Tensor, g: Tensor, k: int) -> tuple[Float[Tensor, " i"], Tensor]:
+        """What a call with input x and output gradient g adds to the weights of output k, and a bound on it.
+
+        The bias column is left out.  The bound is that of Cauchy and Schwarz, in the units of rounding.
+        """
+        o = self.shape(module)[0]
+        groups = self.groups(module)
+        a, rows = self.inputs(module, x), self.grads(module, g).reshape(-1, o)[:, k]
+        own = a.reshape(rows.shape[0], groups, -1)[:, k * groups // o]
+        size = torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(own)
+        return (rows @ own)[: a.shape[-1] - (len(self.parameters(module)) - 1)], size
+
 
 def products(inputs: Float[Tensor, "n r i"], grads: Float[Tensor, "*v n s o"]) -> Float[Tensor, "*v n o i"]:
     """``Σ_s grads[n,s]ᵀ inputs[n,s]``, group by group: what rows say of each example's gradient."""

@@ -347,15 +347,21 @@ def unit(w: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b k d"]:
 
 def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:
     """The few fixed vectors that power iteration starts from, as columns, in ``like``'s dtype and place."""
-    return _probes(d, like.dtype, like.device)
+    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(_table(d, like.dtype == torch.float64)).mT
+    return torch.from_numpy(_table(d, True)).to(like).mT
 
 
 @lru_cache(maxsize=256)
-def _probes(d: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "d k"]:
-    index = torch.arange(d, dtype=torch.float64, device=device)
-    # row by row in memory, as products with few vectors are fastest
+def _table(d: int, wide: bool) -> Any:
+    """Constants, numbers of the program and not of any optimizer: numpy's, row by row in memory.
+
+    Products with few vectors are fastest that way.
+    """
+    index = torch.arange(d, dtype=torch.float64)
     first = 1.0 + TILT * torch.cos(2.0 * index)
-    return torch.stack([first, *(torch.cos(index * angle) for angle in ANGLES)]).to(dtype).mT
+    found = torch.stack([first, *(torch.cos(index * angle) for angle in ANGLES)])
+    return (found if wide else found.float()).numpy().copy()
 
 
 def _per_matrix(c: Any, t: Tensor) -> Any:
