@@ -26,7 +26,7 @@ from curvlab.engine.settings import PEAK, Settings, share
 from curvlab.engine.state import nbytes
 from curvlab.engine.step import Way
 from curvlab.engine.stride import Stride
-from curvlab.engine.undo import Buffers, Undo
+from curvlab.engine.undo import Undo
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import empty, partition
@@ -92,7 +92,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.steps = 0
         self.last: StepFacts | None = None
         self.reported = False
-        self.buffers = Buffers(model)
         self.blocks = partition(model, method.preconditioner.joins)
         if not self.blocks.members:
             raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
@@ -201,10 +200,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             asked = asked if cast is None else Autocasted(asked, cast)
             ctx = self._context(self.arms[0], self.steps)
             self.ambient.clear()
-            undo.keep(self.buffers.moving())
+            undo.keep(list(self.model.buffers()))  # batch normalisation's averages move with the evaluation
             with self.ambient.aside(), own_precision(self.blocks.like.device.type):
                 seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
-            self.buffers.moved()
             return seen, asked, seen.loss
         if needs.objective:
             raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)

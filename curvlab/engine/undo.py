@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.structure import Family
@@ -65,30 +65,6 @@ class Kept:
             for f in fields(state):
                 if not f.metadata.get("transient"):
                     self._take(getattr(state, f.name))
-
-
-class Buffers:
-    """The buffers of a model that its evaluations move, as batch normalisation's averages.
-
-    All are taken to move until the first evaluation has shown which do, by torch's count of writes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self._moving: set[str] | None = None
-        self._before: dict[str, int] = {}
-
-    def moving(self) -> list[Tensor]:
-        """Those that the next evaluation may move."""
-        held = dict(self.model.named_buffers())
-        self._before = {name: b._version for name, b in held.items()}
-        return [b for name, b in held.items() if self._moving is None or name in self._moving]
-
-    def moved(self) -> None:
-        """An evaluation was made since."""
-        now = {name: b._version for name, b in self.model.named_buffers()}
-        found = {name for name, version in now.items() if self._before.get(name) != version}
-        self._moving = found if self._moving is None else self._moving | found
 
 
 class Undo:

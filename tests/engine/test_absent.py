@@ -208,6 +208,25 @@ def test_copies_train_on_alike_after_blocks_have_parted(name: str, how: Callable
     assert same(model, twin)
 
 
+@pytest.mark.parametrize("part", ["bias", "weight"])
+@pytest.mark.parametrize("name", ["kfac", "singd", "sirf-shampoo", "adamw"])
+def test_a_part_of_a_layer_that_is_unfrozen_makes_it_a_layer_that_resumes(name: str, part: str) -> None:
+    model = Heads().double()
+    getattr(model.body, part).requires_grad_(False)
+    opt = curvlab.optimizer(name, model, lr=1e-2, **METHODS[name])
+    for k in range(5):
+        if k == 2:
+            model.requires_grad_(True)
+        go(model, opt, k)
+    assert {r.treatment for r in opt.coverage() if r.parameter.startswith("body")} == {name}
+    twin, other = by_state((model, opt))
+    for k in range(5, 8):
+        go(model, opt, k)
+    for k in range(5, 8):
+        go(twin, other, k)
+    assert same(model, twin)
+
+
 class Experts(nn.Module):
     """The second expert sees its first token in the third batch."""
 

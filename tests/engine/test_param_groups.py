@@ -156,6 +156,17 @@ def test_a_rate_of_zero_at_first_is_the_groups_later(name: str) -> None:
     close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["kfac", "singd", "muon"])
+def test_the_fallback_of_a_rate_that_was_zero_has_its_own_rate_and_follows_the_groups(name: str) -> None:
+    a, b = network(), network()
+    zero, fresh = made(name, a, lr=0.0), made(name, b, lr=1e-2)
+    for k, lr in enumerate((1e-2, 1e-2, 4e-3, 8e-3)):
+        for model, opt in ((a, zero), (b, fresh)):
+            opt.param_groups[0]["lr"] = lr
+            go(model, opt, range(k, k + 1))
+    close(a, b, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [

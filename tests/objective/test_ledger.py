@@ -94,6 +94,13 @@ def graph_kept(model: nn.Module) -> None:
     loss(model).backward(create_graph=True)
 
 
+def cleared_between_two_of_one_graph(model: nn.Module) -> None:
+    value = loss(model)
+    value.backward(retain_graph=True)
+    model.zero_grad()
+    value.backward()
+
+
 def in_two_halves_of_one_graph(model: nn.Module) -> None:
     value = loss(model)
     (0.25 * value).backward(retain_graph=True)
@@ -107,6 +114,7 @@ DISTURBED: dict[str, Loop] = {
     "a backward into the inputs alone": into_inputs_alone,
     "a forward that failed": failed_forward,
     "create_graph": graph_kept,
+    "cleared between two passes of one graph": cleared_between_two_of_one_graph,
     "two backward passes through one graph": in_two_halves_of_one_graph,
 }
 
@@ -357,6 +365,55 @@ def test_a_loss_by_another_method_than_forward_is_counted_if_the_number_is_decla
             ambient.collect(None)
     else:
         assert ambient.collect(None).examples == 7
+
+
+class Answers(nn.Module):
+    """Returns its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, time: Tensor, x: Tensor) -> Tensor:
+        return F.mse_loss(self.net(x) * time.sum(), Y)
+
+
+@pytest.mark.parametrize("first", [torch.ones(1), torch.ones(2, 3), torch.ones(7, 2)], ids=["1", "2 3", "7"])
+def test_a_model_that_returns_its_loss_agrees_with_its_last_layer_or_is_refused(first: Tensor) -> None:
+    model = Answers().double()
+    ambient, _ = counted(model)
+    model(first.double(), X).backward()
+    if first.shape[0] == 7:
+        assert ambient.collect(None).examples == 7
+    else:
+        with pytest.raises(ConfigError, match="that of its last layer's output 7"):
+            ambient.collect(None)
+
+
+def test_a_product_of_axes_that_happens_to_fit_is_refused() -> None:
+    model, table = Edges().double(), torch.ones(1, 7, dtype=torch.float64)
+    ambient, _ = counted(model)
+    F.mse_loss(model(table, X), Y).backward()
+    with pytest.raises(ConfigError, match="first input has 1 entries, that of its output 7"):
+        ambient.collect(None)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the model", "a part"])
+@pytest.mark.parametrize("needs", [BOTH, Needs(examples=True)], ids=["rows", "the number alone"])
+def test_examples_are_counted_once_through_a_reentrant_checkpoint(needs: Needs, whole: bool) -> None:
+    class Saves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) if whole else checkpoint(self.net, x, use_reentrant=True)
+
+    model, x = Saves().double(), X.clone().requires_grad_()
+    ambient, _ = listening(model, needs=needs)
+    out = checkpoint(model, x, use_reentrant=True) if whole else model(x)
+    F.mse_loss(out, Y).backward()
+    assert ambient.collect(None).examples == 7
 
 
 def test_calls_of_different_sizes_in_one_backward_are_refused() -> None:
