@@ -72,7 +72,7 @@ def optimizer(
         raise UsageError("the model has no parameters to train")
     require_trainable(model)
     dtype = real_dtype(model)
-    name = _name(dtype) if precision is None else precision
+    name = precision or _name(torch.float32 if dtype in HALVES else dtype)
     choice = part_class(registry.part("precision", name))
     device = {"device": str(parameters[0].device)} if "device" in settings_of(choice) else {}
     backend: Backend = build_part(registry, Backend, name, device)
@@ -89,6 +89,10 @@ def optimizer(
         examples=examples,
         strict=strict,
     )
+
+
+#: dtypes that have no precision of their own yet: what a method makes of them, it makes in them
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def _require_model(model: Any) -> None:
@@ -115,7 +119,7 @@ def _require_model(model: Any) -> None:
 
 def _require_precision(backend: Backend, name: str, dtype: torch.dtype) -> None:
     """Refuse a precision whose parameters are of another dtype than the model's."""
-    if backend.dtype == dtype:
+    if backend.dtype == dtype or (dtype in HALVES and name == "float32"):
         return
     convert = {torch.float32: "model.float()", torch.float64: "model.double()"}.get(backend.dtype)
     hint = "leave precision out, which means that of the parameters"

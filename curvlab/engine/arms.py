@@ -70,6 +70,7 @@ class Arms:
         self.name, self.method, self.backend, self.generator = name, method, backend, generator
         self.emit = emit
         self.members: list[Arm] = []
+        self.unread: set[str] = set()  # blocks that were handed over
 
     def assign(self, blocks: Blocks, names: Iterable[str], apart: Callable[[Block], Any]) -> None:
         """Fresh arms for the blocks of these names."""
@@ -100,20 +101,30 @@ class Arms:
         return first, second
 
     def hand_over(self, names: Collection[str]) -> bool:
-        """Give blocks that the method can no longer treat to its fallback; whether any moved."""
-        changed = False
-        if self.method.fallback is None:
+        """Give blocks whose layers can no longer be read to the fallback, or settle the method without them.
+
+        Whether anything changed; a method without a fallback keeps them, with the curvature that they have.
+        """
+        changed, known = False, self.unread
+        self.unread = known | set(names)
+        if self.method.fallback is None or self.unread == known:
             return changed
         for arm in list(self.members):
-            leaving = [n for n in arm.blocks.layout.names if n in names]
-            if arm.treatment == FALLBACK or not leaving:
+            unread = [n for n in arm.blocks.layout.names if n in names and n not in known]
+            if arm.treatment == FALLBACK or not unread:
                 continue
+            changed = True
+            leaving = [n for n in unread if self.refusal(arm.blocks, arm.blocks[n])]
+            if len(leaving) < len(unread):
+                self._settle(arm)
+            if not leaving:
+                continue
+            arm = next(a for a in self.members if a.name == arm.name)
             self._require_fallback(arm.blocks, [arm.blocks[n] for n in leaving])
             if len(leaving) < len(arm.blocks):
                 arm, _ = self.split(arm, leaving)
             self.members.remove(arm)
             self._add(FALLBACK, arm.blocks)
-            changed = True
         return changed
 
     def drop(self, names: Collection[str]) -> None:
@@ -143,9 +154,14 @@ class Arms:
         return [[a.name, a.treatment, list(a.blocks.layout.names)] for a in self.members]
 
     def lay_out(self, blocks: Blocks, layout: Sequence[Sequence[Any]]) -> None:
-        """Fresh arms of another layout; raises ``CheckpointError`` if it is not one of these blocks."""
-        if layout == self.layout():
+        """Fresh arms, if they are laid out in another way, or know of other layers that cannot be read.
+
+        Raises ``CheckpointError`` if the layout is not one of these blocks.
+        """
+        unread = set(blocks.untapped)
+        if layout == self.layout() and unread == self.unread:
             return
+        self.unread = unread
         names = sorted(n for _, _, members in layout for n in members)
         if names != sorted(blocks.layout.names):
             raise CheckpointError("the state is of another method or model: its blocks are others")
@@ -186,6 +202,16 @@ class Arms:
         method = method.settled([self._as_seen(blocks, b) for b in blocks.members])
         state = self._fresh(method, blocks, self.generator)
         self.members.append(Arm(name or self._free(treatment), treatment, method, blocks, state))
+
+    def _settle(self, arm: Arm) -> None:
+        """The method as it treats the arm's blocks now, with the state that it had where that still fits."""
+        method = arm.method.settled([self._as_seen(arm.blocks, b) for b in arm.blocks.members])
+        state = self._fresh(method, arm.blocks, torch.Generator(device=self.generator.device))
+        if not transfer(arm.state, state):
+            self.emit(
+                Event("state-restarted", -1, {"arm": arm.name, "blocks": list(arm.blocks.layout.names)})
+            )
+        self.update(arm, method=method, state=state)
 
     def _fresh(self, method: Method, blocks: Blocks, generator: torch.Generator) -> MethodState:
         like = blocks.layout.zeros(like=blocks.like.detach())

@@ -33,7 +33,7 @@ from curvlab.model.partition import empty, partition
 from curvlab.objective.ambient import Ambient, Reduction
 from curvlab.objective.examples import Declared
 from curvlab.objective.joint import Joint, require_alike
-from curvlab.objective.ranks import Ranks
+from curvlab.objective.ranks import Ranks, ranks_of
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
@@ -389,7 +389,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     # copies
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CurvatureOptimizer:
-        other = memo[id(self)] = saved.rebuilt(*copy.deepcopy(saved.made_of(self), memo))
+        other = memo[id(self)] = _rebuilt(*copy.deepcopy(saved.made_of(self), memo))
         other.on_event = self.on_event
         other.restore(*self.snapshot())
         other.reported = self.reported
@@ -397,11 +397,36 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew on its model, and given this one's state; ``on_event`` and hooks stay behind."""
-        return saved.rebuilt, saved.made_of(self), (*self.snapshot(), self.reported)
+        return _rebuilt, saved.made_of(self), (*self.snapshot(), self.reported)
 
     def __setstate__(self, state: Any) -> None:
         tensors, plain, self.reported = state
         self.restore(tensors, plain)
+
+
+def _rebuilt(
+    given: tuple[Any, ...],
+    model: nn.Module,
+    backend: Backend,
+    name: str,
+    distributed: bool,
+    groups: list[list[str]],
+) -> CurvatureOptimizer:
+    """The optimizer made anew, as it was before its first step."""
+    method, seed, reduction, examples, strict = given
+    named = dict(model.named_parameters())
+    return CurvatureOptimizer(
+        method,
+        model,
+        backend=backend,
+        seed=seed,
+        reduction=reduction,
+        name=name,
+        ranks=ranks_of("world") if distributed else None,
+        groups=[{"params": [named[n] for n in names]} for names in groups] if len(groups) > 1 else (),
+        examples=examples,
+        strict=strict,
+    )
 
 
 def _scalar(value: Any) -> Tensor | None:

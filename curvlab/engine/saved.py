@@ -1,22 +1,20 @@
-"""An optimizer as data: for checkpoints, for torch's ``state_dict``, and for copies."""
+"""An optimizer as data: for checkpoints, for torch's ``state_dict``, and for copies.
+
+``optimizer`` is a ``CurvatureOptimizer``, whose module imports this one.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from curvlab.engine.health import require_finite_tensors
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError, ConfigError, Fault
-from curvlab.objective.ranks import ranks_of
-from curvlab.protocols.backend import Backend
-
-if TYPE_CHECKING:
-    from curvlab.engine.optimizer import CurvatureOptimizer
 
 #: version of the layout of ``state_dict`` and ``snapshot``
 STATE_VERSION = 2
@@ -24,7 +22,7 @@ STATE_VERSION = 2
 PLAIN = "curvlab"
 
 
-def snapshot(optimizer: CurvatureOptimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Every state as named tensors (live) and plain values."""
     tensors: dict[str, Tensor] = {"generator": optimizer.generator.get_state()}
     plain: dict[str, Any] = {
@@ -41,18 +39,19 @@ def snapshot(optimizer: CurvatureOptimizer) -> tuple[dict[str, Tensor], dict[str
     return tensors, plain
 
 
-def restore(optimizer: CurvatureOptimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if it is of another kind."""
     if plain.get("version") != STATE_VERSION:
         raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
     theirs, mine = len(plain["groups"]), len(optimizer.param_groups)
     if theirs != mine:
         raise CheckpointError(f"the state has {theirs} parameter groups, this optimizer {mine}")
-    kept = set(optimizer.blocks.untapped), optimizer.assignment.members
+    arms = optimizer.assignment
+    kept = set(optimizer.blocks.untapped), arms.members, arms.unread
     optimizer.blocks.untapped.clear()
     optimizer.blocks.untapped.update(plain["untapped"])
     try:
-        optimizer.assignment.lay_out(optimizer.blocks, [list(row) for row in plain["arms"]])
+        arms.lay_out(optimizer.blocks, [list(row) for row in plain["arms"]])
         for arm in optimizer.arms:
             start = f"{arm.name}/"
             refill(
@@ -63,7 +62,7 @@ def restore(optimizer: CurvatureOptimizer, tensors: Mapping[str, Tensor], plain:
     except CheckpointError:
         optimizer.blocks.untapped.clear()
         optimizer.blocks.untapped.update(kept[0])
-        optimizer.assignment.members = kept[1]
+        arms.members, arms.unread = kept[1:]
         raise
     for group, values in zip(optimizer.param_groups, plain["groups"], strict=True):
         group.update({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -103,7 +102,7 @@ def taken_apart(
     return tensors, {**theirs[0][PLAIN], "groups": [_settings(g) for g in theirs]}
 
 
-def shown(optimizer: CurvatureOptimizer) -> defaultdict[Tensor, Any]:
+def shown(optimizer: Any) -> defaultdict[Tensor, Any]:
     """The live tensors under the first parameter of their block, as torch's tools look for them."""
     tensors, _ = snapshot(optimizer)
     blocks = optimizer.blocks
@@ -116,8 +115,8 @@ def shown(optimizer: CurvatureOptimizer) -> defaultdict[Tensor, Any]:
     return found
 
 
-def made_of(optimizer: CurvatureOptimizer) -> tuple[Any, ...]:
-    """What ``rebuilt`` takes; raises ``ConfigError`` for an optimizer over a part of the processes."""
+def made_of(optimizer: Any) -> tuple[Any, ...]:
+    """What makes the optimizer anew; raises ``ConfigError`` for an optimizer over a part of the processes."""
     ranks = optimizer.ranks
     if ranks is not None and not ranks.is_world:
         raise ConfigError(
@@ -129,33 +128,6 @@ def made_of(optimizer: CurvatureOptimizer) -> tuple[Any, ...]:
     names = {id(p): n for n, p in optimizer.model.named_parameters()}
     groups = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
     return optimizer.given, optimizer.model, optimizer.backend, optimizer.name, ranks is not None, groups
-
-
-def rebuilt(
-    given: tuple[Any, ...],
-    model: nn.Module,
-    backend: Backend,
-    name: str,
-    distributed: bool,
-    groups: list[list[str]],
-) -> CurvatureOptimizer:
-    """The optimizer made anew, as it was before its first step."""
-    from curvlab.engine.optimizer import CurvatureOptimizer
-
-    method, seed, reduction, examples, strict = given
-    named = dict(model.named_parameters())
-    return CurvatureOptimizer(
-        method,
-        model,
-        backend=backend,
-        seed=seed,
-        reduction=reduction,
-        name=name,
-        ranks=ranks_of("world") if distributed else None,
-        groups=[{"params": [named[n] for n in names]} for names in groups] if len(groups) > 1 else (),
-        examples=examples,
-        strict=strict,
-    )
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,16 +15,17 @@ FAMILIES = {
     torch.float64: torch.float64,
     torch.complex64: torch.float32,
     torch.complex128: torch.float64,
+    torch.bfloat16: torch.bfloat16,
+    torch.float16: torch.float16,
 }
-
-_HALVES = (torch.bfloat16, torch.float16)
 
 
 def require_trainable(model: nn.Module) -> None:
     """Refuse what no method can train; the message names the parameter and the remedy.
 
-    Every parameter that requires a gradient must be float32, or every one float64; complex64 goes
-    with float32, and complex128 with float64.  All must be on one device, ``meta`` included, and their
+    Every parameter that requires a gradient must be of one dtype, float32, float64, bfloat16 or float16;
+    complex64 goes with float32, and complex128 with float64.  Backends refuse to factorise halves (``Full``), so
+    that they are for methods without inverses.  All must be on one device, ``meta`` included, and their
     gradients dense.  Raises ``ConfigError`` with every fault found.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -55,8 +56,8 @@ def _dtypes(trained: dict[str, nn.Parameter]) -> Iterator[Fault]:
         first.setdefault(p.dtype, name)
     for dtype, name in first.items():
         if dtype not in FAMILIES:
-            what = f'parameter "{name}" is {_short(dtype)}: parameters are trained in float32 or float64'
-            yield Fault(what, hint=_remedy(dtype))
+            what = f'parameter "{name}" is {_short(dtype)}: parameters are trained in a floating dtype'
+            yield Fault(what, hint="convert it to float32, or freeze it with requires_grad_(False)")
     families: dict[torch.dtype, str] = {}
     for dtype, name in first.items():
         if dtype in FAMILIES:
@@ -68,15 +69,6 @@ def _dtypes(trained: dict[str, nn.Parameter]) -> Iterator[Fault]:
             " a model is trained in one precision",
             hint="convert the model, model.float() or model.double(), or freeze one of the two",
         )
-
-
-def _remedy(dtype: torch.dtype) -> str:
-    if dtype in _HALVES:
-        return (
-            "keep the parameters in float32, model.float(), and compute in"
-            f" {_short(dtype)} by torch.autocast(device_type, dtype=torch.{_short(dtype)})"
-        )
-    return "convert it to float32, or freeze it with requires_grad_(False)"
 
 
 def _devices(trained: dict[str, nn.Parameter]) -> Iterator[Fault]:

@@ -46,9 +46,11 @@ class Full(Backend):
         return gram_(M, keep, X, weight)
 
     def cholesky(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
+        _require_wide(A)
         return self._lifted(A, _cholesky)
 
     def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
+        _require_wide(A)
         rule = _inverse if A.dim() == 2 else _lapack_inverse
         try:
             return self._lifted(A, lambda a: rule(a, shift))
@@ -56,6 +58,7 @@ class Full(Backend):
             raise NotPositiveDefinite(_description(_shifted(A.double(), shift))) from None
 
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
+        _require_wide(A)
         try:
             values, vectors = _eigh(A)
         except NotPositiveDefinite:
@@ -73,6 +76,19 @@ class Full(Backend):
             except NotPositiveDefinite:
                 continue
         raise NotPositiveDefinite(_description(A.double()))
+
+
+def _require_wide(A: Tensor) -> None:
+    """Raise ``ConfigError`` for a matrix in half precision, which no LAPACK routine takes."""
+    if A.dtype in (torch.bfloat16, torch.float16):
+        dtype = str(A.dtype).removeprefix("torch.")
+        raise ConfigError(
+            Fault(
+                f"a factor in {dtype} cannot be factorised, and this method factorises its factors",
+                hint="keep the parameters in float32, model.float(), and compute in"
+                f" {dtype} by torch.autocast; or take a method without inverses, such as singd",
+            )
+        )
 
 
 def _row_major(A: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ def test_an_update_that_no_damping_makes_finite_leaves_no_trace(name: str, fallb
         method = build_method(registry(), name, knobs)
         owner = method.fallback if fallback else method
         assert owner is not None
-        bad = replace(owner, preconditioner=Failing(owner.preconditioner, failing))
+        bad = replace(owner, preconditioner=Failing(owner.preconditioner, failing), knobs={})
         method = replace(method, fallback=bad) if fallback else bad
         return CurvatureOptimizer(method, network(), backend=Full("float64"), name=name)
 

@@ -123,7 +123,7 @@ def test_a_closure_is_called_once_and_its_loss_returned() -> None:
     assert torch.equal(*found)
     equal(model, twin)
     assert mine.last is not None
-    assert mine.last.loss == float(found[1])
+    assert mine.last.loss == found[1].item()
 
 
 def test_gradients_accumulate_until_they_are_zeroed() -> None:

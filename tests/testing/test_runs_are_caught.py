@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -258,8 +257,9 @@ def switched(solve: Solve) -> Solve:
 
 
 def divided(self: Any, state: Any, v: BlockVector, at: Any) -> BlockVector:
-    """By zero, where the units of the first layer are saturated."""
-    return v * (1.0 if float(at.gradient["0.weight"].norm()) > 0 else math.inf)
+    """By zero, in Python's arithmetic, where the units of the first layer are saturated."""
+    norm = float(at.gradient["0.weight"].norm())
+    return v * (norm / norm)
 
 
 def talkative(self: Any, state: Any, what: Any, ctx: Context) -> Any:

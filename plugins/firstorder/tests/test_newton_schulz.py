@@ -88,6 +88,7 @@ def test_matrices_are_treated() -> None:
     assert NewtonSchulz().refuses(Block("fc", ("fc.weight",), torch.Size((8, 4)))) is None
 
 
+@pytest.mark.filterwarnings("ignore::curvlab.CoverageWarning")
 def test_muon_trains_matrices_and_leaves_the_rest_to_its_fallback(optimizer: Any) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 3)).double()

@@ -79,8 +79,11 @@ def optimizer(
 
 
 def factors(ours: CurvatureOptimizer) -> dict[str, Factors]:
-    """The live factors, by block."""
-    found: dict[str, Factors] = ours.arms[0].state.preconditioner.blocks
+    """The live factors, by block; layers that were not called in a step are in arms of their own."""
+    found: dict[str, Factors] = {}
+    for arm in ours.arms:
+        if arm.treatment == "singd":
+            found.update(arm.state.preconditioner.blocks)
     return found
 
 
