@@ -19,6 +19,9 @@ from curvlab.errors import Diverged
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Layers
 
+#: tensors of no more entries are checked together
+SMALL = 4096
+
 
 def size(tensor: Tensor) -> float:
     """``‖tensor‖²``; not finite if an entry is not, or if a square overflows.  A host sync."""
@@ -59,8 +62,12 @@ class Watch:
 
     def inspect(self, tensors: Iterable[Tensor]) -> tuple[bool, bool]:
         """Whether all are finite, and whether all are so small that no square overflows."""
-        moderate = True
-        for t in self.unknown(tensors):
+        moderate, unknown = True, self.unknown(tensors)
+        small = [t for t in unknown if t.numel() <= SMALL and t.is_floating_point()]
+        if len(small) > 1 and math.isfinite(size(torch.cat([t.detach().reshape(-1) for t in small]))):
+            self._known.update((id(t), (t, t._version)) for t in small)
+            unknown = [t for t in unknown if t.numel() > SMALL or not t.is_floating_point()]
+        for t in unknown:
             if math.isfinite(size(t)):
                 self._known[id(t)] = t, t._version
                 continue

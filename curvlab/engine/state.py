@@ -78,48 +78,63 @@ def tensors_of(state: Any) -> list[Tensor]:
 
 
 def _collect(state: Any, found: list[Tensor]) -> None:
-    if isinstance(state, Tensor):
+    type_: Any = type(state)
+    kind = kind_of(type_)
+    if kind == "tensor":
         found.append(state)
-    elif isinstance(state, BlockVector):
+    elif kind == "vector":
         found.append(state.flat)
-    elif isinstance(state, Mapping):
+    elif kind == "mapping":
         for value in state.values():
             _collect(value, found)
-    elif isinstance(state, (list, tuple)):
+    elif kind == "sequence":
         for value in state:
             _collect(value, found)
-    elif not isinstance(state, (int, float, str, Family)) and state is not None:
+    elif kind == "record":
         record: Any = type(state)
-        for name in _held(record):
+        for name in held(record):
             _collect(getattr(state, name), found)
 
 
 @cache
-def _held(record: type) -> tuple[str, ...]:
+def kind_of(type_: type) -> str:
+    """What a value of this type is in a state: tensor, vector, plain, mapping, sequence or record."""
+    kinds: tuple[tuple[str, Any], ...] = (
+        ("tensor", Tensor),
+        ("vector", BlockVector),
+        ("plain", (int, float, str, Family, type(None))),
+        ("mapping", Mapping),
+        ("sequence", (list, tuple)),
+    )
+    return next((kind for kind, types in kinds if issubclass(type_, types)), "record")
+
+
+@cache
+def held(record: Any) -> tuple[str, ...]:
     """The fields of a record that are no caches."""
     return tuple(f.name for f in fields(record) if not f.metadata.get("transient"))
 
 
 def forget(state: Any) -> None:
     """Give what lives within one step its default back."""
-    if isinstance(state, (Tensor, BlockVector, int, float, str, Family)) or state is None:
-        return
-    if isinstance(state, Mapping):
+    type_: Any = type(state)
+    kind = kind_of(type_)
+    if kind == "mapping":
         for value in state.values():
             forget(value)
-    elif isinstance(state, (list, tuple)):
+    elif kind == "sequence":
         for value in state:
             forget(value)
-    else:
+    elif kind == "record":
         record: Any = type(state)
         for f in _passing(record):
             setattr(state, f.name, f.default if f.default_factory is MISSING else f.default_factory())
-        for name in _held(record):
+        for name in held(record):
             forget(getattr(state, name))
 
 
 @cache
-def _passing(record: type) -> tuple[Field[Any], ...]:
+def _passing(record: Any) -> tuple[Field[Any], ...]:
     """The fields of a record that live within one step."""
     return tuple(f for f in fields(record) if f.metadata.get("transient") == "step")
 

@@ -8,15 +8,15 @@ the tensors, which keep their identity and their memory.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
+from functools import cache
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.structure import Family
+from curvlab.engine.state import held, kind_of
 
 
 class Kept:
@@ -39,32 +39,38 @@ class Kept:
         for mapping, found in self._mappings:
             mapping.clear()
             mapping.update(found)
-        for held, values_in_order in self._lists:
-            held[:] = values_in_order
+        for items, values_in_order in self._lists:
+            items[:] = values_in_order
         for tensor, copy in self._tensors:
             tensor.copy_(copy)
 
     def _take(self, state: Any) -> None:
-        if isinstance(state, BlockVector):
-            state = state.flat
-        if isinstance(state, Tensor):
+        type_: Any = type(state)
+        kind = kind_of(type_)
+        if kind == "vector":
+            state, kind = state.flat, "tensor"
+        if kind == "tensor":
             self._tensors.append((state, state.detach().clone()))
-        elif isinstance(state, (int, float, bool, str, Family)) or state is None:
-            return
-        elif isinstance(state, MutableMapping):
+        elif kind == "mapping":
             self._mappings.append((state, dict(state)))
             for value in state.values():
                 self._take(value)
-        elif isinstance(state, (list, tuple)):
+        elif kind == "sequence":
             if isinstance(state, list):
                 self._lists.append((state, list(state)))
             for value in state:
                 self._take(value)
-        elif is_dataclass(state):
-            self._records.append((state, {f.name: getattr(state, f.name) for f in fields(state)}))
-            for f in fields(state):
-                if not f.metadata.get("transient"):
-                    self._take(getattr(state, f.name))
+        elif kind == "record":
+            record: Any = type(state)
+            names = _fields(record)
+            self._records.append((state, {name: getattr(state, name) for name in names}))
+            for name in held(record):
+                self._take(getattr(state, name))
+
+
+@cache
+def _fields(record: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(record))
 
 
 class Undo:

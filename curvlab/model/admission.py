@@ -24,7 +24,7 @@ def require_trainable(model: nn.Module) -> None:
     """Refuse what no method can train; the message names the parameter and the remedy.
 
     Every parameter that requires a gradient must be of one dtype, float32, float64, bfloat16 or float16;
-    complex64 goes with float32, and complex128 with float64.  Backends refuse to factorise halves (``Full``), so
+    complex64 goes with float32, complex128 with float64.  Backends refuse to factorise halves (``Full``), so
     that they are for methods without inverses.  All must be on one device, ``meta`` included, and their
     gradients dense.  Raises ``ConfigError`` with every fault found.
     """

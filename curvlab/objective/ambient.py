@@ -111,6 +111,7 @@ class Ambient:
         value = torch.full((), float("nan")) if loss is None else loss.detach()
         if len(absent) == len(grads) and self.ranks is None:
             return Pass(0, value, gradient, absent=absent)
+        self.ledger.drop_cleared()
         batches = self._batches()
         mine = sum(n for _, n in batches.values())
         of_ranks = [(mine, self._unexplained())]

@@ -8,8 +8,8 @@ at the outputs of layers, the gradient of a parameter is complete, it is added t
 * rows are entered when their weight's gradient is added to ``.grad``;
 * rows are dropped when that ``.grad`` has been cleared, by whatever means, before the next is added.
 
-The same pass checks that the rows explain what is added: both are compared along a random direction.  Steps
-that read no rows compare the weights of one output alone, another each time.
+The same pass checks that the calls explain what is added.  The first step that reads rows, then one in ten,
+compares both along a random direction; the others compare the weights of one output, another each time.
 
 Calls of the model whose gradients flow in one backward pass belong to one loss, whose examples they share.
 """
@@ -45,6 +45,8 @@ ROUNDING = 1e3
 COARSE = 16.0
 TF32 = 2.0**-10
 
+#: steps between two comparisons along a direction
+FULL = 8
 #: the same relative to the bound of Cauchy and Schwarz
 FINE = 64.0
 
@@ -142,6 +144,8 @@ class Ledger:
         self.forwards: dict[str, dict[Forward, None]] = defaultdict(dict)  # by parameter
         self.lost: dict[str, set[Forward]] = defaultdict(set)  # by block: cleared before this step
         self.chance = Random(0)
+        self.full = self.looked = False  # whether gradients are compared along a direction, and ever were
+        self.looks = 0  # steps since
         self.generators: dict[torch.device, torch.Generator] = {}
         self.weights: dict[str, Block] = {}  # the first parameter of each layer block
         self.owner: dict[str, Block] = {}
@@ -175,6 +179,10 @@ class Ledger:
         """What to keep of the passes before the next step."""
         self.rows, self.counts = rows, counts or rows
         self.watch = self.watch or rows
+        self.looks += 1
+        self.full = rows and (self.looks > FULL or not self.looked)
+        if self.full:
+            self.looks, self.looked = 0, True
         if self.counts and len(self._hooked) < len(self.blocks.parameters):
             self._attach()
 
@@ -189,21 +197,21 @@ class Ledger:
 
     # what the present gradients are made of
 
+    def drop_cleared(self) -> None:
+        """Forget what was entered for gradients that are gone; before the next three are asked."""
+        for name in [n for n, found in self.forwards.items() if found]:
+            if self._cleared(name):
+                self._forget(name)
+
     def uses(self, block: Block) -> list[Use]:
         """The calls that the gradient of a block's weight is made of."""
-        weight = block.parameters[0]
-        if self._cleared(weight):
-            self._forget(weight)
-        return list(self.entries[block.name])
+        return list(self.entries.get(block.name, ()))
 
     def alive(self) -> list[Forward]:
         """The calls of the model that the present gradients are made of."""
         found: dict[Forward, None] = {}
-        for name in self.blocks.parameters:
-            if self.forwards.get(name):
-                if self._cleared(name):
-                    self._forget(name)
-                found.update(self.forwards[name])
+        for forwards in self.forwards.values():
+            found.update(forwards)
         return list(found)
 
     def unexplained(self) -> list[str]:
@@ -317,19 +325,19 @@ class Ledger:
 
     def _complete(self, name: str, g: Tensor) -> None:
         """The gradient of a parameter is complete, and not yet added to ``.grad``."""
-        if self.active and self.watch and not self.rows:
+        if self.active and self.watch and not self.full:
             self._begin_look(name)
         if not (self.active and self.counts):
             return
         if self.forwards[name] and self._cleared(name):
             self._forget(name)
         block = self.owner.get(name)
-        if self.rows and block is not None and block.name not in self.blocks.untapped and not g.is_sparse:
+        if self.full and block is not None and block.name not in self.blocks.untapped and not g.is_sparse:
             self._begin_check(name, block, g.detach(), self._task().arrived[block.name])
 
     def _added(self, name: str, p: Tensor) -> None:
         """It was added: what arrived in this task is now part of ``.grad``."""
-        if self.active and self.watch and not self.rows:
+        if self.active and self.watch and not self.full:
             self._look(name, p)
         if not (self.active and self.counts):
             return
@@ -409,7 +417,9 @@ class Ledger:
         block, task = self.weights.get(name), self._task()
         if block is None or block.name not in task.arrived or p.grad is None or p.grad.is_sparse:
             return
-        arrived = task.arrived.pop(block.name)
+        arrived = task.arrived[block.name]
+        if not self.rows:
+            del task.arrived[block.name]
         if arrived.looked is None or block.adapter is None:
             return
         k, before = arrived.looked
@@ -425,8 +435,9 @@ class Ledger:
             coarse = max(coarse, _coarse(g, p))
         tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
         arrived.errors[name] = (added.flatten() - explained).abs().amax(), tolerance * size
-        arrived.pairs.clear()
-        self.checked[block.name].append(arrived)
+        if not self.rows:
+            arrived.pairs.clear()
+            self.checked[block.name].append(arrived)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:
