@@ -378,9 +378,14 @@ class BlockVector:
 
     def _view(self, name: str) -> Tensor:
         found = self._views.get(name)
-        if found is None:
-            start, stop = self.layout.offsets[name]
-            found = self._views[name] = self._flat[start:stop].view(self.layout.shapes[name])
+        if found is None:  # all of them in one call: a step has a few new vectors, and reads every block
+            layout = self.layout
+            sizes = [stop - start for start, stop in layout.offsets.values()]
+            pieces: tuple[Tensor, ...] = self._flat.split(sizes)  # type: ignore[no-untyped-call]
+            for (other, shape), piece in zip(layout.shapes.items(), pieces, strict=True):
+                if other not in self._views:
+                    self._views[other] = piece if len(shape) == 1 else piece.view(shape)
+            found = self._views[name]
         return found
 
     def _multiply_out(self, name: str) -> None:

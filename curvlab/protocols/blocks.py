@@ -97,7 +97,9 @@ class Blocks:
         if len(block.parameters) == 1:
             name = block.parameters[0]
             p = self.parameters[name]
-            return {name: torch.view_as_complex(packed) if p.is_complex() else packed.view(p.shape)}
+            if p.is_complex():
+                return {name: torch.view_as_complex(packed)}
+            return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
         weight, bias = block.parameters
         inner = packed[:, :-1]
         shape = self.parameters[weight].shape
