@@ -155,27 +155,30 @@ def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tu
     """What is to be written, looked at before anything is; raises ``Diverged`` if it is not finite."""
     arm, ctx = way.arm, way.ctx
     update = transformed(way)
-    size = update.size()
-    if looks_once(arm, way.fallible) and not math.isfinite(size) and not update.is_finite():
+    finite = update.is_finite()
+    if looks_once(arm, way.fallible) and not finite:
         solve, ctx = directed(arm, way.v, ctx, emit, undo)
         way = replace(way, solve=solve, ctx=ctx)
         update = transformed(way)
-        size = update.size()
-    _require_finite(arm, update, size, 1.0, ctx)
+        finite = update.is_finite()
+    if not finite:
+        raise Diverged(f"step {ctx.step}: the update is not finite; {culprit(arm.blocks, update)}")
     what = searched(way, objective, update)
     if what.step.accepted:
-        chosen = what.step.update
-        _require_finite(arm, chosen, size if chosen is update else chosen.size(), what.step.alpha, ctx)
+        _require_finite(arm, what.step.update, what.step.alpha, ctx, known=what.step.update is update)
     _require_sound(arm, way.fallible, ctx.step)
     return what, ctx
 
 
-def _require_finite(arm: Arm, update: BlockVector, size: float, alpha: float, ctx: Context) -> None:
-    """``update``, of size ``size``, and θ − α · update are finite; looks at them only if squares overflow."""
-    largest = torch.finfo(update.dtype).max
+def _require_finite(arm: Arm, update: BlockVector, alpha: float, ctx: Context, *, known: bool) -> None:
+    """θ − α · update is finite; ``known``: the update was found to be.  Rates above 1 cost another look."""
+    finite = math.isfinite(alpha) and (known or update.is_finite())
+    if finite and abs(alpha) <= 1.0:
+        return
+    size, largest = update.size(), torch.finfo(update.dtype).max
     if math.isfinite(size) and abs(alpha) < largest / 2 and abs(alpha) * math.sqrt(size) < largest / 2:
         return
-    if not update.is_finite() or not math.isfinite(alpha):
+    if not finite:
         raise Diverged(f"step {ctx.step}: the update is not finite; {culprit(arm.blocks, update)}")
     if not arm.blocks.read().add_(update, -alpha).is_finite():
         raise Diverged(f"step {ctx.step}: parameters would not be finite after a step of rate {alpha:.3g}")
