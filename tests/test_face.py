@@ -187,5 +187,5 @@ def test_precision_is_that_of_the_parameters_and_no_other(model: nn.Module) -> N
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_else_is_made(model: nn.Module) -> None:
-    with pytest.raises(ConfigError, match=r'"0.weight" is bfloat16'):
-        curvlab.optimizer("plain", model.to(torch.bfloat16))
+    with pytest.raises(ConfigError, match=r'"0.weight" is float8_e4m3fn'):
+        curvlab.optimizer("plain", model.to(torch.float8_e4m3fn))

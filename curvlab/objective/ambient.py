@@ -57,7 +57,7 @@ class Ambient:
         self.blocks, self.reduction, self.ranks = blocks, reduction, ranks
         self.alike = ranks is None  #: whether gradients were seen to be the same on all ranks
         self.needs = Needs()
-        self.ledger = Ledger(blocks, examples)
+        self.ledger = Ledger(blocks, examples, tokens=reduction == "mean-tokens")
 
     @property
     def counts(self) -> bool:

@@ -31,12 +31,23 @@ class Forward:
     through.  ``task`` is the graph task in which it was made, as checkpoints do.
     """
 
-    __slots__ = ("batch", "examples", "inferred", "joined", "latest", "nearest", "problem", "task")
+    __slots__ = (
+        "batch",
+        "examples",
+        "inferred",
+        "joined",
+        "latest",
+        "nearest",
+        "positions",
+        "problem",
+        "task",
+    )
 
     def __init__(self, examples: int | None, problem: str = "", *, inferred: bool = False) -> None:
         self.examples, self.problem, self.inferred = examples, problem, inferred
         self.latest: Called | None = None
         self.task = -1
+        self.positions = examples  # entries of the first two axes
         self.joined = False
         self.nearest: Called | None = None
         self.batch: list[Forward] = [self]
@@ -48,11 +59,12 @@ class Forward:
             for forward in other.batch:
                 forward.batch = self.batch
 
-    def returned(self, output: Any) -> list[Tensor]:
+    def returned(self, output: Any, *, tokens: bool = False) -> list[Tensor]:
         """Check the number against the model's outputs; those of them that have a gradient.
 
         One of the outputs leads with as many entries as the inputs do; where no output has an axis, as in a
-        model that returns its loss, the last layer that was called has an axis of that length.
+        model that returns its loss, the last layer that was called has an axis of that length.  If the loss is
+        a mean over ``tokens``, an output may lead with the tokens of all examples.
         """
         tensors = list(tensors_in(output))
         leading = [t.shape[0] for t in tensors if t.dim()]
@@ -60,7 +72,8 @@ class Forward:
             whose, axes = "that of its output", tuple(leading)
             if not axes and self.latest is not None:
                 whose, axes = "that of its last layer's output", self.latest.axes
-            if axes and self.examples not in axes:
+            fits = {self.examples, self.positions} if tokens else {self.examples}
+            if axes and fits.isdisjoint(axes):
                 self.problem = (
                     f"the first axis of the model's first input has {self.examples} entries,"
                     f" {whose} {axes[0]}; which one counts the examples of the batch?"
@@ -83,7 +96,9 @@ def begun(declared: Declared, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         )
     if torch.func.debug_unwrap(first) is not first:
         return Forward(None, "the model was called inside torch.func.vmap, where its batch cannot be seen")
-    return Forward(int(first.shape[0]), inferred=True)
+    forward = Forward(int(first.shape[0]), inferred=True)
+    forward.positions = first.shape[:2].numel()
+    return forward
 
 
 def outside(declared: Declared) -> Forward:

@@ -131,8 +131,8 @@ class Ledger:
     cleared; at most ``MOST_PASSES`` backward passes of them.
     """
 
-    def __init__(self, blocks: Blocks, declared: Declared) -> None:
-        self.blocks, self.declared = blocks, declared
+    def __init__(self, blocks: Blocks, declared: Declared, *, tokens: bool = False) -> None:
+        self.blocks, self.declared, self.tokens = blocks, declared, tokens
         self.rows = self.counts = self.watch = False
         self.active = True
         self.current: Forward | None = None
@@ -260,7 +260,7 @@ class Ledger:
         if module is not self.blocks.model or not on or forward is None:
             return
         self.current = None
-        outputs = forward.returned(output)
+        outputs = forward.returned(output, tokens=self.tokens)
         if not outputs:
             self.opaque = [f for f in self.opaque[-SAMPLE:] if not f.joined] + [forward]
         for tensor in outputs:
@@ -407,7 +407,7 @@ class Ledger:
         if block is None or block.name in self.blocks.untapped:
             return
         k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
-        if grad is None:
+        if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
             self.checked.pop(block.name, None)
         self._task().arrived[block.name].looked = k, None if grad is None else grad.detach()[k].clone()
 
