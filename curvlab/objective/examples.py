@@ -63,8 +63,8 @@ class Forward:
         """Check the number against the model's outputs; those of them that have a gradient.
 
         One of the outputs leads with as many entries as the inputs do; where no output has an axis, as in a
-        model that returns its loss, the last layer that was called has an axis of that length.  If the loss is
-        a mean over ``tokens``, an output may lead with the tokens of all examples.
+        model that returns its loss, the last layer that was called has an axis of that length.  Under a mean
+        over ``tokens``, an output may lead with the tokens of all examples.
         """
         tensors = list(tensors_in(output))
         leading = [t.shape[0] for t in tensors if t.dim()]
