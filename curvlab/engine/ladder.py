@@ -22,7 +22,7 @@ from torch import nn
 from curvlab.engine.arms import Arm
 from curvlab.engine.health import non_finite_statistics, require_finite_state
 from curvlab.engine.state import tensors_of
-from curvlab.engine.step import Way, direct, observe, searched, transformed
+from curvlab.engine.step import Hazard, Way, direct, observe, searched, transformed
 from curvlab.engine.undo import Undo
 from curvlab.errors import Diverged, NotPositiveDefinite
 from curvlab.linalg.cg import Stop
@@ -42,6 +42,8 @@ FIRST_DAMPING = 1e-7
 
 #: no update whose square does not overflow makes parameters infinite at this rate
 TAME_RATE = 1e6
+#: of a solution whose ‖x‖² is below, transforms that cannot fail make a finite update
+MODEST = 1e30
 
 Emit = Callable[[Event], None]
 
@@ -65,12 +67,12 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
 
 def admitted(
     arms: Sequence[Arm], passes: Sequence[Pass], rates: Sequence[float], step: int, undo: Undo
-) -> list[tuple[int, bool]]:
+) -> list[tuple[int, Hazard]]:
     """Check everything that a step begins from; keep the states whose step may fail.
 
     ``rates`` multiply the arms' own.
 
-    Returns the order in which the arms may change their states, and which preconditioners may fail: those
+    Returns the order in which the arms may change their states, and for each what may fail; preconditioners
     that cannot come last, so that nothing of them need be kept.  Raises ``Diverged``, with nothing changed,
     for a gradient, layer statistics or a state that is not finite.
     """
@@ -85,7 +87,15 @@ def admitted(
         for arm, may_fail in zip(arms, fallible, strict=True):
             if may_fail:
                 undo.keep(arm.state.preconditioner, arm.state.on_gradient)
-    return sorted(enumerate(fallible), key=lambda each: not each[1])
+    hazards = [
+        Hazard(
+            failing,
+            bounded=tame and not any(t.fallible for t in arm.method.on_update),
+            unseen=not failing and not tensors_of(arm.state.on_update),
+        )
+        for arm, failing, tame in zip(arms, fallible, moderate, strict=True)
+    ]
+    return sorted(enumerate(hazards), key=lambda each: not each[1].preconditioner)
 
 
 def _good(arm: Arm, seen: Pass, step: int) -> bool:
@@ -122,21 +132,23 @@ def observed(arm: Arm, seen: Pass, ctx: Context) -> None:
 
 def directed(
     arm: Arm, v: BlockVector, ctx: Context, emit: Emit, undo: Undo, *, unseen: bool = False
-) -> tuple[Solve, Context]:
+) -> tuple[Solve, Context, bool]:
     """Refresh and apply, with more damping while that fails; the context that succeeded.
 
-    ``unseen``: whether the solution is finite is left to the look at the update (``planned``).
+    ``unseen``: whether the solution is finite is left to the look at the update (``planned``).  The third
+    value is whether the solution was looked at and is modest.
     """
     for rung in range(RUNGS + 1):
         try:
             solve = direct(arm, v, ctx)
             if unseen and solve.reason is not Stop.NONFINITE:
-                return solve, ctx
-            small = math.isfinite(solve.x.size())
+                return solve, ctx, False
+            size = solve.x.size()
+            small = math.isfinite(size)
             if solve.reason is not Stop.NONFINITE and (small or solve.x.is_finite()):
                 if not small:
                     undo.keep(arm.state.on_update)
-                return solve, ctx
+                return solve, ctx, size < MODEST
             reason = f"the update is not finite; {culprit(arm.blocks, solve.x)}"
         except NotPositiveDefinite as error:
             reason = str(error)
@@ -146,18 +158,13 @@ def directed(
     raise Diverged(f"step {ctx.step}: {reason}; damping up to {ctx.damping:.3g} did not help")
 
 
-def looks_once(arm: Arm, fallible: bool) -> bool:
-    """Whether one look at the update is enough: no state lies between it and the solution."""
-    return not fallible and not tensors_of(arm.state.on_update)
-
-
 def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tuple[Aftermath, Context]:
     """What is to be written, looked at before anything is; raises ``Diverged`` if it is not finite."""
     arm, ctx = way.arm, way.ctx
     update = transformed(way)
-    finite = update.is_finite()
-    if looks_once(arm, way.fallible) and not finite:
-        solve, ctx = directed(arm, way.v, ctx, emit, undo)
+    finite = way.bounded or update.is_finite()
+    if way.hazard.unseen and not finite:
+        solve, ctx, _ = directed(arm, way.v, ctx, emit, undo)
         way = replace(way, solve=solve, ctx=ctx)
         update = transformed(way)
         finite = update.is_finite()
@@ -166,7 +173,7 @@ def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tu
     what = searched(way, objective, update)
     if what.step.accepted:
         _require_finite(arm, what.step.update, what.step.alpha, ctx, known=what.step.update is update)
-    _require_sound(arm, way.fallible, ctx.step)
+    _require_sound(arm, way.hazard.preconditioner, ctx.step)
     return what, ctx
 
 

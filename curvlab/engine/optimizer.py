@@ -18,13 +18,13 @@ from curvlab.engine.autocast import Autocasted, Cast, own_precision
 from curvlab.engine.coverage import FROZEN, Coverage, report
 from curvlab.engine.facts import StepFacts, facts
 from curvlab.engine.groups import resolve
-from curvlab.engine.ladder import admitted, directed, evaluated, looks_once, observed, planned
+from curvlab.engine.ladder import admitted, directed, evaluated, observed, planned
 from curvlab.engine.live import live
 from curvlab.engine.method import Method
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import PEAK, Settings, share
 from curvlab.engine.state import nbytes
-from curvlab.engine.step import Way
+from curvlab.engine.step import Hazard, Way
 from curvlab.engine.stride import Stride
 from curvlab.engine.undo import Undo
 from curvlab.errors import ConfigError, Fault, NeedsObjective
@@ -244,7 +244,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         passes = [seen.restrict(arm.blocks.layout) for arm in arms]
         strides = [self.settings.stride(self.param_groups, arm, seen.absent) for arm in arms]
         order = admitted(arms, passes, [s.rate for s in strides], self.steps, undo)
-        ways = {k: self._way(arms[k], passes[k], strides[k], undo, may_fail) for k, may_fail in order}
+        ways = {k: self._way(arms[k], passes[k], strides[k], undo, hazard) for k, hazard in order}
         plans = {k: planned(ways[k], objective, self.on_event, undo) for k, _ in order}
         undo.settle()
         for k, (what, _) in plans.items():
@@ -254,13 +254,12 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             self._learned(arm, what, ctx)
         return outcomes
 
-    def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo, fallible: bool) -> Way:
+    def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo, hazard: Hazard) -> Way:
         ctx = self._context(arm, self.steps)
         observed(arm, mine, ctx)
         v, at = one_step.before(arm, mine, ctx, stride)
-        unseen = looks_once(arm, fallible)
-        solve, ctx = directed(arm, v, ctx, self.on_event, undo, unseen=unseen)
-        return Way(arm, mine, v, at, solve, ctx, stride, fallible)
+        solve, ctx, modest = directed(arm, v, ctx, self.on_event, undo, unseen=hazard.unseen)
+        return Way(arm, mine, v, at, solve, ctx, stride, hazard, modest and hazard.bounded)
 
     def _learned(self, arm: Arm, what: Aftermath, ctx: Context) -> None:
         said = one_step.learned(arm, what, ctx)

@@ -23,10 +23,23 @@ from curvlab.protocols.step import At
 
 
 @dataclass(frozen=True)
+class Hazard:
+    """What may fail in an arm's step: ``preconditioner``, or nothing after it where ``bounded``.
+
+    ``unseen``: the solution needs no look of its own, because no state lies between it and the update.
+    """
+
+    preconditioner: bool
+    bounded: bool
+    unseen: bool
+
+
+@dataclass(frozen=True)
 class Way:
     """What is computed for one arm before any parameter is written.
 
-    ``v`` is what it has preconditioned, ``fallible`` whether its preconditioner might have failed.
+    ``v`` is what it has preconditioned, ``hazard`` what might fail, and ``bounded`` whether the update is
+    known to be finite by the size of the solution.
     """
 
     arm: Arm
@@ -36,7 +49,8 @@ class Way:
     solve: Solve
     ctx: Context
     stride: Stride
-    fallible: bool
+    hazard: Hazard
+    bounded: bool
 
 
 def observe(arm: Arm, seen: Pass, ctx: Context) -> None:
@@ -96,7 +110,7 @@ def write(way: Way, what: Aftermath) -> None:
     arm = way.arm
     if what.step.accepted:
         way.stride.write_(what.step.update, what.step.alpha)
-    if way.fallible:  # it may hold other tensors than before
+    if way.hazard.preconditioner:  # it may hold other tensors than before
         arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.blocks.parameters.values()))
     arm.state.watch.renew()
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
 
 from curvlab.errors import ConfigError, Fault
 
@@ -31,6 +31,7 @@ class Graph:
 
     def __init__(self, loss: Tensor) -> None:
         self.users: dict[Node, list[Node]] = {}
+        self.leaves: dict[int, Node] = {}  # where gradients of leaves are summed, by identity of the leaf
         self.reentrant = False
         root = loss.grad_fn
         waiting = [] if root is None else [root]
@@ -38,7 +39,11 @@ class Graph:
             self.users[root] = []
         while waiting:
             node = waiting.pop()
-            if type(node).__name__ == REENTRANT:
+            if not node.next_functions:
+                leaf = getattr(node, "variable", None)
+                if leaf is not None:
+                    self.leaves[id(leaf)] = node
+            elif type(node).__name__ == REENTRANT:
                 self.reentrant = True
             for below, _ in node.next_functions:
                 if below is None:
@@ -56,7 +61,8 @@ class Graph:
         there, only = set(live), True
         ways: set[tuple[int, str]] = set()
         for k, p in enumerate(parameters):
-            found, strange = self._climbed(get_gradient_edge(p).node, there)
+            leaf = self.leaves.get(id(p))
+            found, strange = ([], []) if leaf is None else self._climbed(leaf, there)
             only = only and not strange and sorted(map(id, found)) == sorted(map(id, live))
             ways.update((k, node.name()) for node in {*found, *strange})
         return Use(frozenset(ways), only)
