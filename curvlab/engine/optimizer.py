@@ -250,13 +250,18 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         for k, (what, _) in plans.items():
             one_step.write(ways[k], what)
         outcomes = [plans[k] for k in range(len(arms))]
-        for arm, (what, ctx) in zip(arms, outcomes, strict=True):
-            self._learned(arm, what, ctx)
+        for k, (what, ctx) in enumerate(outcomes):
+            if ways[k].moves:
+                self._learned(arms[k], what, ctx)
+            else:
+                self.on_event(Event("preconditioner-initialized", self.steps, {"arm": arms[k].name}))
         return outcomes
 
     def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo, fallible: bool) -> Way:
         ctx = self._context(arm, self.steps)
         observed(arm, mine, ctx)
+        if not arm.method.preconditioner.ready(arm.state.preconditioner):
+            return one_step.rest(arm, mine, ctx, stride, fallible)
         v, at = one_step.before(arm, mine, ctx, stride)
         unseen = looks_once(arm, fallible)
         solve, ctx = directed(arm, v, ctx, self.on_event, undo, unseen=unseen)

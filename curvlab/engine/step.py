@@ -26,7 +26,8 @@ from curvlab.protocols.step import At
 class Way:
     """What is computed for one arm before any parameter is written.
 
-    ``v`` is what it has preconditioned, ``fallible`` whether its preconditioner might have failed.
+    ``v`` is what it has preconditioned, ``fallible`` whether its preconditioner might have failed.  Without
+    ``moves`` the arm stays where it is in this step (``rest``).
     """
 
     arm: Arm
@@ -37,6 +38,7 @@ class Way:
     ctx: Context
     stride: Stride
     fallible: bool
+    moves: bool = True
 
 
 def observe(arm: Arm, seen: Pass, ctx: Context) -> None:
@@ -53,12 +55,23 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
 
 def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
     """The gradient after the transforms that stand before preconditioning."""
-    lr = arm.method.step.rate(ctx.step) * stride.rate
-    at = At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
+    at = _at(arm, seen, ctx, stride)
     v = seen.gradient.borrow()
     for transform, state in zip(arm.method.on_gradient, arm.state.on_gradient, strict=True):
         v = transform(state, v, at)
     return v, at
+
+
+def rest(arm: Arm, seen: Pass, ctx: Context, stride: Stride, fallible: bool) -> Way:
+    """The way of an arm whose preconditioner is not ready: it has observed, and nothing else happens."""
+    nothing = Solve(seen.gradient.zeros_like())
+    at = _at(arm, seen, ctx, stride)
+    return Way(arm, seen, seen.gradient.borrow(), at, nothing, ctx, stride, fallible, moves=False)
+
+
+def _at(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> At:
+    lr = arm.method.step.rate(ctx.step) * stride.rate
+    return At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
 
 
 def transformed(way: Way) -> BlockVector:
