@@ -172,7 +172,7 @@ class Late(Noted):
 
 
 def test_until_the_preconditioner_is_ready_a_step_observes_and_counts_and_nothing_else() -> None:
-    """With a search, an adaptive λ and weight decay: no part but the preconditioner hears of the first step."""
+    """With a search, an adaptive λ and weight decay: only the preconditioner takes part in the first step."""
     model, diary, events = network(), Diary(), list[Event]()
     decay, learned = WeightDecay(0.1), list[Aftermath]()
     method = Method(

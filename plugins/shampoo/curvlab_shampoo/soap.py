@@ -59,9 +59,9 @@ class Soap(Preconditioner[SoapState]):
     starts the moments L_n: no parameter moves, and neither v̂ nor the momentum sees it (``ready``), as in
     the authors' code.  Where no axis turns there is nothing to wait for, and the first step is Adam's.  The
     first bases, for the second gradient, come from an eigendecomposition.  From then on, one power iteration
-    every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the
-    columns first sorted by ``diag(Q_nᵀ L_n Q_n)``, and v̂ in the same order.  Directions that no gradient has
-    shown yet, alike to L_n, are told apart by a ramp on its diagonal, at most 1e-3 of the mean.
+    every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the columns first sorted by ``diag(Q_nᵀ L_n Q_n)``,
+    and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are told apart by a
+    ramp on its diagonal, at most 1e-3 of the mean.
 
     Treats any block.  A layer is one block, its bias a column.  Blocks of one axis turn only with
     ``vectors``.  State: ``2 d²`` scalars per axis if K is dense, beside v̂.  Costs, with a block of D entries,

@@ -14,10 +14,10 @@ from curvlab.linalg.vectors import Outer
 from curvlab.objective.supervised import objective
 from curvlab.protocols.structure import Family
 from curvlab.structures.dense import Dense
+from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, normal
 from curvlab_shampoo.soap import Soap
-from curvlab.structures.diagonal import Diagonal
 from curvlab_structures.block_diagonal import BlockDiagonal
 from curvlab_structures.toeplitz import LowerToeplitz
 from plugins.shampoo.tests.hand_fed import BLOCK, SHAPES, Fed, averages, gradients, on_every_axis
