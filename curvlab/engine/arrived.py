@@ -39,7 +39,7 @@ class Known:
 
 @dataclass
 class Arrived:
-    """Loss and gradient at the present θ, if ``known``; ``mark`` is that of the objective in the last step."""
+    """Loss and gradient at the present θ, if ``known``; ``mark`` is that of the last step's objective."""
 
     gradient: BlockVector
     known: Known | None = None
@@ -70,7 +70,7 @@ class Arrived:
         loss, gradient = (step.loss, step.gradient) if step.accepted else (float(seen.loss), seen.gradient)
         if self.mark is None or loss is None or gradient is None or not math.isfinite(loss):
             return
-        if step.update.layout != blocks.layout or objective.mark() != self.mark:
+        if step.update.layout != blocks.layout or objective.mark(again=True) != self.mark:
             return
         if self.gradient.layout != blocks.layout:  # parameters were unfrozen
             self.gradient = Arrived.of(blocks).gradient

@@ -72,8 +72,8 @@ class Autocasted(Objective):
         with self.under.on():
             return self.mine.start(seen)
 
-    def mark(self) -> Hashable:
-        mine = self.mine.mark()
+    def mark(self, *, again: bool = False) -> Hashable:
+        mine = self.mine.mark(again=again)
         return None if mine is None else (mine, self.under)
 
     def mass(self, purpose: Purpose) -> float:

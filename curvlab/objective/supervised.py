@@ -64,6 +64,7 @@ class SupervisedObjective(Objective):
         self.micro_batch = micro_batch
         self.randomness = Randomness(next(model.parameters()).device)
         self._cut: list[MicroBatches] = []
+        self._rows: Hashable = None  # mark of the gradient sample
 
     def __call__(self) -> Float[Tensor, ""]:
         for p in self.model.parameters():
@@ -111,13 +112,15 @@ class SupervisedObjective(Objective):
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         return seen.loss if self.acceptance_sample is self.gradient_sample else self.loss()
 
-    def mark(self) -> Hashable:
+    def mark(self, *, again: bool = False) -> Hashable:
         if self.randomness.drew:
             return None
         try:
-            with self.randomness.aside():  # a source may draw when rows are fetched
-                rows = tuple(mark_of((c.inputs, c.targets)) for c in self._batches(self.gradient_sample))
-            return mark_of_module(self.model, trained=False), mark_of(self.loss_rule), rows
+            if self._rows is None or not again:
+                with self.randomness.aside():  # a source may draw when rows are fetched
+                    chunks = self._batches(self.gradient_sample)
+                    self._rows = tuple(mark_of((c.inputs, c.targets)) for c in chunks)
+            return mark_of_module(self.model, trained=False), mark_of(self.loss_rule), self._rows
         except Unmarked:
             return None
 

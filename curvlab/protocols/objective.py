@@ -47,11 +47,12 @@ class Objective(ABC):
         """The loss at the current parameters on the acceptance sample, ``seen`` being known."""
         return self.loss()
 
-    def mark(self) -> Hashable:
+    def mark(self, *, again: bool = False) -> Hashable:
         """What the gradient on the gradient sample depends on beside the trained parameters.
 
         Equal marks stand for equal functions, to the bit, so that a gradient need not be evaluated twice.
         ``None``, if the objective cannot say, or draws random numbers: it is then evaluated in every step.
+        ``again``: the examples are those of the last call, and need not be read.
         """
         return None
 

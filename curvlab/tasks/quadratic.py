@@ -160,7 +160,7 @@ class QuadraticObjective(Objective):
         value, gradient = self._value_and_gradient(at.get(PARAMETER, self.bowl.theta), pull)
         return value, {PARAMETER: gradient}
 
-    def mark(self) -> Hashable:
+    def mark(self, *, again: bool = False) -> Hashable:
         return mark_of((self.pull, self.bowl.curvature, self.bowl.optimum))
 
     def start(self, seen: Pass) -> Float[Tensor, ""]:
