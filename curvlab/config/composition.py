@@ -53,7 +53,7 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
             hint = advice(key, [*file.knobs, *PLACES], "Knobs and places")
             faults.append(node.fault(f"unknown key {key}", hint, f"method.{key}"))
     turned = _turn(file.composition, file, knobs)
-    composed = merge(turned, Node(places, table.origin), faults)
+    composed = merge(turned, Node(places, table.origin), faults, anew=True)
     return Composition(entry, _turn_again(composed, file, knobs, faults))
 
 
@@ -94,7 +94,7 @@ def _turn(composed: Node, file: MethodFile, given: Mapping[str, Node]) -> Node:
     """Set each knob's value at its paths; of two knobs for one path the more specific comes last."""
     for name in _general_first(file, given):
         for path in file.knobs[name].paths:
-            composed = put(composed, path, given[name], []) or composed
+            composed = put(composed, path, given[name], [], anew=True) or composed
     return composed
 
 
@@ -117,7 +117,7 @@ def _turn_again(composed: Node, file: MethodFile, given: Mapping[str, Node], fau
                 if len(knob.paths) == 1 and _contradicts(standing, value, path):
                     faults.append(_twice(value, standing, file, knob))
             else:
-                changed = put(composed, path, value, faults)
+                changed = put(composed, path, value, faults, anew=True)
                 composed, reached = changed or composed, reached or changed is not None
         if not reached:
             where = " and ".join(knob.written())

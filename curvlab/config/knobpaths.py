@@ -96,7 +96,7 @@ def _into(table: Node, cls: type, path: tuple[str, ...], trail: _Trail) -> Any:
         file = read_method(trail.registry.method(use, prefer=table.origin.distribution))
         if key in file.knobs and not rest:
             return knob_types(file, trail.registry)[key]
-        table = merge(file.composition, table.without("use"), [])
+        table = merge(file.composition, table.without("use"), [], anew=True)
     settings = settings_of(cls)
     if key not in settings:
         return trail.ends(f"{use or cls.__name__} has no setting {key}", advice(key, settings, "Settings"))

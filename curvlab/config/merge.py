@@ -12,36 +12,38 @@ from curvlab.registry.suggest import advice
 NONE = "none"
 
 
-def merge(base: Node, over: Node, faults: list[Fault]) -> Node:
+def merge(base: Node, over: Node, faults: list[Fault], *, anew: bool = False) -> Node:
     """``over`` laid over ``base``: tables key by key, everything else replaced.
 
-    A table whose ``use`` changes is replaced.  A string over a table (or under one) is the table
-    ``{use = string}``.  A table over an array addresses its entries, by index or by their ``use``.
+    A table whose ``use`` changes is replaced.  With ``anew``, as where ``over`` changes a method's own
+    composition, any table that has ``use`` is: it describes a part from that part's own defaults.  A string
+    over a table (or under one) is the table ``{use = string}``.  A table over an array addresses its entries,
+    by index or by their ``use``.
     """
     if base.is_table and isinstance(over.value, str) and over.value != NONE:
         over = over.as_table()
     if over.is_table and isinstance(base.value, str) and base.value != NONE:
         base = base.as_table()
     if isinstance(base.value, list) and over.is_table and "use" not in over.table:
-        return _over_entries(base, over, faults)
+        return _over_entries(base, over, faults, anew=anew)
     if not (base.is_table and over.is_table):
         return over
-    if over.use is not None and base.use is not None and over.use != base.use:
+    if over.use is not None and base.use is not None and (anew or over.use != base.use):
         return over
     children = dict(base.table)
     for key, child in over.table.items():
-        children[key] = merge(children[key], child, faults) if key in children else child
+        children[key] = merge(children[key], child, faults, anew=anew) if key in children else child
     return Node(children, over.origin if "use" in over.table else base.origin)
 
 
-def _over_entries(base: Node, over: Node, faults: list[Fault]) -> Node:
+def _over_entries(base: Node, over: Node, faults: list[Fault], *, anew: bool) -> Node:
     entries = list(base.value)
     for key, child in over.table.items():
         index = entry_index(base, key)
         if index is None:
             faults.append(child.fault(*no_entry(base, key)))
         else:
-            entries[index] = merge(entries[index], child, faults)
+            entries[index] = merge(entries[index], child, faults, anew=anew)
     return Node(entries, base.origin)
 
 
@@ -64,13 +66,15 @@ def no_entry(array: Node, key: str) -> tuple[str, str]:
     return f'there is no entry with use = "{key}"', advice(key, names, "Entries")
 
 
-def put(tree: Node, path: Sequence[str], value: Node, faults: list[Fault]) -> Node | None:
+def put(
+    tree: Node, path: Sequence[str], value: Node, faults: list[Fault], *, anew: bool = False
+) -> Node | None:
     """``tree`` with ``value`` laid over what stands at ``path``; ``None`` if a place on the way is empty.
 
     Missing tables on the way are created; arrays are entered by index or by their entries' ``use``.
     """
     if not path:
-        return merge(tree, value, faults)
+        return merge(tree, value, faults, anew=anew)
     key, rest = path[0], path[1:]
     if tree.value == NONE:
         return None
@@ -79,7 +83,7 @@ def put(tree: Node, path: Sequence[str], value: Node, faults: list[Fault]) -> No
         if index is None:
             faults.append(value.fault(*no_entry(tree, key)))
             return tree
-        entry = put(tree.value[index], rest, value, faults)
+        entry = put(tree.value[index], rest, value, faults, anew=anew)
         return (
             None
             if entry is None
@@ -91,7 +95,7 @@ def put(tree: Node, path: Sequence[str], value: Node, faults: list[Fault]) -> No
     below = table.table.get(key)
     if below is None and not rest:
         return Node({**table.table, key: value}, table.origin)
-    child = put(Node({}, value.origin) if below is None else below, rest, value, faults)
+    child = put(Node({}, value.origin) if below is None else below, rest, value, faults, anew=anew)
     return None if child is None else Node({**table.table, key: child}, table.origin)
 
 

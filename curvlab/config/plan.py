@@ -140,7 +140,7 @@ def _sampler(tree: Node, builder: Builder, method: Built | None) -> Built | None
     elif given is None and "method" in tree.table and method is None:
         return None  # the method has faults, and whether it brings a sampler is unknown
     base = own or Node({"use": Node("uniform", DEFAULT)}, DEFAULT)
-    node = base if given is None else merge(base, given, builder.faults)
+    node = base if given is None else merge(base, given, builder.faults, anew=True)
     return builder.value(node, Sampler, "sampler")
 
 

@@ -6,7 +6,7 @@ model under autocast.  The arithmetic of the method's parts stays in the paramet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,6 +71,10 @@ class Autocasted(Objective):
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         with self.under.on():
             return self.mine.start(seen)
+
+    def mark(self, *, again: bool = False) -> Hashable:
+        mine = self.mine.mark(again=again)
+        return None if mine is None else (mine, self.under)
 
     def mass(self, purpose: Purpose) -> float:
         return self.mine.mass(purpose)

@@ -30,7 +30,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
@@ -161,6 +161,9 @@ def directed(
 def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tuple[Aftermath, Context]:
     """What is to be written, looked at before anything is; raises ``Diverged`` if it is not finite."""
     arm, ctx = way.arm, way.ctx
+    if not way.moves:
+        _require_sound(arm, way.hazard.preconditioner, ctx.step)
+        return Aftermath(way.seen, way.solve, Step(way.solve.x, 0.0, accepted=False)), ctx
     update = transformed(way)
     finite = way.bounded or update.is_finite()
     if way.hazard.unseen and not finite:

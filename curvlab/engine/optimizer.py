@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from curvlab.engine import saved
 from curvlab.engine import step as one_step
 from curvlab.engine.arms import Arm, Arms
+from curvlab.engine.arrived import Arrived
 from curvlab.engine.autocast import Autocasted, Cast, own_precision
 from curvlab.engine.coverage import FROZEN, Coverage, report
 from curvlab.engine.facts import StepFacts, facts
@@ -102,6 +103,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.assignment = Arms(name, self.method, backend, self.generator, lambda event: self.on_event(event))
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
+        self.arrived = Arrived.of(self.blocks) if self.method.step.arrives else None
         self.ambient = Ambient(self.blocks, cast(Reduction, reduction), self.ranks, examples)
         self.ambient.listen(self.needs(0))
         if strict:
@@ -137,7 +139,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def state_bytes(self) -> int:
         """Bytes the method holds beside parameters and gradients, exactly."""
-        return sum(nbytes(arm.state) for arm in self.arms)
+        known = 0 if self.arrived is None else self.arrived.gradient.flat.nbytes
+        return known + sum(nbytes(arm.state) for arm in self.arms)
 
     # training
 
@@ -162,6 +165,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             return loss
         with self.ambient.aside(), own_precision(self.blocks.like.device.type):
             outcomes = self._moved(seen, objective, undo)
+            if self.arrived is not None and objective is not None:
+                self.arrived.end(objective, seen, outcomes[0][0].step, self.blocks)
         first = self.arms[0].method.step.rate(self.steps) * share(self.param_groups[0])
         self.last = facts(self.method, seen, *outcomes[0], first)
         # a sampler judges the gradient of all blocks: the variance beside it is that of all
@@ -202,7 +207,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             self.ambient.clear()
             undo.keep(list(self.model.buffers()))  # batch normalisation's averages move with the evaluation
             with self.ambient.aside(), own_precision(self.blocks.like.device.type):
-                seen = evaluated(asked, needs, self.blocks, ctx, self.on_event)
+                known = None if self.arrived is None else self.arrived.begin(asked, needs, self.blocks)
+                seen = known or evaluated(asked, needs, self.blocks, ctx, self.on_event)
             return seen, asked, seen.loss
         if needs.objective:
             raise NeedsObjective(f'{self._asking()} of method "{self.name}"', needs.objective)
@@ -250,13 +256,18 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         for k, (what, _) in plans.items():
             one_step.write(ways[k], what)
         outcomes = [plans[k] for k in range(len(arms))]
-        for arm, (what, ctx) in zip(arms, outcomes, strict=True):
-            self._learned(arm, what, ctx)
+        for k, (what, ctx) in enumerate(outcomes):
+            if ways[k].moves:
+                self._learned(arms[k], what, ctx)
+            else:
+                self.on_event(Event("preconditioner-initialized", self.steps, {"arm": arms[k].name}))
         return outcomes
 
     def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo, hazard: Hazard) -> Way:
         ctx = self._context(arm, self.steps)
         observed(arm, mine, ctx)
+        if not arm.method.preconditioner.ready(arm.state.preconditioner):
+            return one_step.rest(arm, mine, ctx, stride, hazard)
         v, at = one_step.before(arm, mine, ctx, stride)
         solve, ctx, modest = directed(arm, v, ctx, self.on_event, undo, unseen=hazard.unseen)
         return Way(arm, mine, v, at, solve, ctx, stride, hazard, modest and hazard.bounded)

@@ -39,7 +39,8 @@ class Way:
     """What is computed for one arm before any parameter is written.
 
     ``v`` is what it has preconditioned, ``hazard`` what might fail, and ``bounded`` whether the update is
-    known to be finite by the size of the solution.
+    known to be finite by the size of the solution.  Without ``moves`` the arm stays where it is in this
+    step (``rest``).
     """
 
     arm: Arm
@@ -51,6 +52,7 @@ class Way:
     stride: Stride
     hazard: Hazard
     bounded: bool
+    moves: bool = True
 
 
 def observe(arm: Arm, seen: Pass, ctx: Context) -> None:
@@ -67,12 +69,23 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
 
 def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
     """The gradient after the transforms that stand before preconditioning."""
-    lr = arm.method.step.rate(ctx.step) * stride.rate
-    at = At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
+    at = _at(arm, seen, ctx, stride)
     v = seen.gradient.borrow()
     for transform, state in zip(arm.method.on_gradient, arm.state.on_gradient, strict=True):
         v = transform(state, v, at)
     return v, at
+
+
+def rest(arm: Arm, seen: Pass, ctx: Context, stride: Stride, hazard: Hazard) -> Way:
+    """The way of an arm whose preconditioner is not ready: it has observed, and nothing else happens."""
+    nothing = Solve(seen.gradient.zeros_like())
+    at = _at(arm, seen, ctx, stride)
+    return Way(arm, seen, seen.gradient.borrow(), at, nothing, ctx, stride, hazard, False, moves=False)
+
+
+def _at(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> At:
+    lr = arm.method.step.rate(ctx.step) * stride.rate
+    return At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
 
 
 def transformed(way: Way) -> BlockVector:

@@ -19,6 +19,7 @@ class Randomness:
 
     device: torch.device
     start: State | None = None
+    drew: bool = False  #: whether any evaluation drew a number
 
     @contextmanager
     def repeated(self, *, moving: bool = False) -> Iterator[None]:
@@ -30,12 +31,13 @@ class Randomness:
         if self.start is None:
             self.start = before
         first = self.start
-        fresh = first is before or all(torch.equal(a, b) for a, b in zip(before, first, strict=True))
+        fresh = first is before or _alike(before, first)
         if not fresh:
             self.rewind(first)
         try:
             yield
         finally:
+            self.drew = self.drew or not _alike(self.now(), first)
             if not (moving and fresh):
                 self.rewind(before)
 
@@ -45,8 +47,21 @@ class Randomness:
             return torch.get_rng_state(), torch.cuda.get_rng_state(self.device)
         return (torch.get_rng_state(),)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Afterwards, generators are as before."""
+        before = self.now()
+        try:
+            yield
+        finally:
+            self.rewind(before)
+
     def rewind(self, state: State) -> None:
         """Put the generators back."""
         torch.set_rng_state(state[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state[1], self.device)
+
+
+def _alike(one: State, other: State) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.objective.evaluation import Evaluation, differentiated
 from curvlab.objective.loss import Loss
 from curvlab.objective.losses import loss_of
+from curvlab.objective.mark import Unmarked, mark_of, mark_of_module
 from curvlab.objective.nested import Unpacked, arguments
 from curvlab.objective.opaque import ModelLoss, Opaque
 from curvlab.objective.products import GaussNewton, outputs_at, require_curvature, values_at
@@ -63,6 +64,7 @@ class SupervisedObjective(Objective):
         self.micro_batch = micro_batch
         self.randomness = Randomness(next(model.parameters()).device)
         self._cut: list[MicroBatches] = []
+        self._rows: Hashable = None  # mark of the gradient sample
 
     def __call__(self) -> Float[Tensor, ""]:
         for p in self.model.parameters():
@@ -96,9 +98,8 @@ class SupervisedObjective(Objective):
         sums: dict[str, Tensor] = {}
         with self.randomness.repeated(), torch.enable_grad():
             for chunk in batches:
-                share = (
-                    chunk.total(batches.loss, outputs_at(self.model, trial, chunk.inputs)) / batches.examples
-                )
+                outputs = outputs_at(self.model, trial, chunk.inputs)
+                share = chunk.share(batches.loss, outputs, batches.examples)  # as in evaluate, to the bit
                 parts = differentiated(share, tuple(wanted.values()))
                 values.append(share.detach())
                 for name, g in zip(wanted, parts, strict=True):
@@ -110,6 +111,18 @@ class SupervisedObjective(Objective):
 
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         return seen.loss if self.acceptance_sample is self.gradient_sample else self.loss()
+
+    def mark(self, *, again: bool = False) -> Hashable:
+        if self.randomness.drew:
+            return None
+        try:
+            if self._rows is None or not again:
+                with self.randomness.aside():  # a source may draw when rows are fetched
+                    chunks = self._batches(self.gradient_sample)
+                    self._rows = tuple(mark_of((c.inputs, c.targets)) for c in chunks)
+            return mark_of_module(self.model, trained=False), mark_of(self.loss_rule), self._rows
+        except Unmarked:
+            return None
 
     def mass(self, purpose: Purpose) -> float:
         samples = {

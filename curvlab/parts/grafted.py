@@ -58,6 +58,9 @@ class Grafted(Preconditioner[GraftedState]):
         self.direction.observe(state.direction, seen, ctx)
         self.magnitude.observe(state.magnitude, seen, ctx)
 
+    def ready(self, state: GraftedState) -> bool:
+        return self.direction.ready(state.direction) and self.magnitude.ready(state.magnitude)
+
     def refresh(self, state: GraftedState, ctx: Context) -> None:
         self.direction.refresh(state.direction, ctx)
         self.magnitude.refresh(state.magnitude, ctx)

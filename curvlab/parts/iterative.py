@@ -102,6 +102,9 @@ class Iterative(Preconditioner[IterativeState]):
         if self.inner is not None:
             self.inner.observe(state.inner, seen, ctx)
 
+    def ready(self, state: IterativeState) -> bool:
+        return self.inner is None or self.inner.ready(state.inner)
+
     def refresh(self, state: IterativeState, ctx: Context) -> None:
         if self.inner is not None:
             self.inner.refresh(state.inner, ctx)

@@ -78,6 +78,9 @@ class Routed(Preconditioner[RoutedState]):
         for pattern, layout in self._split(seen.gradient.layout).items():
             self.routes[pattern].observe(state.routes[pattern], seen.restrict(layout), ctx)
 
+    def ready(self, state: RoutedState) -> bool:
+        return all(self.routes[pattern].ready(own) for pattern, own in state.routes.items())
+
     def refresh(self, state: RoutedState, ctx: Context) -> None:
         for pattern, own in state.routes.items():
             self.routes[pattern].refresh(own, ctx)

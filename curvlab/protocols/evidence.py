@@ -167,13 +167,14 @@ class Line:
 class Step:
     """What a step rule chose: subtract ``alpha · update``; a rejected step moves nothing.
 
-    ``gradient`` is the gradient there, on the step's gradient sample, if the search came to know it.
+    ``gradient`` and ``loss`` are those there, on the step's gradient sample, if the search came to know them.
     """
 
     update: BlockVector
     alpha: float
     accepted: bool = True
     gradient: BlockVector | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)

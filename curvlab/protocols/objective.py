@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Literal
 
 import torch
@@ -46,6 +46,15 @@ class Objective(ABC):
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         """The loss at the current parameters on the acceptance sample, ``seen`` being known."""
         return self.loss()
+
+    def mark(self, *, again: bool = False) -> Hashable:
+        """What the gradient on the gradient sample depends on beside the trained parameters.
+
+        Equal marks stand for equal functions, to the bit, so that a gradient need not be evaluated twice.
+        ``None``, if the objective cannot say, or draws random numbers: it is then evaluated in every step.
+        ``again``: the examples are those of the last call, and need not be read.
+        """
+        return None
 
     def mass(self, purpose: Purpose) -> float:
         """What the mean over this sample is divided by: its examples, or the sum of their weights.

@@ -77,6 +77,14 @@ class Preconditioner(ABC, Generic[S]):
         """Take in one evaluation."""
         return None
 
+    def ready(self, state: S) -> bool:
+        """Whether ``apply`` can be called after this step's ``observe``.
+
+        If not, the step ends there for the blocks of this part: no parameter moves or decays, no transform
+        runs, nothing learns.  A part that holds other preconditioners is ready when all of them are.
+        """
+        return True
+
     def refresh(self, state: S, ctx: Context) -> None:
         """Do the dear work that later ``apply`` calls reuse."""
         return None

@@ -43,6 +43,14 @@ class StepRule(ABC, Generic[S]):
 
     chooses: ClassVar[bool] = False
 
+    @property
+    def arrives(self) -> bool:
+        """Whether its steps may carry loss and gradient of where they end, for the next step to begin with.
+
+        The engine then holds one vector, and evaluates again only what is another function or another θ.
+        """
+        return False
+
     def needs(self, step: int) -> Needs:
         """What searching costs: trial losses and products."""
         return GRADIENT_ONLY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.objective.mark import mark_of
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass
@@ -158,6 +159,9 @@ class QuadraticObjective(Objective):
         pull = self.trial_pull if acceptance else self.pull
         value, gradient = self._value_and_gradient(at.get(PARAMETER, self.bowl.theta), pull)
         return value, {PARAMETER: gradient}
+
+    def mark(self, *, again: bool = False) -> Hashable:
+        return mark_of((self.pull, self.bowl.curvature, self.bowl.optimum))
 
     def start(self, seen: Pass) -> Float[Tensor, ""]:
         return seen.loss if self.trial_pull is self.pull else self.loss()

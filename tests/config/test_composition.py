@@ -63,6 +63,22 @@ def test_a_deeper_table_changes_one_setting_of_the_composition(registry: Registr
     assert table["preconditioner"]["estimator"] == {"use": "layered", "decay": 0.9}
 
 
+def test_a_table_that_names_its_part_keeps_nothing_of_the_composition(registry: Registry) -> None:
+    """In a table or by a bare name, and although the method has the very same parts there."""
+    given = {"use": "layered", "A": "diagonal"}
+    table, faults = composed(registry, {"use": "fake", "preconditioner": {"estimator": given}})
+    assert not faults
+    assert table["preconditioner"]["estimator"] == given
+    turned, _ = composed(registry, {"use": "fake", "structure": "dense", "step": "rate", "lr": 0.5})
+    assert turned["step"] == {"use": "rate", "lr": 0.5}
+
+
+def test_layers_of_the_user_still_merge_key_by_key(registry: Registry) -> None:
+    method = {"use": "fake", "preconditioner": {"estimator": {"use": "layered", "A": "diagonal"}}}
+    table, _ = composed(registry, method, 'method.preconditioner.estimator={use = "layered", decay = 0.5}')
+    assert table["preconditioner"]["estimator"] == {"use": "layered", "A": "diagonal", "decay": 0.5}
+
+
 def test_a_knob_reaches_the_part_that_a_table_put_in_its_place(registry: Registry) -> None:
     method = build_method(registry, "fake", {"lr": 0.7}, {"step": "armijo"})
     assert method.step == Armijo(lr=0.7)

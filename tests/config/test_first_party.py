@@ -11,9 +11,11 @@ import pytest
 import tomli
 import tomli_w
 
-from curvlab.config import build, build_method, load
+from curvlab.config import build, build_method, build_part, load
 from curvlab.config.json_schema import json_schema
 from curvlab.config.knobs import read_method
+from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.sampler import Sampler
 from curvlab.registry import MethodEntry, Registry, discover
 from curvlab.registry.loader import Candidate
 
@@ -51,6 +53,26 @@ METHODS = list(REGISTRY.method_entries())
 
 def plan_of(method: dict[str, Any]) -> Any:
     return build(load(data={"run": {"steps": 1}, "task": "digits", "method": method}), REGISTRY)
+
+
+def test_a_named_part_replaces_the_methods_own_part_of_that_name() -> None:
+    """hf-gn has L-BFGS from KFAC in its solves and a geometric sampler of its own settings."""
+    inner = {"use": "lbfgs", "source": "solve"}
+    plan = build(
+        load(
+            data={
+                "run": {"steps": 1},
+                "task": "digits",
+                "method": {"use": "hf-gn", "inner": inner},
+                "sampler": {"use": "geometric"},
+            }
+        ),
+        REGISTRY,
+    )
+    assert plan.method.preconditioner.inner == build_part(
+        REGISTRY, Preconditioner, "lbfgs", {"source": "solve"}
+    )
+    assert plan.sampler == build_part(REGISTRY, Sampler, "geometric")
 
 
 def test_the_promised_methods_are_there() -> None:

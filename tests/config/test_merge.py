@@ -88,6 +88,23 @@ def test_parts_are_merged_by_what_they_use(base: Any, over: Any, result: Any) ->
     assert merged({"v": base}, {"v": over}) == ({"v": result}, [])
 
 
+@pytest.mark.parametrize(
+    ("base", "over", "result"),
+    [
+        ({"use": "a", "x": {"use": "b"}}, {"use": "a", "y": 2}, {"use": "a", "y": 2}),
+        ({"use": "a", "x": 1}, "a", {"use": "a"}),
+        ({"use": "a", "x": 1}, {"y": 2}, {"use": "a", "x": 1, "y": 2}),
+        ({"t": {"use": "a", "x": 1}, "z": 0}, {"t": {"use": "a"}}, {"t": {"use": "a"}, "z": 0}),
+        ([{"use": "a", "x": 1}, "b"], {"a": {"use": "a", "y": 2}}, [{"use": "a", "y": 2}, "b"]),
+    ],
+)
+def test_laid_over_a_composition_a_named_part_is_described_anew(base: Any, over: Any, result: Any) -> None:
+    assert plain(merge(tree({"v": base}), tree({"v": over}), [], anew=True)) == {"v": result}
+    put_there = put(tree({"v": base}), ("v",), tree(over), [], anew=True)
+    assert put_there is not None
+    assert plain(put_there) == {"v": result}
+
+
 def test_an_entry_that_is_not_there_is_a_fault_of_who_asked_for_it() -> None:
     result, (fault,) = merged({"v": [{"use": "a"}]}, {"v": {"b": {"x": 1}}})
     assert result == {"v": [{"use": "a"}]}

@@ -22,6 +22,7 @@ from curvlab.objective.supervised import SupervisedObjective, objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.identity import Identity
 from curvlab.parts.steps import Armijo, Rate
+from curvlab.parts.transforms import WeightDecay
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve, Step
@@ -160,6 +161,41 @@ def test_the_one_write_subtracts_alpha_times_the_transformed_solution() -> None:
     optimizer(method, model).step(asked(model))
     for p, old, each in zip(model.parameters(), before, g, strict=True):
         torch.testing.assert_close(p.detach(), old - 0.1 * (2.0 * (each + 1.0) + 5.0))
+
+
+@dataclass(frozen=True)
+class Late(Noted):
+    """Not ready in the first step."""
+
+    def ready(self, state: None) -> bool:
+        return ("observe", 1, 20.0) in self.diary.said
+
+
+def test_until_the_preconditioner_is_ready_a_step_observes_and_counts_and_nothing_else() -> None:
+    """With a search, an adaptive λ and weight decay: only the preconditioner takes part in the first step."""
+    model, diary, events = network(), Diary(), list[Event]()
+    decay, learned = WeightDecay(0.1), list[Aftermath]()
+    method = Method(
+        Late(diary), LevenbergMarquardt(initial=20.0), Armijo(0.1), (Plus(diary, "g", 0.0),), (decay,)
+    )
+    opt = optimizer(method, model)
+    opt.on_event, opt.on_learn = events.append, learned.append
+    start = [p.detach().clone() for p in model.parameters()]
+    loss = opt.step(asked(model))
+    assert diary.said == [("observe", 0, 20.0)]
+    assert all(map(torch.equal, start, model.parameters()))
+    assert float(loss) == float(asked(model).loss(dict(model.named_parameters())))
+    assert [(e.name, e.step, e.detail) for e in events] == [
+        ("preconditioner-initialized", 0, {"arm": "method"})
+    ]
+    assert [what.step.accepted for what in learned] == [False]
+    assert opt.last is not None
+    assert (opt.steps, opt.last.accepted, opt.last.lr) == (1, False, 0.0)
+    diary.said.clear()
+    opt.step(asked(model))
+    assert diary.said[0] == ("observe", 1, 20.0)
+    assert {"g", "refresh", "apply", "learn"} <= {said[0] for said in diary.said}
+    assert not any(map(torch.equal, start, model.parameters()))
 
 
 def test_a_transforms_rate_is_the_rules_times_what_torchs_lr_makes_of_it() -> None:

@@ -152,6 +152,7 @@ PRECONDITIONERS = [
     ),
     breaking("resume", P, init=lambda self, like, ctx: Counting(like.zeros_like())),
     breaking("obligations", P, needs=lambda self, step: Needs(losses=next(CALLS))),
+    breaking("ready", P, ready=lambda self, state: state.observed == 4),
     breaking("refusals", P, refuses=lambda self, block: "" if block.name == "2.bias" else None),
     breaking("finite", P, learn=forget_on_rejection),
     breaking(

@@ -21,6 +21,8 @@ from curvlab.testing.conformance.exercised import Found, Stateful
 
 #: the rate of the steps that are taken
 ALPHA = 0.05
+#: gradients that a part may observe before it is ready
+PREPARATIONS = 3
 
 
 @dataclass
@@ -48,7 +50,11 @@ class PreconditionerConformance(Stateful):
 
     def begin(self, dtype: torch.dtype = torch.float64) -> Run:
         bench = self.bench(dtype)
-        return Run(bench, self.part.init(bench.like, context(0)))
+        run = Run(bench, self.part.init(bench.like, context(0)))
+        for k in range(PREPARATIONS):
+            if not self.part.ready(run.state):
+                self.part.observe(run.state, bench.evaluate(self.part.needs(0), 100 + k), context(0))
+        return run
 
     def state_of(self, run: Run) -> Any:
         return run.state
@@ -108,6 +114,16 @@ class PreconditionerConformance(Stateful):
         assert solve.x.layout == seen.gradient.layout, f"{self.name}.apply: x has other blocks than v"
         if solve.iterates:
             assert self.part.iterates, f"{self.name}.iterates is False, and a Solve carries iterates"
+
+    @check()
+    def check_ready(self) -> None:
+        """It is ready to precondition after a few gradients, and from then on."""
+        run = self.begin()
+        for k in range(3):
+            ready = self.part.ready(run.state)
+            assert isinstance(ready, bool), f"{self.name}.ready owes a bool, not {ready!r}"
+            assert ready, f"{self.name}.ready is False after {PREPARATIONS + k} gradients"
+            self.advance(run, k)
 
     @check()
     def check_refusals(self) -> None:

@@ -58,6 +58,9 @@ class Initial(Preconditioner[InitialState]):
         if state.part is not None:
             self.part.observe(state.part, seen.restrict(self._own(seen.gradient.layout)), ctx)
 
+    def ready(self, state: InitialState) -> bool:
+        return state.part is None or self.part.ready(state.part)
+
     def refresh(self, state: InitialState, ctx: Context) -> None:
         if state.part is not None:
             self.part.refresh(state.part, ctx)

@@ -128,6 +128,9 @@ class Lbfgs(Preconditioner[LbfgsState]):
             norm = float(seen.gradient.norm())
             state.start = 1 / norm if norm > 1 else 1.0
 
+    def ready(self, state: LbfgsState) -> bool:
+        return self._initial is None or state.initial is None or self._initial.ready(state.initial)
+
     def refresh(self, state: LbfgsState, ctx: Context) -> None:
         if self._initial is not None and state.initial is not None:
             self._initial.refresh(state.initial, ctx)

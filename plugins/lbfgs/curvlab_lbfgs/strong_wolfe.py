@@ -33,13 +33,22 @@ class StrongWolfe(StepRule[None]):
     slopes decide alone (Hager and Zhang 2005), and the loss may rise by as much.
 
     After ``tries`` trials the lowest of those that meet the first condition is taken; if there is none, or
-    the update does not descend, the step is rejected.  ``Step.gradient`` is the gradient arrived at.
+    the update does not descend, the step is rejected.
+
+    ``Step.gradient`` is the gradient arrived at.  On the same examples the next step begins with it instead
+    of evaluating it again: half of the gradients where the first trial is taken.  Examples are compared by
+    their numbers, model and criterion by identity, mode, buffers and plain attributes; a function that draws
+    random numbers, changes buffers or runs on several processes is evaluated in every step.  Set
+    ``reuse = False`` for a criterion or model that depends on something else, such as a global variable.
+    Holds one vector.
     """
 
     lr: float | Schedule = 1.0  #: the first α, > 0
     c1: float = 1e-4  #: enough decrease, in (0, 1/2]
     c2: float = 0.9  #: enough flattening, in (c1, 1); small makes the search exact
     tries: int = 25  #: most trials, ≥ 1
+    #: begin the next step with the gradient that this one arrived at, on the same examples
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         faults = []
@@ -56,6 +65,10 @@ class StrongWolfe(StepRule[None]):
 
     def needs(self, step: int) -> Needs:
         return Needs(gradients=self.tries)
+
+    @property
+    def arrives(self) -> bool:
+        return self.reuse
 
     def rate(self, step: int) -> float:
         return at_step(self.lr, step)
@@ -119,7 +132,7 @@ class _Search:
         return Trial(alpha, loss, -float(gradient.dot(self.line.update))), gradient
 
     def _step(self, trial: Trial, gradient: BlockVector) -> Step:
-        return Step(self.line.update, trial.alpha, gradient=gradient)
+        return Step(self.line.update, trial.alpha, gradient=gradient, loss=trial.loss)
 
     def _decreased(self, t: Trial) -> bool:
         """The first condition; false of what is not finite."""

@@ -305,4 +305,4 @@ def test_after_a_load_training_goes_on_bit_for_bit(
 def test_it_counts_the_bytes_it_holds(optimizer: Any) -> None:
     model = student()
     size = sum(p.numel() for p in model.parameters())
-    assert optimizer(model, memory=7).state_bytes() == 8 * (2 * 8 * size + 2 * 8 * 8 + 2 * 8)
+    assert optimizer(model, memory=7).state_bytes() == 8 * ((2 * 8 + 1) * size + 2 * 8 * 8 + 2 * 8)

@@ -55,12 +55,13 @@ class Soap(Preconditioner[SoapState]):
     does.  With K diagonal, Q is the identity and this is Adam.
 
     A gradient is turned by bases that come from the gradients before it: in its own eigenbasis it would be
-    diagonal, and the rounding beside the diagonal be divided by its own size.  So the first update is
-    Adam's.  The first bases, for the second gradient, come from an eigendecomposition, and v̂ is projected
-    on them, ``v̂ ← (Q²)ᵀ v̂``, as if the entries were uncorrelated (the authors' code leaves the first step
-    out instead).  From then on, one power iteration every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the
-    columns first sorted by ``diag(Q_nᵀ L_n Q_n)``, and v̂ in the same order.  Directions that no gradient has
-    shown yet, alike to L_n, are told apart by a ramp on its diagonal, at most 1e-3 of the mean.
+    diagonal, and the rounding beside the diagonal be divided by its own size.  So the first gradient only
+    starts the moments L_n: no parameter moves, and neither v̂ nor the momentum sees it (``ready``), as in
+    the authors' code.  Where no axis turns there is nothing to wait for, and the first step is Adam's.  The
+    first bases, for the second gradient, come from an eigendecomposition.  From then on, one power iteration
+    every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the columns first sorted by ``diag(Q_nᵀ L_n Q_n)``,
+    and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are told apart by a
+    ramp on its diagonal, at most 1e-3 of the mean.
 
     Treats any block.  A layer is one block, its bias a column.  Blocks of one axis turn only with
     ``vectors``.  State: ``2 d²`` scalars per axis if K is dense, beside v̂.  Costs, with a block of D entries,
@@ -94,7 +95,7 @@ class Soap(Preconditioner[SoapState]):
         return True
 
     def fallible(self, state: SoapState, step: int) -> bool:
-        return state.count < 2 or step % self.refresh_every == 0 or self.eps < LEAST_EPS
+        return state.count == 0 or step % self.refresh_every == 0 or self.eps < LEAST_EPS
 
     def init(self, like: BlockVector, ctx: Context) -> SoapState:
         shapes = like.layout.shapes
@@ -103,17 +104,26 @@ class Soap(Preconditioner[SoapState]):
         return SoapState(grams, bases, like.zeros_like())
 
     def observe(self, state: SoapState, seen: Pass, ctx: Context) -> None:
-        if state.count == 1:
+        if state.observed == 0 and any(Q is not None for bases in state.bases.values() for Q in bases):
+            self._average(state, seen, ctx)
+            return
+        if state.count == 0:
             self._begin(state, ctx)
-        elif state.count and ctx.step % self.refresh_every == 0:
+        elif ctx.step % self.refresh_every == 0:
             self._turn(state, ctx)
         state.count += 1
         share = (1 - self.beta) / (1 - self.beta**state.count)
         for name, bases in state.bases.items():
             turned = _turned(seen.gradient.factored(name), bases)
             state.second[name].mul_(1 - share).addcmul_(turned, turned, value=share)
-        if ctx.step % self.observe_every:
-            return
+        if ctx.step % self.observe_every == 0:
+            self._average(state, seen, ctx)
+
+    def ready(self, state: SoapState) -> bool:
+        return state.count > 0
+
+    def _average(self, state: SoapState, seen: Pass, ctx: Context) -> None:
+        """The gradient's moments along each axis."""
         state.observed += 1
         weight = (1 - self.decay) / (1 - self.decay**state.observed)
         for name, grams in state.grams.items():
@@ -128,14 +138,12 @@ class Soap(Preconditioner[SoapState]):
         return Solve(x)
 
     def _begin(self, state: SoapState, ctx: Context) -> None:
-        """The eigenvectors of what one gradient has shown, and v̂ in them."""
+        """The eigenvectors of what one gradient has shown."""
         for name, bases in state.bases.items():
             for n, L in enumerate(state.grams[name]):
                 if bases[n] is not None:
                     with naming_block(name):
                         bases[n] = _eigenvectors(L, ctx.backend)
-            second = state.second[name]
-            second.copy_(_along(second, [None if Q is None else Q.square() for Q in bases]))
 
     def _turn(self, state: SoapState, ctx: Context) -> None:
         """One power iteration, and v̂ in the order of the columns."""

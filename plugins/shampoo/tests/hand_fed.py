@@ -37,6 +37,7 @@ class Fed:
         self.state = self.part.init(self.zero, reference_context(self.damping))
 
     def step(self, g: Tensor | Outer) -> Tensor:
+        """The update; zero where the part is not ready."""
         vector = self.zero.zeros_like()
         if isinstance(g, Outer):
             vector.outers[BLOCK] = g
@@ -44,8 +45,10 @@ class Fed:
             vector[BLOCK].copy_(g)
         ctx = reference_context(self.damping, step=self.steps)
         self.part.observe(self.state, Pass(1, torch.zeros(()), vector.clone().borrow()), ctx)
-        self.part.refresh(self.state, ctx)
         self.steps += 1
+        if not self.part.ready(self.state):
+            return self.zero[BLOCK].clone()
+        self.part.refresh(self.state, ctx)
         return self.part.apply(self.state, vector.borrow(), ctx).x[BLOCK].clone()
 
 

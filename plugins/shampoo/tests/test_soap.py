@@ -14,6 +14,7 @@ from curvlab.linalg.vectors import Outer
 from curvlab.objective.supervised import objective
 from curvlab.protocols.structure import Family
 from curvlab.structures.dense import Dense
+from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, normal
 from curvlab_shampoo.soap import Soap
@@ -51,13 +52,15 @@ class Written:
         self.squares: list[Tensor] = []  # of every gradient, carried along into the present bases
 
     def step(self, g: Tensor, found: list[Tensor]) -> Tensor:
-        L = [tilted(M) for M in averages(self.seen, DECAY)] if self.seen else []
+        if not self.seen:  # the first gradient starts L alone
+            self.seen.append(g)
+            return torch.zeros_like(g)
+        L = [tilted(M) for M in averages(self.seen, DECAY)]
         if len(self.seen) == 1:
             for Q, M in zip(found, L, strict=True):
                 inside = Q.mT @ M @ Q
                 assert_close(inside, inside.diagonal().sort(descending=True).values.diag(), dimension=100)
-            self.squares = [on_every_axis(s, [Q.mT**2 for Q in found]) for s in self.squares]
-        elif self.seen and len(self.seen) % self.refresh == 0:
+        elif len(self.seen) % self.refresh == 0:
             for n, (Q, M) in enumerate(zip(found, L, strict=True)):
                 size = (self.Q[n].mT @ M @ self.Q[n]).diagonal()
                 order = sorted(range(len(size)), key=lambda k: -float(size[k]))
@@ -88,9 +91,94 @@ def test_it_is_as_it_is_written(shape: tuple[int, ...], refresh: int) -> None:
         assert_close(x, slow.step(g, fed.state.bases[BLOCK]), dimension=100, condition=1e4)
 
 
-def test_the_first_update_is_adams() -> None:
+def test_without_an_axis_that_turns_the_first_update_is_adams() -> None:
     g = normal(4, 6, seed=1)
-    assert_close(Fed(part(), (4, 6)).step(g), g / (g.abs() + EPS))
+    assert_close(Fed(part(Diagonal()), (4, 6)).step(g), g / (g.abs() + EPS))
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    """Two layers and a norm: a block with two axes, and vectors."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)).double()
+
+
+def run_of(seed: int = 0, **knobs: Any) -> tuple[nn.Module, Any, Any]:
+    """A model, SOAP on it, and one step on the batch of a number."""
+    model = network(seed)
+    ours = optimizer("soap", model, lr=1e-2, weight_decay=0.1, **knobs)
+
+    def step(k: int) -> None:
+        x, y = normal(8, 5, seed=k), torch.arange(8) % 3
+        ours.step(objective(model, nn.CrossEntropyLoss(), x, y))
+
+    return model, ours, step
+
+
+def values(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_the_first_step_starts_the_moments_and_nothing_else() -> None:
+    """No parameter moves or decays; v̂ and the momentum begin with the second gradient; the step counts."""
+    model, ours, step = run_of()
+    events: list[Any] = []
+    ours.on_event = events.append
+    at_start = values(model)
+    step(0)
+    assert all(map(torch.equal, at_start, values(model)))
+    assert [(e.name, e.step) for e in events] == [("preconditioner-initialized", 0)]
+    assert ours.steps == 1
+    (arm,) = ours.arms
+    assert arm.state.preconditioner.observed == 1
+    assert not arm.state.preconditioner.second.flat.any()
+    step(1)
+    gradient = arm.state.on_gradient[0]
+    assert not any(map(torch.equal, at_start, values(model)))
+    # of the second gradient alone, the momentum is that gradient, and a vector's update is its sign
+    vector = "1.weight"
+    before = dict(zip(dict(model.named_parameters()), at_start, strict=True))[vector]
+    moved = dict(model.named_parameters())[vector].detach() - before * (1 - 1e-2 * 0.1)
+    g = next(t for t in vars(gradient).values() if hasattr(t, "flat"))[vector]
+    assert_close(moved, -1e-2 * g / (g.abs() + 1e-8), dimension=10)
+
+
+def test_a_run_that_stops_after_the_first_step_goes_on_as_if_it_had_not() -> None:
+    model, ours, step = run_of()
+    other, theirs, their_step = run_of(seed=1)
+    step(0)
+    other.load_state_dict(model.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    for k in range(1, 5):
+        step(k)
+        their_step(k)
+    assert all(map(torch.equal, values(model), values(other)))
+
+
+def test_a_torch_scheduler_counts_the_first_step() -> None:
+    _, ours, step = run_of()
+    schedule = torch.optim.lr_scheduler.LambdaLR(ours, lambda k: 1.0 / (k + 1))
+    rates = []
+    for k in range(3):
+        step(k)
+        rates.append(ours.last.lr)
+        schedule.step()
+    assert rates == pytest.approx([1e-2, 5e-3, 1e-2 / 3])
+
+
+def test_a_parameter_that_thaws_waits_alone() -> None:
+    """Its first gradient, in step 2, starts its own moments; the others move on."""
+    model = network()
+    late = model[2]
+    late.requires_grad_(False)
+    ours = optimizer("soap", model, lr=1e-2)
+    moved = []
+    for k in range(4):
+        late.requires_grad_(k >= 2)
+        x, y = normal(8, 5, seed=k), torch.arange(8) % 3
+        before = values(model)
+        ours.step(objective(model, nn.CrossEntropyLoss(), x, y))
+        moved.append([not torch.equal(a, b) for a, b in zip(before, values(model), strict=True)])
+    assert moved == [[False] * 6, [True] * 4 + [False] * 2, [True] * 4 + [False] * 2, [True] * 6]
 
 
 def test_bases_stay_orthogonal_and_come_to_the_eigenvectors() -> None:
