@@ -10,8 +10,8 @@ from torch import Tensor
 
 from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.structure import Family, Gram, Structure, powers
-from curvlab_structures.settings import at_least
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class LowRank(Family, Gram):
 
     linear = False
 
-    rank: int = 32
+    rank: Count = 32
 
     def __post_init__(self) -> None:
-        at_least("rank", self.rank, 1)
+        check_bounds(self)
 
     def project(self, S: Float[Tensor, "*b d d"]) -> LowRankMatrix:
         """By a dense eigendecomposition; what is not finite stays so."""
