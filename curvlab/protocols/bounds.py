@@ -62,7 +62,7 @@ class Bounds:
             ((side, at),) = given.items()
             at_zero = {"at least": "not be negative", "above": "be positive", "below": "be negative"}
             return at_zero[side] + end if at == 0 and side in at_zero else f"be {side} {at:g}{end}"
-        if self.least == self.most:
+        if self.least is not None and self.least == self.most:
             return f"be {self.least:g}"
         signs = {"at least": "≥", "above": ">", "at most": "≤", "below": "<"}
         return "be " + " and ".join(f"{signs[side]} {at:g}" for side, at in given.items())

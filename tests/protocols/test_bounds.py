@@ -90,16 +90,17 @@ def test_the_json_schema_states_the_bounds() -> None:
     assert stated(Limit) == {"exclusiveMinimum": 0}
 
 
-def _bounded() -> list[tuple[Any, str, Bounds]]:
-    """Every bounded number of every registered part, a schedule's rate among them."""
+def _bounded() -> list[tuple[Any, str, list[Bounds]]]:
+    """Every bounded number of every part of ours, a schedule's rate among them."""
     found = []
     for entry in installed().parts():
         if entry.distribution.startswith("curvlab"):
             for name, setting in settings_of(part_class(entry)).items():
-                options = getattr(setting.annotation, "__args__", ()) if name not in entry.preset else ()
-                for option in (setting.annotation, *options):
-                    bounds = [b for b in getattr(option, "__metadata__", ()) if isinstance(b, Bounds)]
-                    found += [(entry, name, b) for b in bounds if name not in entry.preset]
+                options = [setting.annotation, *getattr(setting.annotation, "__args__", ())]
+                marks = [mark for option in options for mark in getattr(option, "__metadata__", ())]
+                bounds = [mark for mark in marks if isinstance(mark, Bounds)]
+                if bounds and name not in entry.preset:
+                    found.append((entry, name, bounds))
     return found
 
 
@@ -109,8 +110,8 @@ def test_a_part_made_in_python_checks_what_its_types_say() -> None:
     for entry, name, bounds in bounded:
         part = build_part(registry, protocol(entry.kind), entry.name, example_settings(entry, {}))
         settings = {key: getattr(part, key) for key in settings_of(type(part))}
-        ends = (bounds.least, bounds.above, bounds.most, bounds.below)
-        for beyond in [*(at + sign for at in ends if at is not None for sign in (-9.5, 9.5)), math.nan]:
-            if not bounds.hold(beyond):
+        ends = [at for b in bounds for at in (b.least, b.above, b.most, b.below) if at is not None]
+        for beyond in [*(at + sign for at in ends for sign in (-9.5, 9.5)), math.nan]:
+            if not any(b.hold(beyond) for b in bounds):
                 with pytest.raises(ConfigError, match=name):
                     type(part)(**{**settings, name: beyond})
