@@ -1,4 +1,4 @@
-"""What a run is called: by ``--name``, by ``--set run.name``, or by its file and by what ``--set`` changed."""
+"""What a run is called: by ``--name``, by ``--set run.name``, or by its file and what ``--set`` changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def name_override(config: Sequence[Path], settings: Sequence[str], name: str | N
 
 
 def _words(setting: str) -> str:
-    """``structure-diagonal`` for ``method.structure=diagonal``; a part's name alone for ``method.use=kfac``."""
+    """``structure-diagonal`` for ``method.structure=diagonal``; the name alone for ``method.use=kfac``."""
     key, _, value = setting.partition("=")
     path = key.strip().split(".")
     if path[0] not in _TELLING:

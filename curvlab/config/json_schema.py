@@ -6,14 +6,15 @@ Each kind of part has two definitions: ``$defs/step`` is a whole part, told apar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, get_args
 
 from curvlab.config.knobpaths import knob_types
 from curvlab.config.knobs import MethodFile, read_method
 from curvlab.config.layers import EXTENDS
 from curvlab.config.merge import NONE
-from curvlab.config.run_table import BUDGETS
+from curvlab.config.run_table import BUDGETS, NAME
 from curvlab.config.schema import (
     Setting,
     element,
@@ -29,8 +30,10 @@ from curvlab.config.values import adapter
 from curvlab.engine.method import Method
 from curvlab.engine.plan import RunSettings
 from curvlab.errors import PluginError
-from curvlab.registry.imports import part_class
+from curvlab.protocols.bounds import bounded_schema
+from curvlab.registry.imports import IMPORT_SHAPE, part_class
 from curvlab.registry.kinds import METHOD, PROTOCOLS
+from curvlab.registry.records import MethodEntry, PartEntry
 from curvlab.registry.registry import Registry
 
 Schema = dict[str, Any]
@@ -44,12 +47,9 @@ _TABLES = {
     "report": "reporter",
 }
 
-#: ``use = "package.module:Class"``: a part that is imported, whose settings are not known here
-_IMPORTED: Schema = {
-    "type": "object",
-    "properties": {"use": {"type": "string", "pattern": r"^[\w.-]+:[\w.-]+$"}},
-    "required": ["use"],
-}
+#: ``package.module:Class``: a part that is imported, whose settings are not known here
+_IMPORT: Schema = {"type": "string", "pattern": f"^{IMPORT_SHAPE}$"}
+_IMPORTED: Schema = {"type": "object", "properties": {"use": _IMPORT}, "required": ["use"]}
 
 
 def json_schema(registry: Registry) -> Schema:
@@ -59,7 +59,8 @@ def json_schema(registry: Registry) -> Schema:
         work.define_kind(kind)
     work.define_methods()
     run = work.table(settings_of(RunSettings), "the budget, the seed, and what is logged and kept")
-    run["oneOf"] = [{"required": [name]} for name in BUDGETS]
+    run["properties"]["name"]["pattern"] = f"^{NAME}$"
+    run["not"] = _any([{"required": list(two)} for two in combinations(BUDGETS, 2)])
     # a task and a method have no default, so their tables must say which
     tables = {
         name: _ref(kind) if kind in ("task", METHOD) else _any([_ref(kind), _ref(f"{kind}-settings")])
@@ -70,6 +71,8 @@ def json_schema(registry: Registry) -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "curvlab configuration",
         **_object({"run": run, **tables, EXTENDS: files}),
+        # what a file lacks may stand in one that it extends
+        **_any([{"required": [EXTENDS]}, _whole(_any([{"required": [name]} for name in BUDGETS]))]),
         "$defs": work.defs,
     }
     if work.left_out:
@@ -87,7 +90,8 @@ class _Work:
 
     def define_kind(self, kind: str) -> None:
         """Any part of a kind: by name alone where no setting is required, or as a table."""
-        alone, tables, over = [], [], _Options()
+        alone: list[str] = []
+        tables, over = [], _Options()
         for entry in self.registry.parts(kind):
             try:
                 settings = settings_of(part_class(entry))
@@ -95,11 +99,12 @@ class _Work:
                 self.left_out.append(str(err))
                 continue
             free = {name: s for name, s in settings.items() if name not in entry.preset}
-            tables.append(self.table(free, entry.summary, use=entry.name))
+            names = _uses(entry)
+            tables.append(self.table(free, entry.summary, use=names))
             over.add({name: self.value(s.annotation, over=True) for name, s in free.items()})
             if not any(s.required for s in free.values()):
-                alone.append(entry.name)
-        self.defs[kind] = _any([_names(alone), {"type": "string", "pattern": ":"}, *tables, _IMPORTED])
+                alone += names
+        self.defs[kind] = _any([_names(alone), _IMPORT, *tables, _IMPORTED])
         self.defs[f"{kind}-settings"] = over.table()
 
     def define_methods(self) -> None:
@@ -107,7 +112,8 @@ class _Work:
         places = settings_of(Method)
         over = _Options()
         over.add({place: self.value(s.annotation, over=True) for place, s in places.items()})
-        named, names = [], []
+        named: list[Schema] = []
+        names: list[str] = []
         for entry in self.registry.method_entries():
             try:
                 file = read_method(entry)
@@ -119,10 +125,11 @@ class _Work:
             mine.add({place: self.value(s.annotation, over=True) for place, s in places.items()})
             mine.add(knobs)
             over.add(knobs)
-            named.append(_object({"use": {"const": entry.name}, **mine.properties()}, ["use"], entry.summary))
-            names.append(entry.name)
+            use = _names(_uses(entry))
+            named.append(_object({"use": use, **mine.properties()}, ["use"], entry.summary))
+            names += _uses(entry)
         inline = self.table(places, "a method composed in place")
-        self.defs[METHOD] = _any([_names(names), {"type": "string", "pattern": ":"}, *named, inline])
+        self.defs[METHOD] = _any([_names(names), *named, inline])
         self.defs[f"{METHOD}-settings"] = over.table()
 
     def _knobs(self, file: MethodFile, types: Mapping[str, Any]) -> dict[str, Schema]:
@@ -134,9 +141,9 @@ class _Work:
             for name, knob in file.knobs.items()
         }
 
-    def table(self, settings: Mapping[str, Setting], summary: str, use: str = "") -> Schema:
-        """An object with these settings, and ``use`` if it is a part."""
-        properties: Schema = {"use": {"const": use}} if use else {}
+    def table(self, settings: Mapping[str, Setting], summary: str, use: Sequence[str] = ()) -> Schema:
+        """An object with these settings, and one of the names ``use`` if it is a part."""
+        properties: Schema = {"use": _names(use)} if use else {}
         properties.update({name: self.value(s.annotation) for name, s in settings.items()})
         required = [*(["use"] if use else []), *(s.name for s in settings.values() if s.required)]
         return _object(properties, required, summary)
@@ -167,7 +174,8 @@ class _Work:
     def _plain(self, annotation: Any) -> Schema:
         found = adapter(annotation).json_schema(ref_template="#/$defs/{model}")
         self.defs.update(found.pop("$defs", {}))
-        return found
+        limited: Schema = _limited(found)
+        return limited
 
 
 class _Options:
@@ -195,6 +203,27 @@ def _object(properties: Schema, required: Iterable[str] = (), summary: str = "")
     if list(required):
         found["required"] = list(required)
     return {**found, "description": summary} if summary else found
+
+
+def _whole(budget: Schema) -> Schema:
+    """A file that says everything that has no default."""
+    return {"required": ["run", "task", METHOD], "properties": {"run": budget}}
+
+
+def _uses(entry: PartEntry | MethodEntry) -> list[str]:
+    """The names by which a configuration may call an entry."""
+    return [entry.name, f"{entry.distribution}:{entry.name}"]
+
+
+def _limited(schema: Any) -> Any:
+    """``schema`` in which no number is without limits."""
+    if isinstance(schema, list):
+        return [_limited(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    limits = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+    found = {key: _limited(inner) for key, inner in schema.items()}
+    return found if limits & schema.keys() else bounded_schema(found)
 
 
 def _any(options: list[Schema]) -> Schema:

@@ -34,6 +34,8 @@ def unusable(value: Any, *, infinite: bool = False) -> str:
         return "" if SMALLEST_INT <= value <= LARGEST_INT else "a whole number too large for 64 bits"
     if math.isnan(value):
         return "nan is no setting"
-    if abs(value) > LARGEST_FLOAT and not (infinite and math.isinf(value)):
+    if math.isinf(value):
+        return "" if infinite else f"{value} is not a finite number"
+    if abs(value) > LARGEST_FLOAT:
         return f"{value} is beyond the largest number of float32, {LARGEST_FLOAT:.3g}"
     return ""
