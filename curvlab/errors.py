@@ -27,6 +27,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+#: so much of a line of a message, of a key, and of a user's own line is shown
+LONGEST_LINE, LONGEST_KEY, LONGEST_SOURCE = 400, 100, 160
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes for the characters that a terminal obeys rather than shows; newlines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str, longest: int = LONGEST_LINE) -> str:
+    """``text`` without the middle of every line that is longer than ``longest`` characters."""
+    return "\n".join(_without_middle(line, longest) for line in text.split("\n"))
+
+
+def _without_middle(line: str, longest: int) -> str:
+    if len(line) <= longest:
+        return line
+    end = longest // 3
+    return f"{line[: longest - end - 3]} … {line[-end:]}"
+
 
 class CurvlabError(Exception):
     """Base of all: an error that a user can understand without reading our code."""
@@ -59,13 +79,13 @@ class Fault:
 
     def __str__(self) -> str:
         where = ":".join(str(p) for p in (self.file, self.line, self.column) if p is not None)
-        head = ": ".join(p for p in (where, self.path, self.message) if p)
-        lines = [head]
+        path = shortened(self.path.replace("\n", "\\n"), LONGEST_KEY)
+        lines = [": ".join(p for p in (where, path, shortened(self.message)) if p)]
         if self.source:
-            lines.append(f"    {self.source.strip()}")
+            lines.append(f"    {shortened(self.source.strip(), LONGEST_SOURCE)}")
         if self.hint:
             lines.append(f"  {self.hint}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class ConfigError(CurvlabError):

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from curvlab.errors import printable
+
 
 def print_json(document: Any) -> None:
     """One JSON document."""
@@ -39,5 +41,5 @@ def print_text(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """A message for stderr."""
-    print(text, file=sys.stderr)
+    """A message for stderr, without characters that a terminal would obey."""
+    print(printable(text), file=sys.stderr)

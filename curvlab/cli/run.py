@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curvlab.cli.naming import name_override
 from curvlab.cli.output import print_table
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
@@ -58,8 +59,8 @@ def train(
     """Train: one run, in a folder of its own."""
     from curvlab.config import build, load
 
-    named = [] if name is None else [f"run.name={_toml_string(name)}"]
-    plan = build(load(config, [*(settings or ()), *named]))
+    given = settings or []
+    plan = build(load(config, [*given, *name_override(config, given, name)]))
     if dry_run:
         from curvlab.engine.inspection import inspect
 
@@ -177,10 +178,3 @@ def _print_json(value: Any) -> None:
     from curvlab.reporting.document import as_json
 
     print(as_json(value, indent=2))
-
-
-def _toml_string(text: str) -> str:
-    """``text`` as a TOML basic string, so that ``--name 3`` is a name and no number."""
-    import json
-
-    return json.dumps(text)

@@ -5,7 +5,7 @@ A fault does not stop the rest: everything that can be judged is, and all faults
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from curvlab.config.describe import described, entries_in
 from curvlab.config.knobpaths import check_knob_paths
 from curvlab.config.knobplaces import places_of
 from curvlab.config.knobs import read_method
+from curvlab.config.limits import unusable
 from curvlab.config.merge import NONE
 from curvlab.config.schema import (
     Setting,
@@ -27,10 +28,11 @@ from curvlab.config.schema import (
     union,
     words,
 )
-from curvlab.config.tree import Node, node_of
-from curvlab.config.values import as_plain, describe, validated
+from curvlab.config.tree import Node, describe, node_of
+from curvlab.config.values import as_plain, validated
 from curvlab.engine.method import Method
 from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
+from curvlab.protocols.bounds import bound_faults
 from curvlab.registry.imports import part_class
 from curvlab.registry.kinds import METHOD
 from curvlab.registry.records import PartEntry
@@ -118,7 +120,8 @@ class Builder:
             if kind:
                 names = sorted({e.name for e in self._named(kind)})
                 hints.append(f'{kind.capitalize()}s, as "NAME" or {{ use = "NAME", … }}: {", ".join(names)}.')
-        message = f"expected {words(annotation)}, got {describe(node.value)}"
+        unfit = unusable(node.value)
+        message = unfit or f"expected {words(annotation)}, got {describe(node.value)}"
         self.blame(node, message, "\n  ".join(hints), place)
         return None
 
@@ -299,12 +302,15 @@ class Builder:
         self, cls: type, made: Mapping[str, Built], fixed: Mapping[str, Any], table: Node, place: str
     ) -> Built | None:
         """The dataclass; what its own checks refuse becomes a fault at the setting to blame."""
+        values = {name: b.value for name, b in made.items()}
+        faults = bound_faults(cls, values)
+        if faults:
+            self._refused(faults, table, place)
+            return None
         try:
-            value = cls(**{name: b.value for name, b in made.items()}, **fixed)
+            value = cls(**values, **fixed)
         except ConfigError as err:
-            for fault in err.faults:
-                at = self._culprit(table, fault.path, fault.message)
-                self.faults.append(at.fault(fault.message, fault.hint, place))
+            self._refused(err.faults, table, place)
             return None
         except ValueError as err:
             self.faults.append(self._culprit(table, "", str(err)).fault(str(err), "", place))
@@ -318,6 +324,12 @@ class Builder:
                 self._note(setting.default)
         return Built(value, Node(nodes, table.origin))
 
+    def _refused(self, faults: Iterable[Fault], table: Node, place: str) -> None:
+        """Faults that a part finds in its settings, at the settings to blame."""
+        for fault in faults:
+            at = self._culprit(table, fault.path, fault.message)
+            self.faults.append(at.fault(fault.message, fault.hint, place))
+
     def _note(self, value: Any) -> None:
         """Write down where the parts of a value come from that was not built here."""
         for entry in entries_in(value, self.registry):
@@ -325,7 +337,7 @@ class Builder:
 
     def _culprit(self, table: Node, path: str, message: str) -> Node:
         """The node to blame for what a part refuses: a setting the error names, the user's if possible."""
-        named = [table.table[key] for key in (path.split(".")[0],) if key in table.table]
+        named = _along(table, path)[-1:]
         words_said = message.replace("=", " ").split()
         spoken = [node for key, node in table.table.items() if key in words_said and key != "use"]
         written = [n for suspect in (*named, *spoken, table) for n in suspect.walk() if n.origin.given]
@@ -348,6 +360,20 @@ class Builder:
         message = f'{kind} "{table.use}" is not a {wanted.__name__}, which this place asks for'
         self.faults.append(table.fault(message, f"{wanted.__name__}: {', '.join(able) or 'none'}.", place))
         return False
+
+
+def _along(table: Node, path: str) -> list[Node]:
+    """The nodes on the way of a dotted path, as far as they are there."""
+    found: list[Node] = []
+    for key in path.split("."):
+        above = found[-1] if found else table
+        if key in above.table:
+            found.append(above.table[key])
+        elif isinstance(above.value, list) and key.isdecimal() and int(key) < len(above.value):
+            found.append(above.value[int(key)])
+        else:
+            break
+    return found
 
 
 def _below(place: str, key: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from curvlab.config.knobs import PLACES, Knob, MethodFile, read_method
 from curvlab.config.merge import NONE, at, merge, put
-from curvlab.config.tree import Node, plain
+from curvlab.config.tree import Node, describe, plain
 from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.schedule import Schedule
 from curvlab.registry.records import MethodEntry
@@ -39,7 +39,9 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
         return Composition(None, table)
     if table.use is None:
         faults.append(
-            table.table["use"].fault(f"expected a name, got {table.table['use'].value!r}", 'use = "kfac"')
+            table.table["use"].fault(
+                f"expected a name, got {describe(plain(table.table['use']))}", 'use = "kfac"'
+            )
         )
         return None
     entry = _named(table, registry, faults)
@@ -148,6 +150,6 @@ def _contradicts(standing: Node, value: Node, path: tuple[str, ...]) -> bool:
 def _twice(value: Node, standing: Node, file: MethodFile, knob: Knob) -> Fault:
     return value.fault(
         f"is set twice: knob {knob.name} of {file.entry.name} and {standing.origin.path} mean the same"
-        f" ({plain(value)!r} and {plain(standing)!r})",
+        f" ({describe(plain(value))} and {describe(plain(standing))})",
         "keep one of the two",
     )

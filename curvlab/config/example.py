@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from curvlab.config.schema import Setting, element, is_mapping, kind_of, members, settings_of
 from curvlab.registry.imports import part_class
@@ -45,9 +45,10 @@ def _value(setting: Setting) -> Any:
         kind = str(kind_of(element(option)))
         if is_mapping(option) and kind in STAND_INS:
             return {"*": STAND_INS[kind]}
-        if option is float:
+        number = get_args(option)[0] if get_origin(option) is Annotated else option
+        if number is float:
             return FRACTION
-        if option is int:
+        if number is int:
             return COUNT
         if get_origin(option) is Literal:
             return get_args(option)[0]

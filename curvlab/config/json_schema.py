@@ -1,19 +1,21 @@
 """JSON Schema (draft 2020-12) of a configuration, from the parts that are installed.
 
-Each kind of part has two definitions: ``$defs/step`` is a whole part, told apart by ``use``;
-``$defs/step-settings`` is a table without ``use``, which changes settings of a part chosen elsewhere.
+Each kind of part has three definitions: ``$defs/step`` is a whole part, told apart by ``use``;
+``$defs/step-settings`` is a table without ``use``, which changes settings of a part chosen elsewhere;
+``$defs/step-changed`` is one that repeats the name of that part, so that no setting is required.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, get_args
 
 from curvlab.config.knobpaths import knob_types
 from curvlab.config.knobs import MethodFile, read_method
 from curvlab.config.layers import EXTENDS
 from curvlab.config.merge import NONE
-from curvlab.config.run_table import BUDGETS
+from curvlab.config.run_table import BUDGETS, NAME
 from curvlab.config.schema import (
     Setting,
     element,
@@ -29,8 +31,10 @@ from curvlab.config.values import adapter
 from curvlab.engine.method import Method
 from curvlab.engine.plan import RunSettings
 from curvlab.errors import PluginError
-from curvlab.registry.imports import part_class
+from curvlab.protocols.bounds import bounded_schema
+from curvlab.registry.imports import IMPORT_SHAPE, part_class
 from curvlab.registry.kinds import METHOD, PROTOCOLS
+from curvlab.registry.records import MethodEntry, PartEntry
 from curvlab.registry.registry import Registry
 
 Schema = dict[str, Any]
@@ -44,12 +48,9 @@ _TABLES = {
     "report": "reporter",
 }
 
-#: ``use = "package.module:Class"``: a part that is imported, whose settings are not known here
-_IMPORTED: Schema = {
-    "type": "object",
-    "properties": {"use": {"type": "string", "pattern": r"^[\w.-]+:[\w.-]+$"}},
-    "required": ["use"],
-}
+#: ``package.module:Class``: a part that is imported, whose settings are not known here
+_IMPORT: Schema = {"type": "string", "pattern": f"^{IMPORT_SHAPE}$"}
+_IMPORTED: Schema = {"type": "object", "properties": {"use": _IMPORT}, "required": ["use"]}
 
 
 def json_schema(registry: Registry) -> Schema:
@@ -59,7 +60,8 @@ def json_schema(registry: Registry) -> Schema:
         work.define_kind(kind)
     work.define_methods()
     run = work.table(settings_of(RunSettings), "the budget, the seed, and what is logged and kept")
-    run["oneOf"] = [{"required": [name]} for name in BUDGETS]
+    run["properties"]["name"]["pattern"] = f"^{NAME}$"
+    run["not"] = _any([{"required": list(two)} for two in combinations(BUDGETS, 2)])
     # a task and a method have no default, so their tables must say which
     tables = {
         name: _ref(kind) if kind in ("task", METHOD) else _any([_ref(kind), _ref(f"{kind}-settings")])
@@ -70,6 +72,8 @@ def json_schema(registry: Registry) -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "curvlab configuration",
         **_object({"run": run, **tables, EXTENDS: files}),
+        # what a file lacks may stand in one that it extends
+        **_any([{"required": [EXTENDS]}, _whole(_any([{"required": [name]} for name in BUDGETS]))]),
         "$defs": work.defs,
     }
     if work.left_out:
@@ -87,7 +91,8 @@ class _Work:
 
     def define_kind(self, kind: str) -> None:
         """Any part of a kind: by name alone where no setting is required, or as a table."""
-        alone, tables, over = [], [], _Options()
+        alone: list[str] = []
+        tables, changed, over = [], [], _Options()
         for entry in self.registry.parts(kind):
             try:
                 settings = settings_of(part_class(entry))
@@ -95,11 +100,15 @@ class _Work:
                 self.left_out.append(str(err))
                 continue
             free = {name: s for name, s in settings.items() if name not in entry.preset}
-            tables.append(self.table(free, entry.summary, use=entry.name))
-            over.add({name: self.value(s.annotation, over=True) for name, s in free.items()})
+            names = _uses(entry)
+            tables.append(self.table(free, entry.summary, use=names))
+            properties = {name: self.value(s.annotation, over=True) for name, s in free.items()}
+            changed.append(_object({"use": _names(names), **properties}, ["use"], entry.summary))
+            over.add(properties)
             if not any(s.required for s in free.values()):
-                alone.append(entry.name)
-        self.defs[kind] = _any([_names(alone), {"type": "string", "pattern": ":"}, *tables, _IMPORTED])
+                alone += names
+        self.defs[kind] = _any([_names(alone), _IMPORT, *tables, _IMPORTED])
+        self.defs[f"{kind}-changed"] = _any(changed)
         self.defs[f"{kind}-settings"] = over.table()
 
     def define_methods(self) -> None:
@@ -107,7 +116,8 @@ class _Work:
         places = settings_of(Method)
         over = _Options()
         over.add({place: self.value(s.annotation, over=True) for place, s in places.items()})
-        named, names = [], []
+        named: list[Schema] = []
+        names: list[str] = []
         for entry in self.registry.method_entries():
             try:
                 file = read_method(entry)
@@ -119,10 +129,12 @@ class _Work:
             mine.add({place: self.value(s.annotation, over=True) for place, s in places.items()})
             mine.add(knobs)
             over.add(knobs)
-            named.append(_object({"use": {"const": entry.name}, **mine.properties()}, ["use"], entry.summary))
-            names.append(entry.name)
+            use = _names(_uses(entry))
+            named.append(_object({"use": use, **mine.properties()}, ["use"], entry.summary))
+            names += _uses(entry)
         inline = self.table(places, "a method composed in place")
-        self.defs[METHOD] = _any([_names(names), {"type": "string", "pattern": ":"}, *named, inline])
+        self.defs[METHOD] = _any([_names(names), *named, inline])
+        self.defs[f"{METHOD}-changed"] = self.defs[METHOD]
         self.defs[f"{METHOD}-settings"] = over.table()
 
     def _knobs(self, file: MethodFile, types: Mapping[str, Any]) -> dict[str, Schema]:
@@ -134,9 +146,9 @@ class _Work:
             for name, knob in file.knobs.items()
         }
 
-    def table(self, settings: Mapping[str, Setting], summary: str, use: str = "") -> Schema:
-        """An object with these settings, and ``use`` if it is a part."""
-        properties: Schema = {"use": {"const": use}} if use else {}
+    def table(self, settings: Mapping[str, Setting], summary: str, use: Sequence[str] = ()) -> Schema:
+        """An object with these settings, and one of the names ``use`` if it is a part."""
+        properties: Schema = {"use": _names(use)} if use else {}
         properties.update({name: self.value(s.annotation) for name, s in settings.items()})
         required = [*(["use"] if use else []), *(s.name for s in settings.values() if s.required)]
         return _object(properties, required, summary)
@@ -154,7 +166,7 @@ class _Work:
     def _composed(self, annotation: Any, over: bool) -> list[Schema]:
         kind = kind_of(annotation)
         if kind is not None:
-            return [_ref(kind), _ref(f"{kind}-settings")] if over else [_ref(kind)]
+            return [_ref(kind), *([_ref(f"{kind}-changed"), _ref(f"{kind}-settings")] if over else [])]
         if is_record(annotation):
             return [self.table(settings_of(annotation), "")]
         inner = element(annotation)
@@ -167,7 +179,8 @@ class _Work:
     def _plain(self, annotation: Any) -> Schema:
         found = adapter(annotation).json_schema(ref_template="#/$defs/{model}")
         self.defs.update(found.pop("$defs", {}))
-        return found
+        limited: Schema = _limited(found)
+        return limited
 
 
 class _Options:
@@ -195,6 +208,27 @@ def _object(properties: Schema, required: Iterable[str] = (), summary: str = "")
     if list(required):
         found["required"] = list(required)
     return {**found, "description": summary} if summary else found
+
+
+def _whole(budget: Schema) -> Schema:
+    """A file that says everything that has no default."""
+    return {"required": ["run", "task", METHOD], "properties": {"run": budget}}
+
+
+def _uses(entry: PartEntry | MethodEntry) -> list[str]:
+    """The names by which a configuration may call an entry."""
+    return [entry.name, f"{entry.distribution}:{entry.name}"]
+
+
+def _limited(schema: Any) -> Any:
+    """``schema`` in which no number is without limits."""
+    if isinstance(schema, list):
+        return [_limited(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    limits = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+    found = {key: _limited(inner) for key, inner in schema.items()}
+    return found if limits & schema.keys() else bounded_schema(found)
 
 
 def _any(options: list[Schema]) -> Schema:

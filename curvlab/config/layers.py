@@ -9,13 +9,13 @@ from datetime import date, time
 from pathlib import Path as FilePath
 from typing import Any
 
-import tomli
-
+from curvlab.config.limits import DEEPEST, too_deep
 from curvlab.config.locator import Path
 from curvlab.config.merge import merge
 from curvlab.config.source import Source
-from curvlab.config.tree import DEFAULT, Node, Origin, dotted, node_of, plain
-from curvlab.errors import ConfigError, Fault, UsageError
+from curvlab.config.toml_reader import NotToml, read_toml
+from curvlab.config.tree import DEFAULT, Node, Origin, describe, dotted, node_of, plain
+from curvlab.errors import LONGEST_KEY, ConfigError, Fault, UsageError, shortened
 
 EXTENDS = "extends"
 
@@ -89,13 +89,10 @@ class _Reading:
         if text is None:
             return []
         try:
-            data = tomli.loads(text)
-        except tomli.TOMLDecodeError as err:
-            hint = "a string needs quotes, a key stands once in its table, true and false are lower case"
-            line = text.split("\n")[err.lineno - 1].rstrip("\r")
-            self.faults.append(
-                Fault(f"not TOML: {err.msg}", "", str(path), err.lineno, err.colno, hint, line)
-            )
+            data = read_toml(text)
+        except NotToml as err:
+            line = text.split("\n")[err.line - 1].rstrip("\r")
+            self.faults.append(Fault(err.message, "", str(path), err.line, err.column, err.hint, line))
             return []
         self.texts[str(path)] = text
         source = Source(str(path), text, str(path))
@@ -107,6 +104,11 @@ class _Reading:
 
     def data(self, data: Mapping[str, Any]) -> list[Node]:
         """The layers of a Python mapping; its ``extends`` is relative to the working directory."""
+        deep = too_deep(data)
+        if deep is not None:
+            what = f"nested more than {DEEPEST} levels deep"
+            self.faults.append(Fault(what, dotted(deep), "python", hint="give a flatter mapping"))
+            return []
         below = self._extended(node_of(data, lambda p: Origin("python", dotted(p))), FilePath())
         self.rank += 1
         rank = self.rank
@@ -136,7 +138,9 @@ class _Reading:
                 layers += self.file(folder / entry.value, entry)
             else:
                 self.faults.append(
-                    entry.fault(f"expected file names, got {entry.value!r}", 'extends = ["base.toml"]')
+                    entry.fault(
+                        f"expected file names, got {describe(plain(entry))}", 'extends = ["base.toml"]'
+                    )
                 )
         return layers
 
@@ -170,15 +174,20 @@ def _assignment(text: str) -> tuple[Path, Any]:
     key, equals, value = text.partition("=")
     keys = _keys(key.strip())
     if not equals or not keys:
-        raise UsageError(f"--set {text}: expected key=value, as in --set method.lr=0.01")
+        raise UsageError(f"--set {shortened(text)}: expected key=value, as in --set method.lr=0.01")
     return keys, value_of(value)
 
 
 def value_of(text: str) -> Any:
-    """What is written on a command line: the TOML value if it is one, else the text itself."""
+    """What is written on a command line: the TOML value if it is one, else the text itself.
+
+    Raises ``UsageError`` for a value that is nested too deeply or has too many digits.
+    """
     try:
-        parsed = tomli.loads(f"value = {text}")
-    except tomli.TOMLDecodeError:
+        parsed = read_toml(f"value = {text}")
+    except NotToml as err:
+        if err.beyond:
+            raise UsageError(f"the value {shortened(text, LONGEST_KEY)}: {err.message}; {err.hint}") from err
         return text
     # a value with a newline could smuggle in more keys; then it is a string
     return parsed["value"] if len(parsed) == 1 else text
@@ -186,8 +195,10 @@ def value_of(text: str) -> Any:
 
 def _keys(text: str) -> Path:
     try:
-        tree: Any = tomli.loads(f"{text} = 0")
-    except tomli.TOMLDecodeError:
+        tree: Any = read_toml(f"{text} = 0")
+    except NotToml as err:
+        if err.beyond:
+            raise UsageError(f"--set {shortened(text, LONGEST_KEY)}: {err.message}; {err.hint}") from err
         return ()
     keys = []
     while isinstance(tree, dict):

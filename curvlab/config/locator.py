@@ -43,10 +43,30 @@ def locate(text: str) -> dict[Path, Position]:
     return found
 
 
+def beyond_depth(text: str, levels: int) -> Position:
+    """The position of the first key or element that stands deeper than ``levels``; there must be one."""
+    scanner = _Scanner(text, levels)
+    try:
+        scanner.document()
+    except _TooDeep as found:
+        before = text[: found.offset]
+        return Position(before.count("\n") + 1, found.offset - before.rfind("\n"), found.offset)
+    raise AssertionError("nothing in the text stands that deep")
+
+
+class _TooDeep(Exception):
+    """The scanner came to something deeper than it was to go."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
 class _Scanner:
     """A cursor over the text, and what it has found so far."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, levels: int | None = None) -> None:
+        self.levels = levels
         self.text = text
         self.at = 0
         self.found: dict[Path, int] = {}
@@ -74,6 +94,8 @@ class _Scanner:
         return False
 
     def _record(self, path: Path, offset: int, *, headed: bool = False) -> None:
+        if self.levels is not None and len(path) > self.levels:
+            raise _TooDeep(offset)
         if path not in self.found or (headed and path not in self._headed):
             self.found[path] = offset
         if headed:

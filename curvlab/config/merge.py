@@ -23,7 +23,7 @@ def merge(base: Node, over: Node, faults: list[Fault], *, anew: bool = False) ->
     if base.is_table and isinstance(over.value, str) and over.value != NONE:
         over = over.as_table()
     if over.is_table and isinstance(base.value, str) and base.value != NONE:
-        base = base.as_table()
+        base = Node(base.as_table().table, over.origin)  # whoever writes the table made it one
     if isinstance(base.value, list) and over.is_table and "use" not in over.table:
         return _over_entries(base, over, faults, anew=anew)
     if not (base.is_table and over.is_table):
@@ -32,7 +32,8 @@ def merge(base: Node, over: Node, faults: list[Fault], *, anew: bool = False) ->
         return over
     children = dict(base.table)
     for key, child in over.table.items():
-        children[key] = merge(children[key], child, faults, anew=anew) if key in children else child
+        over_it = key in children and key != "use"  # a name is replaced, whatever comes in its place
+        children[key] = merge(children[key], child, faults, anew=anew) if over_it else child
     return Node(children, over.origin if "use" in over.table else base.origin)
 
 

@@ -1,4 +1,4 @@
-"""The ``[run]`` table: its ranges, and the one budget that a run has."""
+"""The ``[run]`` table: its name, and the one budget that a run has."""
 
 from __future__ import annotations
 
@@ -6,51 +6,21 @@ import re
 
 from curvlab.config.tree import Node
 from curvlab.engine.plan import RunSettings
-from curvlab.errors import Fault
+from curvlab.errors import LONGEST_KEY, Fault, shortened
 
 BUDGETS = ("epochs", "steps", "seconds")
 
-#: setting -> the least it may be
-_LEAST = {
-    "steps": 1,
-    "log_every": 1,
-    "eval_every": 1,
-    "checkpoint_every": 1,
-    "keep": 1,
-    "threads": 1,
-    "seed": 0,
-}
-
-#: torch's generators take no larger seed
-_LARGEST_SEED = 2**63 - 1
-
-_NAME = re.compile(r"[\w.+-]+")
+#: what a run's name may be: the beginning of a folder's name
+NAME = r"[\w+-][\w.+-]*"
 
 
 def run_faults(table: Node, settings: RunSettings) -> list[Fault]:
-    """Values of ``[run]`` that have the right type but cannot be meant."""
-    faults = []
-
-    def blame(name: str, message: str, hint: str) -> None:
-        faults.append(table.table.get(name, table).fault(message, hint, f"run.{name}"))
-
-    for name, least in _LEAST.items():
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            blame(name, f"{name} = {value} must be at least {least}", "write a larger number")
-    for name in ("epochs", "seconds"):
-        value = getattr(settings, name)
-        if value is not None and not 0 < value < float("inf"):
-            blame(name, f"{name} = {value} must be positive and finite", "write a larger number")
-    if settings.seed > _LARGEST_SEED:
-        blame("seed", f"seed = {settings.seed} is too large", f"take one up to {_LARGEST_SEED}")
-    if not _NAME.fullmatch(settings.name) or settings.name.startswith("."):
-        blame(
-            "name",
-            f"name = {settings.name!r} cannot begin a folder's name",
-            'use letters, digits, ".", "_", "+", "-"',
-        )
-    return faults
+    """Values of ``[run]`` that cannot be meant; the bounds of its numbers are in their types."""
+    if re.fullmatch(NAME, settings.name):
+        return []
+    message = f"name = {shortened(settings.name, LONGEST_KEY)!r} cannot begin a folder's name"
+    hint = 'use letters, digits, ".", "_", "+", "-"'
+    return [table.table.get("name", table).fault(message, hint, "run.name")]
 
 
 def budget_faults(table: Node, *, whole: bool) -> list[Fault]:

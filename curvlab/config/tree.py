@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from typing import Any
 
 from curvlab.config.locator import Path
-from curvlab.errors import Fault
+from curvlab.errors import LONGEST_KEY, Fault, shortened
+from curvlab.protocols.bounds import LARGEST_INT, SMALLEST_INT
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,23 @@ def plain(node: Node) -> Any:
     if node.is_table:
         return {key: plain(child) for key, child in node.table.items()}
     return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
+
+
+def describe(value: Any) -> str:
+    """What came, in the words of an error message; of a long string, its beginning."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'the string "{shortened(value, LONGEST_KEY)}"'
+    if isinstance(value, (list, tuple)):
+        return f"an array of {len(value)}"
+    if isinstance(value, int) and not SMALLEST_INT <= value <= LARGEST_INT:
+        return "a whole number too large for 64 bits"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, (datetime, date, time)):
+        return str(value)
+    return "a table" if isinstance(value, dict) else f"an object of type {type(value).__name__}"
 
 
 def dotted(path: Path) -> str:

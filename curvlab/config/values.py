@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -11,9 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from curvlab.config.limits import unusable
 from curvlab.config.schema import element, words
-from curvlab.config.tree import Node, plain
+from curvlab.config.tree import Node, describe, plain
 from curvlab.errors import Fault, PluginError
+from curvlab.protocols.bounds import takes_infinity
 
 
 def validated(node: Node, annotation: Any, place: str) -> tuple[Any, list[Fault]]:
@@ -22,11 +23,13 @@ def validated(node: Node, annotation: Any, place: str) -> tuple[Any, list[Fault]
     Strict: no string is read as a number, no boolean as an integer; a whole number does for a float.
     """
     value = plain(node)
-    not_numbers = [
-        n.fault("nan is no setting", "write a number", place) for n in node.walk() if _is_nan(n.value)
+    unfit = [
+        n.fault(why, "write a number that float32 and 64-bit integers hold", place)
+        for n in node.walk()
+        if (why := unusable(n.value, infinite=takes_infinity(annotation)))
     ]
-    if not_numbers:
-        return None, not_numbers
+    if unfit:
+        return None, unfit
     try:
         return _validate(adapter(annotation), value), []
     except ValidationError as err:
@@ -62,17 +65,6 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [as_plain(v) for v in value]
     return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
-
-
-def describe(value: Any) -> str:
-    """What came, in the words of an error message."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f'the string "{value}"'
-    if isinstance(value, (list, tuple)):
-        return f"an array of {len(value)}"
-    return "a table" if isinstance(value, dict) else str(value)
 
 
 #: pydantic's error types about a value of the right type, whose message says what is allowed
@@ -113,10 +105,6 @@ def _locate(node: Node, loc: tuple[int | str, ...]) -> tuple[Node, bool]:
         elif isinstance(part, str) and part in at.table:
             at = at.table[part]
     return at, at is not node
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _lower(text: str) -> str:

@@ -17,7 +17,7 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
 from curvlab.protocols.needs import Labels, Needs
 
-#: so many first steps are looked at: every cadence in use has come round by then
+#: so many first steps are looked at, of a run that has as many: every cadence in use has come round by then
 CYCLE = 100
 #: examples that a sampler is shown to be asked what it needs; how many there are, only the data know
 SOME = 10_000
@@ -45,11 +45,12 @@ class StepCost:
     of_steps: int = CYCLE
 
     @classmethod
-    def of(cls, needs: Needs, steps: int) -> StepCost:
-        """The cost that ``needs`` amounts to."""
+    def of(cls, needs: Needs, steps: int, of_steps: int = CYCLE) -> StepCost:
+        """The cost that ``needs`` amounts to, in ``steps`` of ``of_steps``."""
         sampled = needs.samples if Labels.MODEL in needs.layers else 0
         return cls(
             steps=steps,
+            of_steps=of_steps,
             forwards=1,
             backwards=1 + sampled,
             backwards_per_output=int(Labels.EXACT in needs.layers),
@@ -105,7 +106,8 @@ def inspect(plan: Plan) -> Inspection:
     )
     state = plan.sampler.init(SOME, min(plan.task.batch_size, SOME), plan.run.seed)
     optimizer.wanted = lambda: plan.sampler.needs(state)
-    kinds = Counter(optimizer.needs(step) for step in range(CYCLE))
+    looked_at = CYCLE if plan.run.steps is None else min(CYCLE, plan.run.steps)
+    kinds = Counter(optimizer.needs(step) for step in range(looked_at))
     parameters = list(model.parameters())
     return Inspection(
         method=plan.method_name,
@@ -113,7 +115,7 @@ def inspect(plan: Plan) -> Inspection:
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.nbytes for p in parameters),
         state_bytes=optimizer.state_bytes(),
-        costs=tuple(StepCost.of(needs, steps) for needs, steps in kinds.most_common()),
+        costs=tuple(StepCost.of(needs, steps, looked_at) for needs, steps in kinds.most_common()),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from curvlab.engine.method import Method
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.bounds import Count, Natural, Positive
 from curvlab.protocols.report import Reporter
 from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.task import Task
@@ -18,15 +19,15 @@ class RunSettings:
     """The ``[run]`` table.  Exactly one of ``epochs``, ``steps`` and ``seconds`` is the budget."""
 
     name: str = "run"  #: first part of the run folder's name
-    seed: int = 0  #: of the initial parameters, the sampler and sampled labels
-    epochs: float | None = None  #: passes over the training examples
-    steps: int | None = None  #: optimizer steps
-    seconds: float | None = None  #: seconds of training, evaluation and checkpoints not counted
-    log_every: int = 10  #: steps between lines of metrics.jsonl
-    eval_every: int | None = None  #: steps between evaluations; once an epoch if not given
-    checkpoint_every: int | None = None  #: steps between checkpoints; once an epoch if not given
-    keep: int = 2  #: newest checkpoints kept
-    threads: int | None = None  #: torch's thread count; torch's own choice if not given
+    seed: Natural = 0  #: of the initial parameters, the sampler and sampled labels
+    epochs: Positive | None = None  #: passes over the training examples
+    steps: Count | None = None  #: optimizer steps
+    seconds: Positive | None = None  #: seconds of training, evaluation and checkpoints not counted
+    log_every: Count = 10  #: steps between lines of metrics.jsonl
+    eval_every: Count | None = None  #: steps between evaluations; once an epoch if not given
+    checkpoint_every: Count | None = None  #: steps between checkpoints; once an epoch if not given
+    keep: Count = 2  #: newest checkpoints kept
+    threads: Count | None = None  #: torch's thread count; torch's own choice if not given
 
 
 @dataclass(frozen=True)

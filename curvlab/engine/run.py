@@ -45,6 +45,12 @@ class Run:
     workload: Workload
     was_over: bool = False
 
+    def __repr__(self) -> str:
+        """The folder, how it ended and the last metrics, on one line."""
+        facts = [f"{name}={value:.4g}" for name, value in self.summary.get("metrics", {}).items()]
+        said = ", ".join([str(self.summary.get("exit_reason")), f"steps={self.summary.get('steps')}", *facts])
+        return f"Run({str(self.folder)!r}, {said})"
+
 
 def train(
     plan: Plan,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.parts.settings import at_least, not_negative, positive
+from curvlab.protocols.bounds import Bounds, Count, NotNegative, Positive, check_bounds
 from curvlab.protocols.evidence import Aftermath
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.schedule import Schedule, at_step
@@ -17,10 +18,10 @@ from curvlab.protocols.step import Damping
 class Constant(Damping[None]):
     """The same λ always, or a schedule of it."""
 
-    value: float | Schedule = 0.0
+    value: NotNegative | Schedule = 0.0
 
     def __post_init__(self) -> None:
-        not_negative("value", self.value)
+        check_bounds(self)
 
     def init(self) -> None:
         return None
@@ -45,20 +46,16 @@ class LevenbergMarquardt(Damping[LambdaState]):
     ρ > ``high`` divides it.  The prediction is of the *undamped* quadratic model.
     """
 
-    initial: float = 1.0
-    factor: float = 1.5
-    interval: int = 1
+    initial: Positive = 1.0
+    factor: Annotated[float, Bounds(above=1)] = 1.5
+    interval: Count = 1
     low: float = 0.25
     high: float = 0.75
-    minimum: float = 1e-8
+    minimum: Positive = 1e-8
     maximum: float = 1e8
 
     def __post_init__(self) -> None:
-        positive("initial", self.initial)
-        positive("minimum", self.minimum)
-        at_least("interval", self.interval, 1)
-        if not self.factor > 1:
-            raise ConfigError(Fault(f"factor = {self.factor!r} must be above 1", path="factor"))
+        check_bounds(self)
         if not self.low < self.high:
             raise ConfigError(Fault(f"low = {self.low!r} must be below high = {self.high!r}", path="low"))
         if not self.minimum <= self.initial <= self.maximum:

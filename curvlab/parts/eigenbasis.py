@@ -14,9 +14,9 @@ from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import eigenbasis_of, identity_basis
-from curvlab.parts.settings import at_least, fraction
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import LayerStats, Pass, Solve
@@ -57,14 +57,12 @@ class Eigenbasis(Preconditioner[EigenState]):
     """
 
     estimator: CurvatureEstimator[Any]
-    decay: float = 0.95
-    observe_every: int = 1
-    refresh_every: int = 1
+    decay: Fraction = 0.95
+    observe_every: Count = 1
+    refresh_every: Count = 1
 
     def __post_init__(self) -> None:
-        fraction("decay", self.decay)
-        at_least("observe_every", self.observe_every, 1)
-        at_least("refresh_every", self.refresh_every, 1)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         keep = Needs(factored=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.settings import at_least
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass, Solve
@@ -33,12 +33,11 @@ class Inverted(Preconditioner[InvertedState]):
 
     estimator: CurvatureEstimator[Any]
     inverse: Inverse
-    observe_every: int = 1
-    refresh_every: int = 1
+    observe_every: Count = 1
+    refresh_every: Count = 1
 
     def __post_init__(self) -> None:
-        at_least("observe_every", self.observe_every, 1)
-        at_least("refresh_every", self.refresh_every, 1)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         keep = Needs(factored=self.estimator.by_layer)

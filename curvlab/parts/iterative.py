@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import Shifted
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.secants import Which
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.settings import fraction
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Bounds, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
@@ -45,11 +45,10 @@ class Iterative(Preconditioner[IterativeState]):
     estimator: CurvatureEstimator[Any]
     krylov: Krylov
     inner: Preconditioner[Any] | None = None
-    warm_start: float | Schedule = 0.0
+    warm_start: Annotated[float, Bounds(least=0, most=1)] | Schedule = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.warm_start, Schedule):
-            fraction("warm_start", self.warm_start, closed=True)
+        check_bounds(self)
         if self.inner is not None and self.inner.varying and not self.krylov.varying:
             inner, krylov = type(self.inner).__name__, type(self.krylov).__name__
             raise ConfigError(

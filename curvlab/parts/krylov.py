@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.cg import REFRESH, conjugate_gradients
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Trace
 from curvlab.linalg.secants import Pairs
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.settings import at_least, fraction
+from curvlab.protocols.bounds import Count, Fraction, Natural, Ratio, check_bounds
 from curvlab.protocols.evidence import Solve
 from curvlab.protocols.krylov import Krylov
 
@@ -25,21 +24,15 @@ class ConjugateGradients(Krylov):
     the last; each costs one vector.
     """
 
-    max_iterations: int = 50
-    tolerance: float = 1e-3
-    progress: float = 0.0
-    window: int = 10
-    grid: float = 0.0
-    kept: int = 8
+    max_iterations: Count = 50
+    tolerance: Fraction = 1e-3
+    progress: Fraction = 0.0
+    window: Count = 10
+    grid: Ratio = 0.0
+    kept: Natural = 8
 
     def __post_init__(self) -> None:
-        at_least("max_iterations", self.max_iterations, 1)
-        fraction("tolerance", self.tolerance)
-        fraction("progress", self.progress)
-        at_least("window", self.window, 1)
-        at_least("kept", self.kept, 0)
-        if self.grid and not self.grid > 1:
-            raise ConfigError(Fault(f"grid = {self.grid!r} must be above 1, or 0 for none", path="grid"))
+        check_bounds(self)
 
     @property
     def limit(self) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.parts.settings import at_least, fraction, positive
+from curvlab.protocols.bounds import Count, Share, check_bounds
 from curvlab.protocols.evidence import Aftermath
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw, Sampler
@@ -38,11 +38,10 @@ class Uniform(Sampler[UniformState]):
     next.  ``batch_size`` defaults to the task's.
     """
 
-    batch_size: int | None = None
+    batch_size: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None:
-            at_least("batch_size", self.batch_size, 1)
+        check_bounds(self)
 
     def init(self, size: int, batch_size: int, seed: int) -> UniformState:
         return UniformState(size, min(self.batch_size or batch_size, size), seed, 0)
@@ -92,13 +91,11 @@ class SubsampledCurvature(Sampler[Any]):
     """
 
     base: Sampler[Any]
-    fraction: float = 0.25
-    minimum: int = 1
+    fraction: Share = 0.25
+    minimum: Count = 1
 
     def __post_init__(self) -> None:
-        positive("fraction", self.fraction)
-        fraction("fraction", self.fraction, closed=True)
-        at_least("minimum", self.minimum, 1)
+        check_bounds(self)
         if isinstance(self.base, SubsampledCurvature):
             raise ConfigError(Fault("base is subsampled-curvature itself", path="base"))
 

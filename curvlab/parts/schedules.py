@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from curvlab.parts.settings import at_least, not_negative
+from curvlab.errors import ConfigError, Fault
+from curvlab.protocols.bounds import Count, Natural, NotNegative, check_bounds
 from curvlab.protocols.schedule import Schedule
 
 
@@ -13,14 +14,12 @@ from curvlab.protocols.schedule import Schedule
 class Linear(Schedule):
     """From ``start`` to ``end`` in ``steps`` steps, then ``end``."""
 
-    start: float
-    end: float
-    steps: int
+    start: NotNegative
+    end: NotNegative
+    steps: Count
 
     def __post_init__(self) -> None:
-        not_negative("start", self.start)
-        not_negative("end", self.end)
-        at_least("steps", self.steps, 1)
+        check_bounds(self)
 
     def __call__(self, step: int) -> float:
         return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
@@ -30,16 +29,16 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """Linear warm-up to ``peak`` in ``warmup`` steps, then half a cosine down to ``end`` at ``steps``."""
 
-    peak: float
-    steps: int
-    warmup: int = 0
-    end: float = 0.0
+    peak: NotNegative
+    steps: Count
+    warmup: Natural = 0
+    end: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        not_negative("peak", self.peak)
-        not_negative("end", self.end)
-        at_least("warmup", self.warmup, 0)
-        at_least("steps", self.steps, self.warmup + 1)
+        check_bounds(self)
+        if self.steps <= self.warmup:
+            what = f"steps = {self.steps!r} must be at least {self.warmup + 1}, one more than warmup"
+            raise ConfigError(Fault(what, path="steps"))
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.settings import at_least, fraction, not_negative, positive
+from curvlab.protocols.bounds import Count, Fraction, Inside, NotNegative, Positive, check_bounds
 from curvlab.protocols.evidence import Line, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.schedule import Schedule, at_step
@@ -21,10 +21,10 @@ from curvlab.protocols.step import StepRule
 class Rate(StepRule[None]):
     """α = lr: a number or a schedule."""
 
-    lr: float | Schedule
+    lr: NotNegative | Schedule
 
     def __post_init__(self) -> None:
-        not_negative("lr", self.lr)
+        check_bounds(self)
 
     def rate(self, step: int) -> float:
         return at_step(self.lr, step)
@@ -44,17 +44,13 @@ class Armijo(StepRule[None]):
     that does not descend, the step is rejected and nothing moves.
     """
 
-    lr: float | Schedule = 1.0
-    slope: float = 1e-4
-    shrink: float = 0.5
-    tries: int = 20
+    lr: Positive | Schedule = 1.0
+    slope: Fraction = 1e-4
+    shrink: Inside = 0.5
+    tries: Count = 20
 
     def __post_init__(self) -> None:
-        positive("lr", self.lr)
-        fraction("slope", self.slope)
-        positive("shrink", self.shrink)
-        fraction("shrink", self.shrink)
-        at_least("tries", self.tries, 1)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(losses=self.tries)
@@ -92,16 +88,13 @@ class Grid(StepRule[GridState]):
     the lower loss as long as there is one, and looks at the whole grid only if that does not lower the loss.
     """
 
-    lr: float | Schedule = 1.0
-    shrink: float = 0.5
-    count: int = 31
+    lr: Positive | Schedule = 1.0
+    shrink: Inside = 0.5
+    count: Count = 31
     near: bool = False
 
     def __post_init__(self) -> None:
-        positive("lr", self.lr)
-        positive("shrink", self.shrink)
-        fraction("shrink", self.shrink)
-        at_least("count", self.count, 1)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(losses=self.count)
@@ -155,11 +148,11 @@ class QuadraticModel(StepRule[QuadraticState]):
     finite or not positive rejects the step.
     """
 
-    lr: float | Schedule = 1.0
+    lr: Positive | Schedule = 1.0
     momentum: bool = True
 
     def __post_init__(self) -> None:
-        positive("lr", self.lr)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(products=2 if self.momentum else 1)

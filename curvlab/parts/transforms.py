@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.settings import at_least, fraction, not_negative, positive
+from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import At, Transform
 
@@ -32,10 +32,10 @@ class Ema(Transform[AverageState]):
 
     fallible = False
 
-    beta: float = 0.9
+    beta: Fraction = 0.9
 
     def __post_init__(self) -> None:
-        fraction("beta", self.beta)
+        check_bounds(self)
 
     def init(self, like: BlockVector) -> AverageState:
         return AverageState(like.zeros_like(), 0)
@@ -56,11 +56,11 @@ class Momentum(Transform[BlockVector]):
 
     fallible = False
 
-    beta: float = 0.9
+    beta: Fraction = 0.9
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        fraction("beta", self.beta)
+        check_bounds(self)
 
     def init(self, like: BlockVector) -> BlockVector:
         return like.zeros_like()
@@ -80,10 +80,10 @@ class WeightDecay(Transform[None]):
 
     fallible = False
 
-    rate: float | Schedule = 0.0
+    rate: NotNegative | Schedule = 0.0
 
     def __post_init__(self) -> None:
-        not_negative("rate", self.rate)
+        check_bounds(self)
 
     def init(self, like: BlockVector) -> None:
         return None
@@ -103,10 +103,10 @@ class Clip(Transform[None]):
 
     fallible = False
 
-    norm: float
+    norm: Limit
 
     def __post_init__(self) -> None:
-        positive("norm", self.norm)
+        check_bounds(self)
 
     def init(self, like: BlockVector) -> None:
         return None
@@ -128,12 +128,11 @@ class NormConstraint(Transform[Tensor]):
 
     fallible = False
 
-    limit: float = 1e-2
-    every: int = 1
+    limit: Limit = 1e-2
+    every: Count = 1
 
     def __post_init__(self) -> None:
-        positive("limit", self.limit)
-        at_least("every", self.every, 1)
+        check_bounds(self)
 
     def init(self, like: BlockVector) -> Tensor:
         return like.flat.new_ones(())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, NotPositiveDefinite
 from curvlab.linalg.gram import gram_
+from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 
 
@@ -102,7 +103,7 @@ def _row_major(A: Tensor) -> Tensor:
 def _cholesky(A: Tensor) -> Tensor:
     L: Tensor
     L, info = torch.linalg.cholesky_ex(A)
-    if bool((info != 0).any()) or not bool(torch.isfinite(L.diagonal(dim1=-2, dim2=-1)).all()):
+    if not holds((info == 0).all()) or not holds(torch.isfinite(L.diagonal(dim1=-2, dim2=-1)).all()):
         raise NotPositiveDefinite(_description(A))
     return L
 
@@ -123,7 +124,7 @@ def _inverse(A: Float[Tensor, "d d"], shift: Tensor | float) -> Float[Tensor, "d
     except NotPositiveDefinite:  # perhaps of a complement that rounding has spoilt
         return _lapack_inverse(A, shift)
     condition = (torch.linalg.matrix_norm(A) + shift) * X.diagonal().max()
-    accurate = bool(torch.finfo(A.dtype).eps * condition.square() <= LOSS)
+    accurate = holds(torch.finfo(A.dtype).eps * condition.square() <= LOSS)
     return X if accurate else _lapack_inverse(A, shift)
 
 
@@ -151,7 +152,7 @@ def _blocked_inverse(
     out = torch.empty_like(A) if out is None else out
     if d <= LEAF:
         L, info = torch.linalg.cholesky_ex(_shifted(A, shift))
-        if info.item():
+        if not holds(info == 0):
             raise NotPositiveDefinite(_description(A))
         return out.copy_(torch.cholesky_inverse(L))
     h = d // 2
@@ -170,7 +171,7 @@ def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(A)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NotPositiveDefinite(f"{_description(A)}: {error}") from error
-    if not bool(torch.isfinite(values).all()):
+    if not holds(torch.isfinite(values).all()):
         raise NotPositiveDefinite(_description(A))
     return values, vectors
 

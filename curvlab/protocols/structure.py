@@ -31,6 +31,7 @@ from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 
 M = TypeVar("M", bound="Structure")
@@ -258,7 +259,7 @@ class Spectral:
 def powers(values: Float[Tensor, "*b d"], p: float) -> Float[Tensor, "*b d"]:
     """``values^p`` of values ≥ 0; raises ``NotPositiveDefinite`` if one has no such power."""
     fit = (values > 0 if p < 0 else values >= 0) & values.isfinite()
-    if not bool(fit.all()):
+    if not holds(fit.all()):
         raise NotPositiveDefinite(
             f"a factor of dimension {values.shape[-1]} has an eigenvalue without a power {p:.3g}: "
             f"{float(values[~fit][0]):.3g}"

@@ -11,12 +11,13 @@ from curvlab.registry.kinds import PROTOCOLS
 from curvlab.registry.obligations import in_words
 from curvlab.registry.records import PartEntry
 
-_SHAPE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+#: a regular expression for ``package.module:Class``
+IMPORT_SHAPE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 
 def is_import_string(text: str) -> bool:
     """Whether ``text`` has the form ``package.module:Class``."""
-    return _SHAPE.fullmatch(text) is not None
+    return re.fullmatch(IMPORT_SHAPE, text) is not None
 
 
 def import_object(text: str) -> Any:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
+from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
 
@@ -86,13 +87,13 @@ class Diagonal(Family, Gram, Group):
     def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> DiagonalMatrix:
         assert isinstance(M, DiagonalMatrix)
         damped = M.entries + shift
-        if not bool((damped > 0).all()):
+        if not holds((damped > 0).all()):
             raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has an entry ≤ 0")
         return DiagonalMatrix(damped.reciprocal(), self)
 
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         assert isinstance(M, DiagonalMatrix)
-        if not bool(torch.isfinite(M.entries).all()):
+        if not holds(torch.isfinite(M.entries).all()):
             raise NotPositiveDefinite(f"a diagonal factor of dimension {M.d} has a non-finite entry")
         return M.entries.clamp(min=0.0), None
 

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from curvlab.protocols.bounds import Count, Natural, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.autoencoder import mirrored, reconstruction
 from curvlab.tasks.draws import Uniform
 from curvlab.tasks.mlp import Activation
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import SupervisedWorkload
 
 SIDE = 28
@@ -49,23 +49,24 @@ class Curves(Task):
     summed likewise.  Weights start sparse, as in Martens 2010.
     """
 
-    hidden: tuple[int, ...] = (400, 200, 100, 50, 25)  #: widths of the encoder's layers; the decoder mirrors
-    code: int = 6  #: width of the code, ≥ 1
+    hidden: tuple[Count, ...] = (
+        400,
+        200,
+        100,
+        50,
+        25,
+    )  #: of the encoder's layers; the decoder mirrors them
+    code: Count = 6  #: width of the code, ≥ 1
     activation: Activation = "sigmoid"
-    connections: int = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
-    size: int = 20_000  #: training images, ≥ 1
-    validation_size: int = 10_000  #: validation images, ≥ 1
-    batch_size: int = 1024  #: examples of a mini-batch, ≥ 1
-    data_seed: int = 0  #: of the points
+    connections: Natural = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
+    size: Count = 20_000  #: training images, ≥ 1
+    validation_size: Count = 10_000  #: validation images, ≥ 1
+    batch_size: Count = 1024  #: examples of a mini-batch, ≥ 1
+    data_seed: Natural = 0  #: of the points
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, code=self.code, size=self.size, validation_size=self.validation_size),
-            at_least(1, batch_size=self.batch_size),
-            at_least(0, connections=self.connections, data_seed=self.data_seed),
-            widths(hidden=self.hidden),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return mirrored((PIXELS, *self.hidden, self.code), self.activation, self.connections)

@@ -12,9 +12,9 @@ from torch import nn
 
 from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
+from curvlab.protocols.bounds import Count, Natural, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, mlp
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
 
 PIXELS, CLASSES = 64, 10
@@ -33,18 +33,14 @@ class Digits(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    hidden: tuple[int, ...] = (128, 128)  #: widths of the hidden layers
+    hidden: tuple[Count, ...] = (128, 128)  #: widths of the hidden layers
     activation: Activation = "relu"
-    batch_size: int = 128  #: examples of a mini-batch, ≥ 1
-    data_seed: int = 0  #: of the split; accuracies of splits lie ± 1 % apart, 0 among the hardest
+    batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
+    data_seed: Natural = 0  #: of the split; accuracies of splits lie ± 1 % apart, 0 among the hardest
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, batch_size=self.batch_size),
-            at_least(0, data_seed=self.data_seed),
-            widths(hidden=self.hidden),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return mlp((PIXELS, *self.hidden, CLASSES), self.activation)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from curvlab.protocols.bounds import Count, Natural, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.autoencoder import mirrored, reconstruction
 from curvlab.tasks.fashion_mnist import PIXELS, find_files, images
 from curvlab.tasks.mlp import Activation
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import SupervisedWorkload
 
 
@@ -25,20 +25,16 @@ class FashionAutoencoder(Task):
     optimization"), after Hinton and Salakhutdinov 2006.  Data as for ``fashion-mnist``.
     """
 
-    hidden: tuple[int, ...] = (1000, 500, 250)  #: widths of the encoder's layers; the decoder mirrors them
-    code: int = 30  #: width of the code, ≥ 1
+    hidden: tuple[Count, ...] = (1000, 500, 250)  #: widths of the encoder's layers; the decoder mirrors them
+    code: Count = 30  #: width of the code, ≥ 1
     activation: Activation = "sigmoid"
-    connections: int = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
-    batch_size: int = 1024  #: examples of a mini-batch, ≥ 1
+    connections: Natural = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
+    batch_size: Count = 1024  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, code=self.code, batch_size=self.batch_size),
-            at_least(0, connections=self.connections),
-            widths(hidden=self.hidden),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return mirrored((PIXELS, *self.hidden, self.code), self.activation, self.connections)

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.task import Task
-from curvlab.tasks.convnet import CONVOLUTIONS, convnet
+from curvlab.tasks.convnet import convnet
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
 from curvlab.tasks.mlp import Activation
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import SupervisedWorkload
 
 
@@ -27,18 +27,15 @@ class FashionConvnet(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    channels: tuple[int, ...] = (16, 32, 64)  #: of the three convolutions
-    hidden: int = 128  #: width of the hidden linear layer, ≥ 1
+    channels: tuple[Count, Count, Count] = (16, 32, 64)  #: of the three convolutions
+    hidden: Count = 128  #: width of the hidden linear layer, ≥ 1
     activation: Activation = "relu"
-    batch_size: int = 128  #: examples of a mini-batch, ≥ 1
+    batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(
-            widths(CONVOLUTIONS, channels=self.channels),
-            at_least(1, hidden=self.hidden, batch_size=self.batch_size),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return convnet(self.channels, self.hidden, CLASSES, self.activation, side=SIDE)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.idx import read_idx
 from curvlab.tasks.mlp import Activation, mlp
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
 
 SIDE, CLASSES = 28, 10
@@ -48,14 +48,14 @@ class FashionMnist(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    hidden: tuple[int, ...] = (512, 512, 512)  #: widths of the hidden layers
+    hidden: tuple[Count, ...] = (512, 512, 512)  #: widths of the hidden layers
     activation: Activation = "relu"
-    batch_size: int = 128  #: examples of a mini-batch, ≥ 1
+    batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(at_least(1, batch_size=self.batch_size), widths(hidden=self.hidden))
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return mlp((PIXELS, *self.hidden, CLASSES), self.activation)

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
-from curvlab.tasks.settings import at_least, check, divides
+from curvlab.tasks.settings import check, divides
 from curvlab.tasks.supervised import SupervisedWorkload
 from curvlab.tasks.vit import VisionTransformer
 
@@ -26,21 +27,20 @@ class FashionVit(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    patch: int = 4  #: side of a patch in pixels, a divisor of 28
-    dim: int = 128  #: width of a token, ≥ 1
-    depth: int = 4  #: blocks, ≥ 1
-    heads: int = 4  #: of each attention, a divisor of ``dim``
-    mlp_ratio: int = 2  #: width of a block's hidden layer over ``dim``, ≥ 1
-    batch_size: int = 128  #: examples of a mini-batch, ≥ 1
+    patch: Count = 4  #: side of a patch in pixels, a divisor of 28
+    dim: Count = 128  #: width of a token, ≥ 1
+    depth: Count = 4  #: blocks, ≥ 1
+    heads: Count = 4  #: of each attention, a divisor of ``dim``
+    mlp_ratio: Count = 2  #: width of a block's hidden layer over ``dim``, ≥ 1
+    batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         check(
             divides(SIDE, "the images' side", patch=self.patch),
-            at_least(1, dim=self.dim, depth=self.depth),
             divides(self.dim, "dim", heads=self.heads),
-            at_least(1, mlp_ratio=self.mlp_ratio, batch_size=self.batch_size),
         )
 
     def model(self) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objective.mark import mark_of
 from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.bounds import Bounds, Count, Natural, NotNegative, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Needs
@@ -21,7 +22,6 @@ from curvlab.protocols.objective import Objective
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task, Workload
 from curvlab.tasks.draws import Normal
-from curvlab.tasks.settings import at_least, check
 
 PARAMETER = "theta"  #: name of the model's one parameter
 
@@ -48,20 +48,16 @@ class Quadratic(Task):
     examples L is the loss, and 0 its minimum.
     """
 
-    dimension: int = 100  #: parameters, ≥ 1
-    condition: float = 1000.0  #: largest over smallest eigenvalue of A, ≥ 1
+    dimension: Count = 100  #: parameters, ≥ 1
+    condition: Annotated[float, Bounds(least=1)] = 1000.0  #: largest over smallest eigenvalue of A, ≥ 1
     spectrum: Literal["geometric", "linear"] = "geometric"  #: how the eigenvalues are spaced
-    noise: float = 0.0  #: standard deviation of the noise, ≥ 0
-    size: int = 1024  #: examples, ≥ 1
-    batch_size: int = 32  #: examples of a mini-batch, ≥ 1
-    data_seed: int = 0  #: of eigenvectors, optimum and noise
+    noise: NotNegative = 0.0  #: standard deviation of the noise, ≥ 0
+    size: Count = 1024  #: examples, ≥ 1
+    batch_size: Count = 32  #: examples of a mini-batch, ≥ 1
+    data_seed: Natural = 0  #: of eigenvectors, optimum and noise
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, dimension=self.dimension, condition=self.condition),
-            at_least(1, size=self.size, batch_size=self.batch_size),
-            at_least(0, noise=self.noise, data_seed=self.data_seed),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return Point(self.dimension)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from curvlab.objective.losses import MeanSquaredError
+from curvlab.protocols.bounds import Count, Natural, NotNegative, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.draws import Normal
 from curvlab.tasks.mlp import Activation, mlp
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
 
 
@@ -24,25 +24,20 @@ class TeacherStudent(Task):
     drawn from N(0, 2/fan-in), its biases from N(0, 1/10): units that neither die nor saturate.
     """
 
-    inputs: int = 16  #: dimension of x, ≥ 1
-    hidden: tuple[int, ...] = (32, 32)  #: widths of the student's hidden layers
-    teacher_hidden: tuple[int, ...] | None = None  #: of the teacher's; as the student's if not given
-    outputs: int = 4  #: dimension of y, ≥ 1
+    inputs: Count = 16  #: dimension of x, ≥ 1
+    hidden: tuple[Count, ...] = (32, 32)  #: widths of the student's hidden layers
+    teacher_hidden: tuple[Count, ...] | None = None  #: of the teacher's; as the student's if not given
+    outputs: Count = 4  #: dimension of y, ≥ 1
     activation: Activation = "tanh"  #: of both
-    noise: float = 0.0  #: standard deviation of what is added to training targets, ≥ 0
-    size: int = 2048  #: training examples, ≥ 1
-    validation_size: int = 1024  #: validation examples, ≥ 1
-    batch_size: int = 128  #: examples of a mini-batch, ≥ 1
-    data_seed: int = 0  #: of teacher, inputs and noise
+    noise: NotNegative = 0.0  #: standard deviation of what is added to training targets, ≥ 0
+    size: Count = 2048  #: training examples, ≥ 1
+    validation_size: Count = 1024  #: validation examples, ≥ 1
+    batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
+    data_seed: Natural = 0  #: of teacher, inputs and noise
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, inputs=self.inputs, outputs=self.outputs, size=self.size),
-            at_least(1, validation_size=self.validation_size, batch_size=self.batch_size),
-            at_least(0, noise=self.noise, data_seed=self.data_seed),
-            widths(hidden=self.hidden, teacher_hidden=self.teacher_hidden or ()),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         return mlp((self.inputs, *self.hidden, self.outputs), self.activation)

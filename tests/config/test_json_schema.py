@@ -12,76 +12,15 @@ import tomli
 from curvlab.config.json_schema import json_schema
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate
+from tests.config.schema_validator import accepts
 
 FAULTS = Path(__file__).parent / "faults"
 
-#: faults that are about more than the shape of one table: ranges, cross-checks, files, TOML, plugins
+#: faults that are about more than one value: cross-checks, files, TOML, NaN, what only an import tells
 BEYOND = re.compile(
-    r"toml-|extends-missing|extends-itself|extends-a-folder|-range|-negative|-zero|-large|-infinite|-nan|name-with"
-    r"|use-missing|use-wrong|use-not|twice|replaced|emptied|group-|value-error|cross-check|precision-device"
-    r"|fixed-array|array-entry|two-ranges|knob-of|missing$|of-unknown-distribution|-date$"
+    r"toml-|extends-missing|extends-itself|extends-a-folder|-nan|use-missing|use-wrong|use-not|twice|replaced"
+    r"|emptied|group-|value-error|cross-check|precision-device|array-entry"
 )
-
-
-def accepts(schema: Any, value: Any, root: dict[str, Any]) -> bool:
-    """A validator for as much of draft 2020-12 as the schema uses; any other keyword is an error."""
-    known = {"$schema", "$defs", "$comment", "title", "description", "default", *_CHECKS}
-    assert schema.keys() <= known, schema.keys() - known
-    return all(_CHECKS[key](schema, value, root) for key in schema if key in _CHECKS)
-
-
-def _type(schema: Any, value: Any, root: Any) -> bool:
-    if isinstance(value, bool):
-        return schema["type"] == "boolean"
-    types = {
-        "object": dict,
-        "array": list,
-        "string": str,
-        "integer": int,
-        "number": (int, float),
-        "boolean": bool,
-    }
-    return schema["type"] != "null" and isinstance(value, types[schema["type"]])
-
-
-def _properties(schema: Any, value: Any, root: Any) -> bool:
-    return not isinstance(value, dict) or all(
-        accepts(schema["properties"][k], v, root) for k, v in value.items() if k in schema["properties"]
-    )
-
-
-def _additional(schema: Any, value: Any, root: Any) -> bool:
-    extra = schema["additionalProperties"]
-    rest = (
-        {k: v for k, v in value.items() if k not in schema.get("properties", {})}
-        if isinstance(value, dict)
-        else {}
-    )
-    return (
-        not rest if extra is False else extra is True or all(accepts(extra, v, root) for v in rest.values())
-    )
-
-
-_CHECKS: dict[str, Any] = {
-    "type": _type,
-    "properties": _properties,
-    "additionalProperties": _additional,
-    "required": lambda s, v, r: not isinstance(v, dict) or set(s["required"]) <= v.keys(),
-    "const": lambda s, v, r: v == s["const"],
-    "enum": lambda s, v, r: v in s["enum"],
-    "pattern": lambda s, v, r: not isinstance(v, str) or re.search(s["pattern"], v) is not None,
-    "items": lambda s, v, r: not isinstance(v, list) or all(accepts(s["items"], x, r) for x in v),
-    "prefixItems": lambda s, v, r: (
-        not isinstance(v, list) or all(accepts(p, x, r) for p, x in zip(s["prefixItems"], v, strict=False))
-    ),
-    "minItems": lambda s, v, r: not isinstance(v, list) or len(v) >= s["minItems"],
-    "maxItems": lambda s, v, r: not isinstance(v, list) or len(v) <= s["maxItems"],
-    "minimum": lambda s, v, r: isinstance(v, str) or v >= s["minimum"],
-    "maximum": lambda s, v, r: isinstance(v, str) or v <= s["maximum"],
-    "anyOf": lambda s, v, r: any(accepts(o, v, r) for o in s["anyOf"]),
-    "oneOf": lambda s, v, r: sum(accepts(o, v, r) for o in s["oneOf"]) == 1,
-    "$ref": lambda s, v, r: accepts(r["$defs"][s["$ref"].removeprefix("#/$defs/")], v, r),
-}
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +52,22 @@ GOOD: list[dict[str, Any]] = [
 ]
 
 
+#: what a file must say that does not extend another
+WHOLE: dict[str, Any] = {"run": {"steps": 3}, "task": "quadratic", "method": "plain"}
+
+
 @pytest.mark.parametrize("data", GOOD, ids=str)
 def test_what_can_be_built_is_accepted(schema: dict[str, Any], data: dict[str, Any]) -> None:
-    assert accepts(schema, data, schema)
+    assert accepts(schema, {**WHOLE, **data}, schema)
+
+
+@pytest.mark.parametrize("lacking", WHOLE)
+def test_a_table_may_be_missing_only_if_another_file_is_extended(
+    schema: dict[str, Any], lacking: str
+) -> None:
+    data = {key: value for key, value in WHOLE.items() if key != lacking}
+    assert not accepts(schema, data, schema)
+    assert accepts(schema, {**data, "extends": "base.toml"}, schema)
 
 
 @pytest.mark.parametrize(

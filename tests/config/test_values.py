@@ -18,6 +18,7 @@ from pydantic import Field
 from curvlab.config.tree import Origin, dotted, node_of
 from curvlab.config.values import as_plain, validated
 from curvlab.errors import Fault
+from curvlab.protocols.bounds import LARGEST_FLOAT, Limit
 
 
 class Colour(Enum):
@@ -33,9 +34,10 @@ def read(value: Any, annotation: Any) -> tuple[Any, list[Fault]]:
     ("value", "annotation", "result"),
     [
         (1, float, 1.0),
-        (math.inf, float, math.inf),
+        (LARGEST_FLOAT, float, LARGEST_FLOAT),
         (3, float | None, 3.0),
-        (10**30, int, 10**30),
+        (math.inf, Limit | None, math.inf),
+        (2**63 - 1, int, 2**63 - 1),
         ([1, 2], tuple[int, ...], (1, 2)),
         ([], tuple[int, ...], ()),
         ([1, "a"], tuple[int, str], (1, "a")),
@@ -70,6 +72,10 @@ def test_what_toml_can_say_is_read_as_the_type_that_is_asked_for(
         ([1], float, "expected a number, got an array of 1"),
         (-1, Annotated[int, Field(gt=0)], "greater than 0, got -1"),
         (math.nan, float, "nan is no setting"),
+        (-math.inf, float, "-inf is not a finite number"),
+        (1e39, float | None, "1e+39 is beyond the largest number of float32"),
+        (2**63, int, "a whole number too large for 64 bits"),
+        (-(10**4000), float, "a whole number too large for 64 bits"),
     ],
 )
 def test_a_value_of_another_type_is_told(value: Any, annotation: Any, says: str) -> None:
@@ -89,7 +95,7 @@ def test_every_wrong_element_is_told_where_it_stands() -> None:
 @given(
     st.one_of(
         st.tuples(st.just(tuple[int, ...]), st.lists(st.integers(-(2**63), 2**63 - 1)).map(tuple)),
-        st.tuples(st.just(float), st.floats(allow_nan=False)),
+        st.tuples(st.just(float), st.floats(-LARGEST_FLOAT, LARGEST_FLOAT)),
         st.tuples(st.just(str), st.text(st.characters(codec="utf-8"))),
         st.tuples(st.just(dict[str, bool]), st.dictionaries(st.sampled_from("abc"), st.booleans())),
         st.tuples(st.just(Colour), st.sampled_from(Colour)),

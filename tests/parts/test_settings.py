@@ -17,7 +17,6 @@ from curvlab.parts.krylov import ConjugateGradients
 from curvlab.parts.routed import Routed
 from curvlab.parts.samplers import SubsampledCurvature, Uniform
 from curvlab.parts.schedules import Cosine, Linear
-from curvlab.parts.settings import at_least, fraction, not_negative, positive
 from curvlab.parts.steps import Armijo, QuadraticModel, Rate
 from curvlab.parts.transforms import Clip, Ema, Momentum, NormConstraint, WeightDecay
 from tests.parts.layers import Held, LastFactors
@@ -132,15 +131,3 @@ def test_routes_lead_somewhere() -> None:
     with pytest.raises(ConfigError, match="routes is empty") as caught:
         Routed({})
     assert caught.value.faults[0].path == "routes"
-
-
-def test_ranges_are_said_in_words() -> None:
-    for check, words in [
-        (lambda: positive("x", 0), "x = 0 must be positive"),
-        (lambda: not_negative("x", -1), "x = -1 must not be negative"),
-        (lambda: fraction("x", 1.0), "x = 1.0 must be ≥ 0 and < 1"),
-        (lambda: fraction("x", 1.5, closed=True), "x = 1.5 must be ≥ 0 and ≤ 1"),
-        (lambda: at_least("x", 0, 1), "x = 0 must be at least 1"),
-    ]:
-        with pytest.raises(ConfigError, match=words):
-            check()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Fraction, NotNegative, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.preconditioner import Preconditioner
@@ -34,17 +34,11 @@ class Adam(Preconditioner[AdamState]):
     scalar per parameter.  Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1.
     """
 
-    beta: float = 0.999  #: β₂, decay of the mean of squared gradients, in [0, 1)
-    eps: float = 1e-8  #: added to the root, in units of the gradient; ≥ 0
+    beta: Fraction = 0.999  #: β₂, decay of the mean of squared gradients, in [0, 1)
+    eps: NotNegative = 1e-8  #: added to the root, in units of the gradient; ≥ 0
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 <= self.beta < 1:
-            faults.append(Fault(f"adam: beta = {self.beta!r}, expected a number in [0, 1)", path="beta"))
-        if not 0 <= self.eps < float("inf"):
-            faults.append(Fault(f"adam: eps = {self.eps!r}, expected a number ≥ 0", path="eps"))
-        if faults:
-            raise ConfigError(*faults)
+        check_bounds(self)
 
     def fallible(self, state: AdamState, step: int) -> bool:
         return self.eps < LEAST_EPS

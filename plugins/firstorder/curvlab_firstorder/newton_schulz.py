@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Solve
 from curvlab.protocols.preconditioner import Preconditioner
@@ -39,14 +39,11 @@ class NewtonSchulz(Preconditioner[None]):
 
     varying = True  # not one linear map: the update's length does not depend on the gradient's
 
-    iterations: int = 5  #: Newton–Schulz steps, ≥ 1
+    iterations: Count = 5  #: Newton–Schulz steps, ≥ 1
     skip: tuple[str, ...] = ()  #: patterns (``head.*``) of block names that go to the fallback
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ConfigError(
-                Fault(f"newton-schulz: iterations = {self.iterations!r}, expected ≥ 1", path="iterations")
-            )
+        check_bounds(self)
 
     def refuses(self, block: Block) -> str | None:
         if block.complex:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.evidence import Line, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.step import StepRule
@@ -28,11 +29,10 @@ class CGBacktracking(StepRule[Any]):
 
     then: StepRule[Any]
     choose: Literal["backwards", "best"] = "backwards"
-    tries: int = 20
+    tries: Count = 20
 
     def __post_init__(self) -> None:
-        if self.tries < 1:
-            raise ConfigError(Fault(f"tries = {self.tries!r} must be at least 1", path="tries"))
+        check_bounds(self)
         if self.then.chooses:
             what = f"then = {type(self.then).__name__} chooses among iterates too"
             raise ConfigError(Fault(what, path="then", hint='a line search, such as "armijo", goes there'))

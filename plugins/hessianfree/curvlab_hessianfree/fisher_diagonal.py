@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Fraction, Share, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import LayerStats, Pass, Solve
 from curvlab.protocols.needs import Labels, Needs
@@ -39,17 +39,11 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
     gradient per layer.
     """
 
-    exponent: float = 0.75
-    decay: float = 0.0
+    exponent: Share = 0.75
+    decay: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 < self.exponent <= 1:
-            faults.append(Fault(f"exponent = {self.exponent!r} must be > 0 and ≤ 1", path="exponent"))
-        if not 0 <= self.decay < 1:
-            faults.append(Fault(f"decay = {self.decay!r} must be ≥ 0 and < 1", path="decay"))
-        if faults:
-            raise ConfigError(*faults)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(layers=frozenset({Labels.DATA}))

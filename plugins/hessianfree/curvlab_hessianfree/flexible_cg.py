@@ -13,16 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Stopping, Trace
 from curvlab.linalg.secants import Collector, Pairs
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Count, Fraction, Natural, Ratio, check_bounds
 from curvlab.protocols.evidence import Solve
 from curvlab.protocols.krylov import Krylov
-
-from .settings import check_solver
 
 Precondition = Callable[[BlockVector], BlockVector]
 
@@ -42,20 +40,16 @@ class FlexibleCG(Krylov):
 
     varying = True
 
-    max_iterations: int = 250
-    progress: float = 5e-4
-    window: int = 10
-    tolerance: float = 0.0
-    directions: int = 1
-    grid: float = 1.3
-    kept: int = 8
+    max_iterations: Count = 250
+    progress: Fraction = 5e-4
+    window: Count = 10
+    tolerance: Fraction = 0.0
+    directions: Count = 1
+    grid: Ratio = 1.3
+    kept: Natural = 8
 
     def __post_init__(self) -> None:
-        check_solver(self.max_iterations, self.progress, self.window, self.tolerance, self.grid, self.kept)
-        if self.directions < 1:
-            raise ConfigError(
-                Fault(f"directions = {self.directions!r} must be at least 1", path="directions")
-            )
+        check_bounds(self)
 
     @property
     def limit(self) -> int:
@@ -104,7 +98,7 @@ def flexible_cg(
     M: Precondition | None = None,
     pairs: Pairs | None = None,
     trace: Trace | None = None,
-    directions: int = 1,
+    directions: Count = 1,
 ) -> Solve:
     """Solve ``A x = b`` for a self-adjoint positive definite ``A``, as long as ``stopping`` says.
 

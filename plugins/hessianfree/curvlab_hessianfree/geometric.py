@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from curvlab.protocols.bounds import Bounds
 from curvlab_hessianfree.growing import Growing, GrowingState
 from curvlab_hessianfree.portion import Portion, check_portion, count, whole
-from curvlab_hessianfree.settings import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,13 @@ class Geometric(Growing):
     """
 
     gradient: Portion | None = 0.25
-    gradient_growth: float = 1.2
+    gradient_growth: Annotated[float, Bounds(least=1)] = 1.2
     curvature: Portion = 0.01
-    curvature_growth: float = 1.2
+    curvature_growth: Annotated[float, Bounds(least=1)] = 1.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_portion("curvature", self.curvature)
-        at_least("gradient_growth", self.gradient_growth, 1)
-        at_least("curvature_growth", self.curvature_growth, 1)
 
     def curvature_for(self, gradient: int, pool: int) -> int:
         return count(self.curvature, pool)

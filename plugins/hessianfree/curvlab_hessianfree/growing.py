@@ -15,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.sampler import Draw, Sampler
 from curvlab_hessianfree.portion import Portion, check_portion, count
-from curvlab_hessianfree.settings import at_least
 
 Acceptance = Literal["gradient", "curvature", "held-out", "disjoint"]
 
@@ -81,22 +81,20 @@ class Growing(Sampler[GrowingState]):
     gradient: Portion | None = None
     gradient_cap: Portion = 1.0
     curvature_cap: Portion = 1.0
-    interval: int = 1
+    interval: Count = 1
     nested: bool = True
     redraw_curvature: bool = True
     acceptance: Acceptance = "gradient"
     acceptance_size: Portion | None = None
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
 
     #: the fewest examples that the rule can work with
     least: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         for name in ("gradient", "gradient_cap", "curvature_cap", "acceptance_size"):
             check_portion(name, getattr(self, name))
-        at_least("interval", self.interval, 1)
-        if self.micro_batch is not None:
-            at_least("micro_batch", self.micro_batch, 1)
         if self.acceptance_size is not None and not self._own:
             what = f'acceptance_size = {self.acceptance_size!r}, but acceptance = "{self.acceptance}"'
             hint = 'only "held-out" and "disjoint" are samples of their own, with a size'

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.secants import Collector, Pairs
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Count, Inside, check_bounds
 from curvlab.protocols.evidence import Solve
 from curvlab.protocols.krylov import Krylov
 
@@ -37,14 +37,11 @@ class KrylovBasis(Krylov):
     it.  One product a vector; memory ``dimension + 1`` vectors.
     """
 
-    dimension: int = 20
-    floor: float = 1e-4
+    dimension: Count = 20
+    floor: Inside = 1e-4
 
     def __post_init__(self) -> None:
-        if self.dimension < 1:
-            raise ConfigError(Fault(f"dimension = {self.dimension!r} must be at least 1", path="dimension"))
-        if not 0 < self.floor < 1:
-            raise ConfigError(Fault(f"floor = {self.floor!r} must be > 0 and < 1", path="floor"))
+        check_bounds(self)
 
     @property
     def limit(self) -> int:

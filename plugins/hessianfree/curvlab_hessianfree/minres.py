@@ -11,10 +11,9 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Stopping, Trace
 from curvlab.linalg.secants import Collector, Pairs
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Count, Fraction, Natural, Ratio, check_bounds
 from curvlab.protocols.evidence import Solve
 from curvlab.protocols.krylov import Krylov
-
-from .settings import check_solver
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,15 @@ class MinRes(Krylov):
     as of ``flexible-cg``.  One product an iteration, one at the start, and one more for a start.
     """
 
-    max_iterations: int = 250
-    progress: float = 5e-4
-    window: int = 10
-    tolerance: float = 0.0
-    grid: float = 1.3
-    kept: int = 8
+    max_iterations: Count = 250
+    progress: Fraction = 5e-4
+    window: Count = 10
+    tolerance: Fraction = 0.0
+    grid: Ratio = 1.3
+    kept: Natural = 8
 
     def __post_init__(self) -> None:
-        check_solver(self.max_iterations, self.progress, self.window, self.tolerance, self.grid, self.kept)
+        check_bounds(self)
 
     @property
     def limit(self) -> int:

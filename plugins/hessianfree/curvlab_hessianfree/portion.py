@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.protocols.bounds import Bounds, Share
 
 #: a float in (0, 1] is a fraction, an int from 2 is a count
-Portion = int | float
+Portion = Annotated[int, Bounds(least=2)] | Share
 
 #: a product such as 1.1 · 10 is a little more than 11 and must not become 12
 ROUNDING = 1e-12

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Count, Inside, Positive, check_bounds
 from curvlab.protocols.evidence import Line, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.step import StepRule
@@ -28,22 +28,13 @@ class Subspace(StepRule[None]):
 
     chooses = True
 
-    lr: float = 1.0
-    iterations: int = 8
-    slope: float = 1e-4
-    shrink: float = 0.5
+    lr: Positive = 1.0
+    iterations: Count = 8
+    slope: Inside = 1e-4
+    shrink: Inside = 0.5
 
     def __post_init__(self) -> None:
-        faults = []
-        if not self.lr > 0:
-            faults.append(Fault(f"lr = {self.lr!r} must be positive", path="lr"))
-        if self.iterations < 1:
-            faults.append(Fault(f"iterations = {self.iterations!r} must be at least 1", path="iterations"))
-        for name, value in (("slope", self.slope), ("shrink", self.shrink)):
-            if not 0 < value < 1:
-                faults.append(Fault(f"{name} = {value!r} must be > 0 and < 1", path=name))
-        if faults:
-            raise ConfigError(*faults)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(gradients=self.tries)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from curvlab.errors import UnsupportedEvidence
+from curvlab.protocols.bounds import Bounds, Positive, Share
 from curvlab.protocols.evidence import Aftermath, Variance
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab_hessianfree.growing import Growing, GrowingState
 from curvlab_hessianfree.portion import whole
-from curvlab_hessianfree.settings import at_least, positive
 
 
 def passing_size(variance: float, bound: float, population: int | None = None) -> float:
@@ -43,17 +43,14 @@ class VarianceTest(Growing):
 
     least: ClassVar[int] = 2  # one example has no variance
 
-    theta: float = 0.5
+    theta: Positive = 0.5
     finite_population: bool = True
-    max_growth: float = 2.0
-    curvature_ratio: float = 0.1
+    max_growth: Annotated[float, Bounds(least=1)] = 2.0
+    curvature_ratio: Share = 0.1
     nested: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("theta", self.theta)
-        at_least("max_growth", self.max_growth, 1)
-        positive("curvature_ratio", self.curvature_ratio, most=1)
 
     @abstractmethod
     def suggested(self, variance: Variance, square: float, population: int | None) -> float:
@@ -118,13 +115,8 @@ class InnerProductTest(VarianceTest):
     optimization, arXiv 1710.11258.
     """
 
-    theta: float = 0.9
-    orthogonality: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.orthogonality is not None:
-            positive("orthogonality", self.orthogonality)
+    theta: Positive = 0.9
+    orthogonality: Positive | None = None
 
     def suggested(self, variance: Variance, square: float, population: int | None) -> float:
         along = float(variance.along)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, Fraction, Natural, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass
@@ -46,20 +46,15 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     A: Family
     B: Family
     labels: Labels = Labels.MODEL
-    decay: float = 0.95
+    decay: Fraction = 0.95
     sharing: Sharing = "auto"
-    samples: int = 1
-    examples: int = 0
+    samples: Count = 1
+    examples: Natural = 0
 
     def __post_init__(self) -> None:
         as_gram(self.A, "layer-covariance")
         as_gram(self.B, "layer-covariance")
-        if not 0 <= self.decay < 1:
-            raise ConfigError(Fault(f"decay = {self.decay!r} must be ≥ 0 and < 1", path="decay"))
-        if self.samples < 1:
-            raise ConfigError(Fault(f"samples = {self.samples!r} must be at least 1", path="samples"))
-        if self.examples < 0:
-            raise ConfigError(Fault(f"examples = {self.examples!r} must be ≥ 0 (0: all)", path="examples"))
+        check_bounds(self)
 
     @property
     def by_layer(self) -> bool:

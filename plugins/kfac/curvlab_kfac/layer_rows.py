@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import GramKronecker
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass
@@ -37,11 +37,10 @@ class LayerRows(CurvatureEstimator[RowsState]):
 
     labels: Labels = Labels.MODEL
     sharing: Sharing = "auto"
-    samples: int = 1
+    samples: Count = 1
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(Fault(f"samples = {self.samples!r} must be at least 1", path="samples"))
+        check_bounds(self)
 
     @property
     def by_layer(self) -> bool:

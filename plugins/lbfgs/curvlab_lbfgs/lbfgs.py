@@ -11,6 +11,7 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.secants import Pairs, Which
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Aftermath, Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -67,7 +68,7 @@ class Lbfgs(Preconditioner[LbfgsState]):
     1980; Morales and Nocedal 2000; Sainath et al. 2013 (arXiv 1309.1508).
     """
 
-    memory: int = 16  #: m, pairs kept, ≥ 1
+    memory: Count = 16  #: m, pairs kept, ≥ 1
     source: Source = Source.STEPS
     #: which pairs of a solve; ``all`` needs a memory for as many as the solver makes.  Of steps the last
     select: Which = Which.LAST
@@ -75,8 +76,7 @@ class Lbfgs(Preconditioner[LbfgsState]):
     initial: Preconditioner[Any] | None = None  #: H₀, instead of γI
 
     def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise ConfigError(Fault(f"lbfgs: memory = {self.memory!r}, expected a number ≥ 1", path="memory"))
+        check_bounds(self)
         if self.source is Source.STEPS and self.select is not Which.LAST:
             raise ConfigError(
                 Fault(

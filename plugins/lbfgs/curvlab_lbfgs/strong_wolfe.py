@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Bounds, Count, Inside, Positive, check_bounds
 from curvlab.protocols.evidence import Line, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.schedule import Schedule, at_step
@@ -43,25 +45,18 @@ class StrongWolfe(StepRule[None]):
     Holds one vector.
     """
 
-    lr: float | Schedule = 1.0  #: the first α, > 0
-    c1: float = 1e-4  #: enough decrease, in (0, 1/2]
-    c2: float = 0.9  #: enough flattening, in (c1, 1); small makes the search exact
-    tries: int = 25  #: most trials, ≥ 1
+    lr: Positive | Schedule = 1.0  #: the first α, > 0
+    c1: Annotated[float, Bounds(above=0, most=0.5)] = 1e-4  #: enough decrease, in (0, 1/2]
+    c2: Inside = 0.9  #: enough flattening, in (c1, 1); small makes the search exact
+    tries: Count = 25  #: most trials, ≥ 1
     #: begin the next step with the gradient that this one arrived at, on the same examples
     reuse: bool = True
 
     def __post_init__(self) -> None:
-        faults = []
-        if not isinstance(self.lr, Schedule) and not 0 < self.lr < math.inf:
-            faults.append(Fault(f"strong-wolfe: lr = {self.lr!r}, expected a number > 0", path="lr"))
-        if not 0 < self.c1 <= 0.5:
-            faults.append(Fault(f"strong-wolfe: c1 = {self.c1!r}, expected a number in (0, 0.5]", path="c1"))
-        if not self.c1 < self.c2 < 1:
-            faults.append(Fault(f"strong-wolfe: c2 = {self.c2!r}, expected a number in (c1, 1)", path="c2"))
-        if self.tries < 1:
-            faults.append(Fault(f"strong-wolfe: tries = {self.tries!r}, expected a number ≥ 1", path="tries"))
-        if faults:
-            raise ConfigError(*faults)
+        check_bounds(self)
+        if not self.c1 < self.c2:
+            what = f"c2 = {self.c2!r} must be above c1 = {self.c1!r}"
+            raise ConfigError(Fault(what, path="c2"))
 
     def needs(self, step: int) -> Needs:
         return Needs(gradients=self.tries)

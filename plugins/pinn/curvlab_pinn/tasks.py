@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from curvlab.errors import Fault
+from curvlab.protocols.bounds import Bounds, Count, Natural, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import mlp
-from curvlab.tasks.settings import at_least, check, widths
 from curvlab_pinn.equations import CosineSum, Equation, HeatDecay, MinusLaplace, SineProduct
 from curvlab_pinn.residuals import Residuals
 from curvlab_pinn.workload import Cloud, PinnWorkload
@@ -31,17 +30,17 @@ class Poisson(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_l2", False)
 
-    dimension: int = 2  #: coordinates, ≥ 1
+    dimension: Count = 2  #: coordinates, ≥ 1
     solution: Literal["sine-product", "cosine-sum"] = "sine-product"
-    hidden: tuple[int, ...] = (64,)  #: widths of the hidden layers
-    interior: int = 900  #: points inside, ≥ 1
-    boundary: int = 120  #: points on the faces, ≥ 1
-    test: int = 9000  #: points at which the error is measured, ≥ 1
-    batch_size: int = 1020  #: points of a mini-batch, ≥ 1; with as many as there are, all of them
-    data_seed: int = 0  #: of the points
+    hidden: tuple[Count, ...] = (64,)  #: widths of the hidden layers
+    interior: Count = 900  #: points inside, ≥ 1
+    boundary: Count = 120  #: points on the faces, ≥ 1
+    test: Count = 9000  #: points at which the error is measured, ≥ 1
+    batch_size: Count = 1020  #: points of a mini-batch, ≥ 1; with as many as there are, all of them
+    data_seed: Natural = 0  #: of the points
 
     def __post_init__(self) -> None:
-        check(_faults(self))
+        check_bounds(self)
 
     def equation(self) -> Equation:
         """What is solved."""
@@ -64,16 +63,16 @@ class Heat(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_l2", False)
 
-    dimension: int = 2  #: coordinates, time among them, ≥ 2
-    hidden: tuple[int, ...] = (64, 64)  #: widths of the hidden layers
-    interior: int = 900  #: points inside, ≥ 1
-    boundary: int = 120  #: points at time 0 and on the faces of space, ≥ 1
-    test: int = 9000  #: points at which the error is measured, ≥ 1
-    batch_size: int = 1020  #: points of a mini-batch, ≥ 1; with as many as there are, all of them
-    data_seed: int = 0  #: of the points
+    dimension: Annotated[int, Bounds(least=2)] = 2  #: coordinates, time among them, ≥ 2
+    hidden: tuple[Count, ...] = (64, 64)  #: widths of the hidden layers
+    interior: Count = 900  #: points inside, ≥ 1
+    boundary: Count = 120  #: points at time 0 and on the faces of space, ≥ 1
+    test: Count = 9000  #: points at which the error is measured, ≥ 1
+    batch_size: Count = 1020  #: points of a mini-batch, ≥ 1; with as many as there are, all of them
+    data_seed: Natural = 0  #: of the points
 
     def __post_init__(self) -> None:
-        check(at_least(2, dimension=self.dimension), _faults(self))
+        check_bounds(self)
 
     def equation(self) -> Equation:
         """What is solved."""
@@ -84,17 +83,6 @@ class Heat(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> PinnWorkload:
         return _workload(self, model, dtype, device)
-
-
-def _faults(task: Poisson | Heat) -> list[Fault]:
-    return [
-        *at_least(
-            1, dimension=task.dimension, interior=task.interior, boundary=task.boundary, test=task.test
-        ),
-        *at_least(1, batch_size=task.batch_size),
-        *at_least(0, data_seed=task.data_seed),
-        *widths(hidden=task.hidden),
-    ]
 
 
 def _workload(

@@ -10,6 +10,7 @@ from curvlab.linalg.kronecker import Kronecker, KroneckerSum
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Pass
@@ -46,9 +47,9 @@ class TermCovariance(CurvatureEstimator[TermState]):
     A: Family
     B: Family
     labels: Labels = Labels.EXACT
-    decay: float = 0.95
-    samples: int = 1
-    terms: int = 2
+    decay: Fraction = 0.95
+    samples: Count = 1
+    terms: Count = 2
 
     def __post_init__(self) -> None:
         as_gram(self.A, PART)
@@ -57,14 +58,7 @@ class TermCovariance(CurvatureEstimator[TermState]):
             raise ConfigError(
                 Fault(f'{PART}: labels = "none" gives no output gradients', path="labels", hint='use "exact"')
             )
-        ranges = (
-            ("decay", self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
-            ("samples", self.samples, self.samples >= 1, "at least 1"),
-            ("terms", self.terms, self.terms >= 1, "at least 1"),
-        )
-        wrong = [Fault(f"{PART}: {n} = {v!r} must be {what}", path=n) for n, v, ok, what in ranges if not ok]
-        if wrong:
-            raise ConfigError(*wrong)
+        check_bounds(self)
 
     @property
     def by_layer(self) -> bool:

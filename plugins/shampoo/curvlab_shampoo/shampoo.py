@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from curvlab.errors import naming_block
 from curvlab.linalg.compose import BlockDiagonal
@@ -10,13 +11,13 @@ from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.modes import ModeProducts
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Bounds, Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab_shampoo.grams import average_, axes, fresh
-from curvlab_shampoo.settings import require
 
 PART = "shampoo"
 
@@ -52,21 +53,15 @@ class Shampoo(Preconditioner[ShampooState]):
     """
 
     K: Family
-    decay: float = 0.95
-    exponent: float | None = None
+    decay: Fraction = 0.95
+    exponent: Annotated[float, Bounds(below=0)] | None = None
     vectors: bool = True
-    observe_every: int = 1
-    refresh_every: int = 10
+    observe_every: Count = 1
+    refresh_every: Count = 10
 
     def __post_init__(self) -> None:
         as_gram(self.K, PART)
-        require(
-            PART,
-            decay=(self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
-            exponent=(self.exponent, self.exponent is None or self.exponent < 0, "negative"),
-            observe_every=(self.observe_every, self.observe_every >= 1, "at least 1"),
-            refresh_every=(self.refresh_every, self.refresh_every >= 1, "at least 1"),
-        )
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(factored=True) if step % self.observe_every else GRADIENT_ONLY

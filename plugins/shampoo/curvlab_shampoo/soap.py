@@ -13,13 +13,13 @@ from curvlab.linalg.kronecker import rotate
 from curvlab.linalg.modes import on_axis
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.bounds import Count, Fraction, NotNegative, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab_shampoo.grams import average_, axes, fresh
-from curvlab_shampoo.settings import require
 
 PART = "soap"
 
@@ -70,23 +70,16 @@ class Soap(Preconditioner[SoapState]):
     """
 
     K: Family
-    beta: float = 0.95  #: β₂, decay of v̂
-    decay: float = 0.95  #: of the moments along the axes
-    eps: float = 1e-8  #: added to the root, in units of the gradient
+    beta: Fraction = 0.95  #: β₂, decay of v̂
+    decay: Fraction = 0.95  #: of the moments along the axes
+    eps: NotNegative = 1e-8  #: added to the root, in units of the gradient
     vectors: bool = False
-    observe_every: int = 1
-    refresh_every: int = 10
+    observe_every: Count = 1
+    refresh_every: Count = 10
 
     def __post_init__(self) -> None:
         as_gram(self.K, PART)
-        require(
-            PART,
-            beta=(self.beta, 0 <= self.beta < 1, "≥ 0 and < 1"),
-            decay=(self.decay, 0 <= self.decay < 1, "≥ 0 and < 1"),
-            eps=(self.eps, 0 <= self.eps < float("inf"), "≥ 0"),
-            observe_every=(self.observe_every, self.observe_every >= 1, "at least 1"),
-            refresh_every=(self.refresh_every, self.refresh_every >= 1, "at least 1"),
-        )
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(factored=True)

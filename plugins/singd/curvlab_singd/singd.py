@@ -13,6 +13,7 @@ from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, Fraction, Limit, Natural, NotNegative, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import Labels, Needs
@@ -67,15 +68,15 @@ class Singd(Preconditioner[SingdState]):
 
     K: Family
     C: Family
-    lr: float | Schedule | None = None
-    momentum: float = 0.5
-    every: int = 1
+    lr: NotNegative | Schedule | None = None
+    momentum: Fraction = 0.5
+    every: Count = 1
     coupling: Coupling = "peak"
     labels: Labels = Labels.DATA
-    samples: int = 1
+    samples: Count = 1
     sharing: Sharing = "auto"
-    limit: float = 0.5
-    fit: int = 6
+    limit: Limit = 0.5
+    fit: Natural = 6
     order: Literal[1, 2] = 1
     stacked: bool = True  #: update blocks of one shape by one batched product
 
@@ -88,12 +89,7 @@ class Singd(Preconditioner[SingdState]):
                     'labels = "none" gives no output gradients', path="labels", hint='use "data" or "model"'
                 )
             )
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "≥ 0 and < 1")
-        _check("every", self.every, self.every >= 1, "at least 1")
-        _check("samples", self.samples, self.samples >= 1, "at least 1")
-        _check("fit", self.fit, self.fit >= 0, "≥ 0")
-        _check("limit", self.limit, self.limit > 0, "positive (inf: no limit)")
-        _check("lr", self.lr, not isinstance(self.lr, (int, float)) or self.lr >= 0, "≥ 0")
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         if step % self.every:
@@ -207,8 +203,3 @@ def _part(f: Factors, k: int) -> Factors:
         None if m_C is None else m_C.part(k),
         None if excess is None else excess[k],
     )
-
-
-def _check(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(Fault(f"{name} = {value!r} must be {expected}", path=name))

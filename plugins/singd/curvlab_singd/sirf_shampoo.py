@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.modes import ModeProducts, on_axis
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import Needs
@@ -65,23 +65,15 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
     """
 
     K: Family
-    lr: float | Schedule = 0.01
-    momentum: float = 0.5
-    every: int = 1
+    lr: NotNegative | Schedule = 0.01
+    momentum: Fraction = 0.5
+    every: Count = 1
     normalised: bool = True
-    limit: float = 0.5
+    limit: Limit = 0.5
 
     def __post_init__(self) -> None:
         as_group(self.K, PART)
-        ranges = (
-            ("lr", self.lr, isinstance(self.lr, Schedule) or self.lr >= 0, "≥ 0"),
-            ("momentum", self.momentum, 0 <= self.momentum < 1, "≥ 0 and < 1"),
-            ("every", self.every, self.every >= 1, "at least 1"),
-            ("limit", self.limit, self.limit > 0, "positive (inf: no limit)"),
-        )
-        wrong = [Fault(f"{n} = {v!r} must be {what}", path=n) for n, v, holds, what in ranges if not holds]
-        if wrong:
-            raise ConfigError(*wrong)
+        check_bounds(self)
 
     def needs(self, step: int) -> Needs:
         return Needs(factored=True) if step % self.every else Needs(examples=True)

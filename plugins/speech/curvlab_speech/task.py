@@ -10,10 +10,10 @@ from torch import nn
 
 from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
+from curvlab.protocols.bounds import Count, Inside, Natural, check_bounds
 from curvlab.protocols.preparation import Preparation
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
-from curvlab.tasks.settings import at_least, check, share, widths
 from curvlab.tasks.supervised import SupervisedWorkload, correct
 from curvlab_speech import festvox, folder
 from curvlab_speech.corpus import Corpus, held_out
@@ -43,22 +43,17 @@ class SpeechFrames(Task):
 
     source: Literal["espeak", "festvox"] = "espeak"
     root: str | None = None  #: folder with the data
-    hidden: tuple[int, ...] = (512, 512, 512, 512, 512)  #: widths of the hidden layers
+    hidden: tuple[Count, ...] = (512, 512, 512, 512, 512)  #: widths of the hidden layers
     activation: Activation = "sigmoid"
-    connections: int = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
-    context: int = 4  #: frames on each side, ≥ 0
-    batch_size: int = 1024  #: examples of a mini-batch, ≥ 1
-    held_out: float = 0.1  #: share of the utterances that is held out, in (0, 1)
-    data_seed: int = 0  #: of that choice
+    connections: Natural = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
+    context: Natural = 4  #: frames on each side, ≥ 0
+    batch_size: Count = 1024  #: examples of a mini-batch, ≥ 1
+    held_out: Inside = 0.1  #: share of the utterances that is held out, in (0, 1)
+    data_seed: Natural = 0  #: of that choice
     train_metrics: bool = False  #: evaluate on all training examples too
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, batch_size=self.batch_size),
-            at_least(0, connections=self.connections, context=self.context, data_seed=self.data_seed),
-            share(held_out=self.held_out),
-            widths(hidden=self.hidden),
-        )
+        check_bounds(self)
 
     def model(self) -> nn.Module:
         features, classes = self._shape()

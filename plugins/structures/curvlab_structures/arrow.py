@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab_structures.bordered import Bordered, Head
 from curvlab_structures.bordered_structure import BorderedFamily, BorderedMatrix
-from curvlab_structures.settings import at_least
 
 Corner = Literal["top", "bottom"]
 
@@ -33,13 +33,13 @@ class ArrowMatrix(BorderedMatrix):
 class Arrow(BorderedFamily):
     """What both triangles have in common; see them."""
 
-    rows: int = 1
+    rows: Count = 1
     corner: Corner = "top"
 
     upper: ClassVar[bool]
 
     def __post_init__(self) -> None:
-        at_least("rows", self.rows, 1)
+        check_bounds(self)
         if self.corner not in get_args(Corner):
             raise ConfigError(Fault(f'corner = {self.corner!r} must be "top" or "bottom"', path="corner"))
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from curvlab.linalg.kronecker import Factor
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.structure import Family, Gram, Group, Structure, as_gram, as_group
 from curvlab.structures.dense import Dense
 from curvlab_structures.block_diagonal import BlockDiagonal
-from curvlab_structures.settings import at_least
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Auto(Family, Gram, Group):
 
     narrow: Family = Dense()
     wide: Family = BlockDiagonal(size=64)
-    limit: int = 1024
+    limit: Count = 1024
 
     def __post_init__(self) -> None:
-        at_least("limit", self.limit, 1)
+        check_bounds(self)
 
     def at(self, d: int) -> Family:
         return (self.narrow if d <= self.limit else self.wide).at(d)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from curvlab.linalg.kronecker import Factor
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.structure import Family, Gram, Group, Squared, Structure, powers
 from curvlab_structures.products import product, set_product_
-from curvlab_structures.settings import at_least
 
 #: K Kᵀ of larger blocks is not formed: that costs as much as a product with ``size`` vectors, and saves as
 #: much per product, so up to the usual number of rows it is never the dearer way
@@ -114,10 +114,10 @@ class BlockDiagonal(Family, Gram, Group):
     for they lose their symmetry after two products.
     """
 
-    size: int = 30
+    size: Count = 30
 
     def __post_init__(self) -> None:
-        at_least("size", self.size, 1)
+        check_bounds(self)
 
     def project(self, S: Float[Tensor, "*b d d"]) -> BlockDiagonalMatrix:
         stacks = [_diagonal_blocks(S, span, m) for span, m in self._spans(S.shape[-1])]

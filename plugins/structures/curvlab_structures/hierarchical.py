@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab_structures.bordered import Bordered, Head, copied
 from curvlab_structures.bordered_structure import BorderedFamily, BorderedMatrix
-from curvlab_structures.settings import at_least
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,11 @@ class Hierarchical(BorderedFamily):
     with the transposes that A and E₂ need once they have lost their symmetry.
     """
 
-    top: int = 15
-    bottom: int = 15
+    top: Count = 15
+    bottom: Count = 15
 
     def __post_init__(self) -> None:
-        at_least("top", self.top, 1)
-        at_least("bottom", self.bottom, 1)
+        check_bounds(self)
 
     def head(self, d: int) -> Head:
         top = min(self.top, d)

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite
+from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.structure import Family, Gram, Structure, powers
-from curvlab_structures.settings import at_least
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ class LowRank(Family, Gram):
 
     linear = False
 
-    rank: int = 32
+    rank: Count = 32
 
     def __post_init__(self) -> None:
-        at_least("rank", self.rank, 1)
+        check_bounds(self)
 
     def project(self, S: Float[Tensor, "*b d d"]) -> LowRankMatrix:
         """By a dense eigendecomposition; what is not finite stays so."""
@@ -142,7 +143,7 @@ class LowRank(Family, Gram):
         assert isinstance(M, LowRankMatrix)
         c = M.scale + shift
         damped = M.values + c
-        if not bool((c > 0) & (damped > 0).all() & damped.isfinite().all()):
+        if not holds((c > 0) & (damped > 0).all() & damped.isfinite().all()):
             raise NotPositiveDefinite(f"a low-rank factor of dimension {M.d} has an eigenvalue ≤ 0")
         return LowRankMatrix(c.reciprocal(), M.vectors.clone(), -M.values / (c * damped), self)
 
@@ -157,7 +158,7 @@ class LowRank(Family, Gram):
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         """The basis is completed by a QR decomposition: about ``4·d²·k`` flops and a dense result."""
         assert isinstance(M, LowRankMatrix)
-        if not bool(M.scale.isfinite() & M.values.isfinite().all()):
+        if not holds(M.scale.isfinite() & M.values.isfinite().all()):
             raise NotPositiveDefinite(f"a low-rank factor of dimension {M.d} holds a non-finite value")
         d, k = M.vectors.shape
         Q: Tensor = torch.linalg.qr(_lifted(M.vectors), mode="complete").Q.to(M.vectors.dtype)
