@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curvlab.cli.output import print_table
+from curvlab.cli.output import complain, print_table
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
 
@@ -95,6 +95,8 @@ def evaluate(run: Folder, as_json: Json = False) -> None:
 
     RunDir.open(run)
     found = computed(build(continued(run, ())), run)
+    for fault in found["damaged"]:
+        complain(f"warning: a damaged checkpoint was passed over: {fault}")
     if as_json:
         _print_json(found)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from curvlab.config.tree import Node
-from curvlab.engine.plan import RunSettings
+from curvlab.engine.plan import MOST_THREADS, RunSettings
 from curvlab.errors import Fault
 
 BUDGETS = ("epochs", "steps", "seconds")
@@ -23,6 +23,9 @@ _LEAST = {
 
 #: torch's generators take no larger seed
 _LARGEST_SEED = 2**63 - 1
+
+#: a folder's name adds time and hash, and file systems take 255 bytes
+_LONGEST_NAME = 200
 
 _NAME = re.compile(r"[\w.+-]+")
 
@@ -44,7 +47,13 @@ def run_faults(table: Node, settings: RunSettings) -> list[Fault]:
             blame(name, f"{name} = {value} must be positive and finite", "write a larger number")
     if settings.seed > _LARGEST_SEED:
         blame("seed", f"seed = {settings.seed} is too large", f"take one up to {_LARGEST_SEED}")
-    if not _NAME.fullmatch(settings.name) or settings.name.startswith("."):
+    if settings.threads is not None and settings.threads > MOST_THREADS:
+        hint = "take as many as the processor has cores"
+        blame("threads", f"threads = {settings.threads} must be at most {MOST_THREADS}", hint)
+    if len(settings.name.encode(errors="replace")) > _LONGEST_NAME:
+        length = len(settings.name.encode(errors="replace"))
+        blame("name", f"a name of {length} bytes is too long", f"take one of up to {_LONGEST_NAME} bytes")
+    elif not _NAME.fullmatch(settings.name) or settings.name.startswith("."):
         blame(
             "name",
             f"name = {settings.name!r} cannot begin a folder's name",

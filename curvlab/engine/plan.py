@@ -13,6 +13,10 @@ from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.task import Task
 
 
+#: no machine has more cores; torch would start as many threads as it is told to, until the machine is full
+MOST_THREADS = 1024
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The ``[run]`` table.  Exactly one of ``epochs``, ``steps`` and ``seconds`` is the budget."""
@@ -26,7 +30,7 @@ class RunSettings:
     eval_every: int | None = None  #: steps between evaluations; once an epoch if not given
     checkpoint_every: int | None = None  #: steps between checkpoints; once an epoch if not given
     keep: int = 2  #: newest checkpoints kept
-    threads: int | None = None  #: torch's thread count; torch's own choice if not given
+    threads: int | None = None  #: torch's thread count, at most 1024; torch's own choice if not given
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,14 @@ from tests.engine.small_run import PLAIN, Restless, last_tensors, run_small, sam
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 
+def newest_of(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found is not None
+    return found[0].path, found[1]
+
+
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
 )
 def test_a_signal_ends_the_run_with_a_whole_checkpoint_of_its_last_step(
     tmp_path: Path, number: signal.Signals, code: int
@@ -33,7 +39,7 @@ def test_a_signal_ends_the_run_with_a_whole_checkpoint_of_its_last_step(
     assert f"curvlab resume {folder}" in str(error)
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    assert checkpoint.load(found[0]).step == 5
+    assert found[0].step == 5
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["exit_code"]) == (number.name.lower(), code)
     (event,) = RunDir(folder).events()
@@ -45,7 +51,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_is_whole(tmp_path
     assert error.exit_code == 130
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    assert checkpoint.load(found[0]).step == 3, "no time was taken for another"
+    assert found[0].step == 3, "no time was taken for another"
     assert RunDir(folder).summary["exit_code"] == 130
     same(run_small(tmp_path / "whole"), run_small(tmp_path, small_plan(), resume=folder))
 
@@ -61,7 +67,7 @@ def test_a_run_that_turns_non_finite_ends_with_the_last_good_checkpoint_intact(t
     assert "step 10" in message, "the step, counted from 0"
     assert str(last) in message
     assert (folder / "checkpoints" / "latest").read_text() == "step-00000009\n"
-    assert checkpoint.newest(folder / "checkpoints") == (last, ())
+    assert newest_of(folder) == (last, ())
     assert last_tensors(folder) == last_tensors(peaceful.folder)
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["exit_code"], summary["steps"]) == ("diverged", 5, 10)
@@ -106,7 +112,7 @@ def test_no_checkpoint_holds_a_number_that_is_not_finite(
         run_small(tmp_path, plan)
     (folder,) = tmp_path.iterdir()
     newest = folder / "checkpoints" / f"step-{last:08d}"
-    assert checkpoint.newest(folder / "checkpoints") == (newest, ())
+    assert newest_of(folder) == (newest, ())
     assert all(bool(t.isfinite().all()) for t in checkpoint.load(newest).tensors.values())
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["checkpoint"]) == ("diverged", f"checkpoints/{newest.name}")
