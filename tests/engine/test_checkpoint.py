@@ -208,12 +208,12 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_not_loaded(
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
-def test_every_changed_bit_is_noticed(tmp_path: Path, name: str) -> None:
+def test_a_changed_bit_is_noticed_in_whatever_byte(tmp_path: Path, name: str) -> None:
     (path,) = saved(tmp_path, 1)
     whole = (path / name).read_bytes()
-    for place in range(8 * len(whole)):
+    for place in range(len(whole)):
         data = bytearray(whole)
-        data[place // 8] ^= 1 << place % 8
+        data[place] ^= 1 << 5 * place % 8
         (path / name).write_bytes(data)
         with pytest.raises(CheckpointError, match="damaged"):
             checkpoint.load(path)
