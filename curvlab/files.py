@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,17 @@ def require_unmoved(handle: int, path: Path) -> None:
             f"{path} was moved, replaced or deleted while the run was training, so nothing more is written; "
             "put the run's folder back, or resume it in its new place"
         )
+
+
+def require_temporary_folder() -> None:
+    """Raise ``RunFolderError`` if no folder for temporary files can be written: torch's optimizers need one."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise RunFolderError(
+            "no folder for temporary files can be written, and torch needs one: the disk is full or read-only, or "
+            "a limit (`ulimit -f`) forbids it; make room, or set TMPDIR to a folder elsewhere"
+        ) from error
 
 
 def _in_words(error: OSError, path: Path, done: str) -> str:

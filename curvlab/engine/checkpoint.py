@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -163,10 +164,18 @@ def _read(folder: Path) -> Checkpoint:
         if _crc32(folder / TENSORS) != state["tensors_crc32"]:
             raise _Damaged(f"{TENSORS} does not hold what was written")
         try:
-            tensors = load_file(folder / TENSORS)
+            tensors = _tensors(folder / TENSORS)
         except SafetensorError as error:
             raise _Damaged(f"{TENSORS} cannot be read: {error}") from error
     return Checkpoint(folder, state["step"], tensors, state["state"], state["format"])
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # safetensors opens no such path; from bytes takes the memory twice
+        return load_bytes(path.read_bytes())
+    return load_file(path)
 
 
 def _state(folder: Path) -> dict[str, Any]:

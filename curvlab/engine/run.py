@@ -34,6 +34,7 @@ from curvlab.errors import (
     RunFolderError,
     Stopped,
 )
+from curvlab.files import require_temporary_folder
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
@@ -73,6 +74,7 @@ def train(
     ``RunFolderError`` if the folder cannot be written, was moved or deleted meanwhile, or holds a damaged file;
     ``OutOfMemory``.
     """
+    require_temporary_folder()
     found = None if resume_from is None else _to_go_on_from(resume_from)
     plan = _as_it_ran(plan, found, resume_from)
     with Interrupts() as interrupts, reproducible(plan):
