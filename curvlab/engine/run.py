@@ -6,7 +6,7 @@ The only place that seeds torch's global generator, and it puts the caller's bac
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,10 +98,9 @@ def train(
                 checkpoint.set_aside_newer(folder / CHECKPOINTS, training.progress.step)
                 write_resolved(folder, plan)
             tell.open(keeper, (*plan.reporters, *listeners), training.progress.events)
-            tell.started(describe(training, folder))
-            for event in [] if found is None else found.events():
-                tell.happened(event)
-            return _run(training, folder, _to_the_end(training, folder, tell, interrupts, require_there))
+            known = [] if found is None else found.events()
+            summary = _to_the_end(training, folder, tell, interrupts, require_there, known)
+            return _run(training, folder, summary)
 
 
 def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -218,8 +217,12 @@ def _to_the_end(
     tell: Broadcast,
     interrupts: Interrupts,
     require_there: Callable[[], None],
+    known: Sequence[Event],
 ) -> Mapping[str, Any]:
-    """Train; the summary, which is told whatever happens.  ``require_there`` raises if the folder is not."""
+    """Train; the summary, which is told whatever happens.
+
+    ``require_there`` raises if the folder is not in its place; ``known`` are events to begin with.
+    """
 
     def save() -> Path:
         require_there()
@@ -228,6 +231,9 @@ def _to_the_end(
         return checkpoint.save(root, training.progress.step, tensors, plain, keep=keep)
 
     try:
+        tell.started(describe(training, folder))
+        for event in known:
+            tell.happened(event)
         with memory_in_words():
             run_steps(training, tell, interrupts, save)
     except BaseException as error:

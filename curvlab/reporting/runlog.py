@@ -49,13 +49,15 @@ class RunLog(Reporter):
             # a run that was stopped has a summary; while it goes on, it has none
             with writing(folder / SUMMARY):
                 (folder / SUMMARY).unlink(missing_ok=True)
-        self._metrics = _appended(folder / METRICS)
-        self._events = _appended(folder / EVENTS)
+        self._files: dict[str, FileIO] = {}
 
     def started(self, manifest: Mapping[str, Any]) -> None:
         before = self._before
         if not before:
             write_atomically(self.folder / MANIFEST, as_json(manifest, indent=2) + "\n")
+        for name in (METRICS, EVENTS):
+            with writing(self.folder / name):
+                self._files[name] = FileIO(self.folder / name, "a")
         if self._resumed_at is not None:
             changed = {k: manifest.get(k) for k in COMPARED if before and manifest.get(k) != before.get(k)}
             detail = {"superseded_lines": self._superseded, "changed": changed, "argv": manifest.get("argv")}
@@ -63,28 +65,29 @@ class RunLog(Reporter):
 
     def stepped(self, record: StepRecord) -> None:
         known = {k: v for k, v in vars(record).items() if v is not None or k in ALWAYS}
-        self._append(self._metrics, {"kind": "step", **known})
+        self._append(METRICS, {"kind": "step", **known})
 
     def evaluated(self, record: EvalRecord) -> None:
         line = {"kind": "eval", "step": record.step, "seconds": record.seconds, **record.metrics}
-        self._append(self._metrics, line)
+        self._append(METRICS, line)
         with writing(self.folder / METRICS):
-            os.fsync(self._metrics.fileno())  # rare, and the lines that a checkpoint of this step counts on
+            os.fsync(self._files[METRICS].fileno())  # rare, and the lines that a checkpoint of this step counts on
 
     def happened(self, event: Event) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self._append(self._events, {**asdict(event), "time": now})
+        self._append(EVENTS, {**asdict(event), "time": now})
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         try:
-            require_unmoved(self._metrics.fileno(), self.folder / METRICS)
+            for name, file in self._files.items():
+                require_unmoved(file.fileno(), self.folder / name)
             write_atomically(self.folder / SUMMARY, as_json(summary, indent=2) + "\n")
         finally:
-            self._metrics.close()
-            self._events.close()
+            for file in self._files.values():
+                file.close()
 
-    def _append(self, file: FileIO, line: Mapping[str, Any]) -> None:
-        path = Path(os.fsdecode(file.name))
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        file, path = self._files[name], self.folder / name
         require_unmoved(file.fileno(), path)
         data = (as_json(line) + "\n").encode()
         with writing(path):
@@ -131,8 +134,3 @@ def _is_before(line: Mapping[str, Any], step: int, evaluated: int) -> bool:
     if not isinstance(at, int) or kind not in ("step", "eval"):
         raise ValueError('expected "kind" to be "step" or "eval", and "step" to be a whole number')
     return at <= (evaluated if kind == "eval" else step)
-
-
-def _appended(path: Path) -> FileIO:
-    with writing(path):
-        return FileIO(path, "a")

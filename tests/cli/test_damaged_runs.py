@@ -350,8 +350,7 @@ def test_a_file_that_may_not_grow_ends_the_run_in_words_and_it_goes_on_when_it_m
 ) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    tempfile_is_known = files.require_temporary_folder  # asks once and remembers; before the limit
-    tempfile_is_known()
+    files.require_temporary_folder()  # found once and remembered: before the limit
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         said = curvlab("train", "whole.toml", "--quiet")

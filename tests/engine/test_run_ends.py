@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +14,11 @@ import torch
 from torch import nn
 
 from curvlab.engine import checkpoint
-from curvlab.errors import Diverged
+from curvlab.engine.run import train
+from curvlab.errors import Diverged, OutOfMemory, RunFolderError
 from curvlab.protocols.report import EvalRecord, Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir
+from curvlab.reporting.runlog import RunLog
 from tests.engine.small_run import PLAIN, Restless, last_tensors, run_small, same, small_plan, stopped_at
 
 #: torch compiles some of its own derivatives when forward mode is first used, and deprecates how it does
@@ -168,3 +171,66 @@ def test_reporters_of_the_plan_are_told_from_start_to_finish(tmp_path: Path) -> 
 
     run_small(tmp_path, small_plan(PLAIN, steps=8, eval_every=7, reporters=(Listener(),)))
     assert heard == ["started 8", "evaluated 7", "evaluated 8", "finished 8"]
+
+
+class Act(Reporter):
+    """Does something when a step is logged."""
+
+    def __init__(self, at: int, act: Callable[[], object]) -> None:
+        self.at, self.act = at, act
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step == self.at:
+            self.act()
+
+
+def move(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def swap(folder: Path) -> None:
+    """Another folder of the same content takes its place."""
+    move(folder)
+    shutil.copytree(folder.with_name("elsewhere"), folder)
+
+
+@pytest.mark.parametrize("at", [5, 7], ids=["before a checkpoint", "before an evaluation"])
+@pytest.mark.parametrize("act", [move, swap])
+@pytest.mark.parametrize("log_every", [1, 4], ids=["then a step is logged", "then nothing is"])
+def test_a_folder_that_is_moved_stops_the_run_and_goes_on_in_its_new_place(
+    tmp_path: Path, at: int, act: Callable[[Path], None], log_every: int
+) -> None:
+    plan = small_plan(PLAIN, log_every=1 if log_every == 1 else at)
+    whole = run_small(tmp_path / "whole", plan)
+    out = tmp_path / "out"
+    mover = Act(at, lambda: act(next(out.iterdir())))
+    with pytest.raises(RunFolderError, match=r"was moved, replaced or deleted while the run was training"):
+        train(plan, out=out, log=RunLog, listeners=(mover,))
+    places = {p.name for p in out.iterdir()}
+    assert len(places) == (2 if act is swap else 1), "no folder was made anew"
+    same(whole, run_small(out, plan, resume=out / "elsewhere"))
+    assert last_tensors(out / "elsewhere") == last_tensors(whole.folder)
+
+
+def test_a_folder_that_is_deleted_stops_the_run_and_is_not_made_anew(tmp_path: Path) -> None:
+    reporter = Act(5, lambda: shutil.rmtree(next(tmp_path.iterdir())))
+    with pytest.raises(RunFolderError, match=r"deleted while the run was training.*there is no summary"):
+        train(small_plan(PLAIN, log_every=1), out=tmp_path, log=RunLog, listeners=(reporter,))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_ends_the_run_in_words(tmp_path: Path, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    class Hungry(Restless):
+        def workload(self, model: Any, **where: Any) -> Any:
+            base = super().workload(model, **where)
+            base.metrics = fail  # type: ignore[method-assign]
+            return base
+
+    with pytest.raises(OutOfMemory, match=r"out of memory.*7 steps were taken; the last good checkpoint is .*-0{7}6"):
+        run_small(tmp_path, small_plan(PLAIN, task=Hungry()))
+    (folder,) = tmp_path.iterdir()
+    assert RunDir(folder).summary["exit_code"] == 1
