@@ -7,6 +7,7 @@ A message leaves every file as it was.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +25,11 @@ import pytest
 from typer.testing import CliRunner
 
 from curvlab import files
+from curvlab.cli import run
 from curvlab.cli.app import app
+from curvlab.cli.app import words as words_of
+from curvlab.cli.output import complain
+from curvlab.errors import CurvlabError
 
 CONFIG = """
 [run]
@@ -94,8 +100,24 @@ def folder(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return shutil.copytree(runs.eight, tmp_path / runs.eight.name)
 
 
+def called(command: Callable[..., None], *arguments: Any, **named: Any) -> Said:
+    """A command's function, without the half of the time in which Typer reads all commands anew."""
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            command(*arguments, **named)
+        except CurvlabError as error:
+            complain(words_of(error))
+            code = error.exit_code
+    return Said(code, out.getvalue(), err.getvalue())
+
+
 def resume(folder: Path) -> Said:
-    return curvlab("resume", folder, "--set", "run.steps=12")
+    return called(run.resume, folder, ["run.steps=12"])
+
+
+def evaluate(folder: Path) -> Said:
+    return called(run.evaluate, folder, as_json=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -281,7 +303,7 @@ def test_what_can_be_repaired_goes_on_as_the_run_that_was_left_alone(
 ) -> None:
     damage, words = RESUMED[name]
     damage(folder, runs)
-    evaluated = curvlab("eval", folder, "--json")
+    evaluated = evaluate(folder)
     said = resume(folder)
     assert said.code == 0, said.err
     assert re.search(words, said.err, re.MULTILINE | re.DOTALL), said.err
@@ -304,7 +326,7 @@ def test_what_cannot_be_repaired_is_refused_in_words_and_left_as_it_was(
     before = contents(folder)
     require_message(resume(folder), words)
     assert contents(folder) == before
-    evaluated = curvlab("eval", folder)
+    evaluated = evaluate(folder)
     assert evaluated.code in (0, 1, 2, 3)
     assert "Traceback" not in evaluated.err
     assert contents(folder) == before
@@ -326,7 +348,7 @@ def any_bit_of_any_file(folder: Path, runs: Runs, chance: random.Random) -> str:
 def test_any_bit_of_any_file_ends_in_a_message_or_in_the_same_run(runs: Runs, folder: Path) -> None:
     chance = random.Random(20261130)
     ends = []
-    for k in range(24):
+    for k in range(16):
         copy = shutil.copytree(folder, folder.with_name(f"{k}-{folder.name}"))
         ends.append(any_bit_of_any_file(copy, runs, chance))
     assert {"resumed", "refused"} == set(ends)
@@ -344,7 +366,7 @@ def place(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("limit", [0, 200, 1000, 1500, 2500, 3500])
+@pytest.mark.parametrize("limit", [0, 200, 1000, 2500])
 def test_a_file_that_may_not_grow_ends_the_run_in_words_and_it_goes_on_when_it_may(
     limit: int, runs: Runs, place: Path
 ) -> None:
@@ -366,16 +388,15 @@ def test_a_file_that_may_not_grow_ends_the_run_in_words_and_it_goes_on_when_it_m
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("after", "code", "words"),
     [
-        (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "quota"),
-        (errno.EROFS, "read-only"),
-        (errno.EACCES, "permission denied"),
-        (errno.EIO, "Input/output error"),
+        (0, errno.ENOSPC, "the disk is full"),
+        (1, errno.EDQUOT, "quota"),
+        (2, errno.EROFS, "read-only"),
+        (3, errno.EACCES, "permission denied"),
+        (4, errno.EIO, "Input/output error"),
     ],
 )
-@pytest.mark.parametrize("after", [0, 1, 2, 3])
 def test_what_the_disk_refuses_is_said_in_words(
     after: int, code: int, words: str, runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

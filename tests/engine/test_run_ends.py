@@ -194,13 +194,15 @@ def swap(folder: Path) -> None:
     shutil.copytree(folder.with_name("elsewhere"), folder)
 
 
-@pytest.mark.parametrize("at", [5, 7], ids=["before a checkpoint", "before an evaluation"])
-@pytest.mark.parametrize("act", [move, swap])
-@pytest.mark.parametrize("log_every", [1, 4], ids=["then a step is logged", "then nothing is"])
+@pytest.mark.parametrize(
+    ("at", "act", "log_every"),
+    [(4, move, 1), (5, move, 5), (7, move, 7), (5, swap, 5)],
+    ids=["before a line", "before a checkpoint", "before an evaluation", "a copy in its place"],
+)
 def test_a_folder_that_is_moved_stops_the_run_and_goes_on_in_its_new_place(
     tmp_path: Path, at: int, act: Callable[[Path], None], log_every: int
 ) -> None:
-    plan = small_plan(PLAIN, log_every=1 if log_every == 1 else at)
+    plan = small_plan(PLAIN, log_every=log_every)
     whole = run_small(tmp_path / "whole", plan)
     out = tmp_path / "out"
     mover = Act(at, lambda: act(next(out.iterdir())))
