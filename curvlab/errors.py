@@ -11,6 +11,8 @@
     ├── DataError                    3  the data of a task is missing or malformed
     ├── PluginError                  4  an installed plugin is broken, clashing or incompatible
     ├── CheckpointError              1  a checkpoint is missing, damaged or of another run
+    ├── RunFolderError               1  a file of a run's folder cannot be read or written, or is damaged
+    ├── OutOfMemory                  1  an allocation failed
     ├── NotPositiveDefinite          5  a factorisation failed, in float64 too
     ├── Diverged                     5  a non-finite value that no retry removed
     ├── ResultsError                 1  results of benchmarks are missing or malformed
@@ -155,6 +157,14 @@ class PluginError(CurvlabError):
 
 class CheckpointError(CurvlabError):
     """A checkpoint that is missing, torn, of another version or of another method."""
+
+
+class RunFolderError(CurvlabError):
+    """A run's folder that cannot be made, read or written, or a file in it that is damaged."""
+
+
+class OutOfMemory(CurvlabError):
+    """The memory of this machine or of a device is too small for the run."""
 
 
 class NotPositiveDefinite(CurvlabError):

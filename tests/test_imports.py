@@ -21,13 +21,14 @@ ROOT = Path(__file__).parent.parent
 
 FLOOR_1 = frozenset({"errors"})
 FLOOR_2 = FLOOR_1 | {"linalg"}
-FLOOR_3 = FLOOR_2 | {"protocols"}
+FLOOR_3 = FLOOR_2 | {"protocols", "files"}
 FLOOR_5 = FLOOR_3 | {"model", "objective"}
 FLOOR_6 = FLOOR_5 | {"engine"}
 
 #: room of the core -> rooms it may import from, beside itself
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset(),
+    "files": FLOOR_1,
     "linalg": FLOOR_1,
     "protocols": FLOOR_2,
     "model": FLOOR_3,

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from curvlab import __version__
 from curvlab.cli import benching, checking, configuration, listing, preparing, run, scaffolding
-from curvlab.cli.output import complain, print_text
+from curvlab.cli.output import complain, paths_as_they_are, print_text
 from curvlab.cli.plugin_commands import add_plugin_commands
 from curvlab.errors import ConfigError, CurvlabError, UsageError
 from curvlab.registry.loader import block, installed
@@ -83,7 +83,8 @@ app.command("env")(run.env)
 
 
 def main() -> None:
-    """The console script: as ``app``, with the commands that plugins add."""
+    """The command line: as ``app``, with the commands that plugins add."""
+    paths_as_they_are()
     try:
         block(blocked(_early_options(sys.argv[1:])))
         registry = installed()

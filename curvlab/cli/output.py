@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from curvlab.errors import printable
+from curvlab.files import writing
 
 
 def print_json(document: Any) -> None:
     """One JSON document."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print_text(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -20,8 +24,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not sys.stdout.isatty():
         lines = [columns, *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-        for line in lines:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+        print_text("\n".join("  ".join(cells).rstrip() for cells in padded))
         return
     from rich.console import Console
     from rich.table import Table
@@ -36,10 +40,35 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_text(text: str) -> None:
-    """Text for stdout as it is."""
-    print(text)
+    """Text for stdout as it is; raises ``RunFolderError`` if that is a file on a full disk."""
+    with _to_stdout():
+        print(text, flush=True)
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has seen enough; typer ends the process without a word
+        raise
+    except OSError as error:
+        with writing(Path("standard output")):
+            # Python would try once more to write the text when it ends, and complain in its own way
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise error
 
 
 def complain(text: str) -> None:
-    """A message for stderr, without characters that a terminal would obey."""
-    print(printable(text), file=sys.stderr)
+    """A message for stderr, without characters that a terminal would obey; dropped if stderr is closed."""
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:
+        return
+
+
+def paths_as_they_are() -> None:
+    """Let stdout take paths that are not UTF-8, byte for byte; other encodings get escapes."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        utf8 = str(sys.stdout.encoding).lower().replace("-", "") == "utf8"
+        reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")

@@ -22,11 +22,13 @@ def continued(folder: Path, changes: Sequence[str]) -> Layers:
     """The resolved configuration of a run with ``changes`` (``a.b=value``) made to it.
 
     A new budget takes the place of the old one.  Raises ``ConfigError`` naming every key whose change
-    would falsify the run.
+    would falsify the run, and ``RunFolderError`` if ``resolved.toml`` is not what was written.
     """
     from curvlab.config import load
     from curvlab.config.tree import Node
+    from curvlab.engine.folder import resolved_of
 
+    resolved_of(folder)
     path = folder / "resolved.toml"
     before, after = load(path), load(path, changes)
     old, new = dict(_leaves(before.data)), dict(_leaves(after.data))

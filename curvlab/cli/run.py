@@ -6,7 +6,6 @@ Nothing here imports torch before a command runs.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curvlab.cli.naming import name_override
-from curvlab.cli.output import print_table
+from curvlab.cli.output import complain, print_table, print_text
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
 
@@ -74,7 +73,7 @@ def train(
 
         folder = unfinished(out, plan)
     if resume and not quiet:
-        print(f"going on in {folder}" if folder else "nothing to go on with: a new run", file=sys.stderr)
+        complain(f"going on in {folder}" if folder else "nothing to go on with: a new run")
     _train(plan, out, folder, as_json, quiet)
 
 
@@ -96,10 +95,12 @@ def evaluate(run: Folder, as_json: Json = False) -> None:
 
     RunDir.open(run)
     found = computed(build(continued(run, ())), run)
+    for fault in found["damaged"]:
+        complain(f"warning: a damaged checkpoint was passed over: {fault}")
     if as_json:
         _print_json(found)
     else:
-        print(f"step {found['step']}  {metrics_in_words(found['metrics'])}")
+        print_text(f"step {found['step']}  {metrics_in_words(found['metrics'])}")
 
 
 def env(as_json: Json = False) -> None:
@@ -117,12 +118,12 @@ def env(as_json: Json = False) -> None:
         return
     for key, value in found.items():
         if isinstance(value, Mapping):
-            print(key)
+            print_text(key)
             for inner, detail in value.items():
                 words = " ".join(map(str, detail.values())) if isinstance(detail, Mapping) else detail
-                print(f"  {inner}  {words}")
+                print_text(f"  {inner}  {words}")
         else:
-            print(f"{key}  {', '.join(value) if isinstance(value, list) else value}")
+            print_text(f"{key}  {', '.join(value) if isinstance(value, list) else value}")
 
 
 def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: bool) -> None:
@@ -139,11 +140,11 @@ def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: boo
         run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
     if run.was_over:
         hint = "give it a larger budget to go on: --set run.steps=N"
-        print(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}", file=sys.stderr)
+        complain(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}")
         if as_json:
             _print_json(run.summary)
     elif not (as_json or quiet):
-        print(_in_words(run.summary))
+        print_text(_in_words(run.summary))
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:
@@ -168,13 +169,13 @@ def _show_inspection(found: Inspection, as_json: bool) -> None:
         ("parameter", "shape", "block", "treatment", "why not by the method itself"),
         [(c.parameter, "×".join(map(str, c.shape)), c.block, c.treatment, c.reason) for c in found.coverage],
     )
-    print(f"\n{found.parameters:,} parameters, {found.parameter_bytes:,} bytes")
-    print(f"state of the method, beside parameters and gradients: {found.state_bytes:,} bytes")
+    print_text(f"\n{found.parameters:,} parameters, {found.parameter_bytes:,} bytes")
+    print_text(f"state of the method, beside parameters and gradients: {found.state_bytes:,} bytes")
     for cost in found.costs:
-        print(f"{cost.steps} of {cost.of_steps} steps: {cost}")
+        print_text(f"{cost.steps} of {cost.of_steps} steps: {cost}")
 
 
 def _print_json(value: Any) -> None:
     from curvlab.reporting.document import as_json
 
-    print(as_json(value, indent=2))
+    print_text(as_json(value, indent=2))

@@ -10,12 +10,19 @@ from curvlab.errors import LONGEST_KEY, Fault, shortened
 
 BUDGETS = ("epochs", "steps", "seconds")
 
+#: a folder's name adds time and hash, and file systems take 255 bytes
+LONGEST_NAME = 200
+
 #: what a run's name may be: the beginning of a folder's name
 NAME = r"[\w+-][\w.+-]*"
 
 
 def run_faults(table: Node, settings: RunSettings) -> list[Fault]:
     """Values of ``[run]`` that cannot be meant; the bounds of its numbers are in their types."""
+    length = len(settings.name.encode(errors="replace"))
+    if length > LONGEST_NAME:
+        message, hint = f"a name of {length} bytes is too long", f"take one of up to {LONGEST_NAME} bytes"
+        return [table.table.get("name", table).fault(message, hint, "run.name")]
     if re.fullmatch(NAME, settings.name):
         return []
     message = f"name = {shortened(settings.name, LONGEST_KEY)!r} cannot begin a folder's name"

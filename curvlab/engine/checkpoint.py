@@ -4,43 +4,60 @@
     checkpoints/step-00001234/state.json              everything else, and how to tell damage
     checkpoints/latest                                the name of the newest, for people and scripts
 
+The first line of ``state.json`` is the CRC-32 of all that follows it; what follows holds size and CRC-32
+of the tensors' file.  So every changed bit is found, and a damaged checkpoint is passed over.
+Format 1, written before there was that line, is read as well; its ``state.json`` cannot be verified.
+
 A checkpoint is written beside its place, flushed to the disk and renamed; only then are older ones
 deleted.  What is *in* it is ``engine/training.py``'s business.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curvlab.errors import CheckpointError
+from curvlab.files import flush, parsed_object, reading, writing
 
-#: of the files' layout; raised when an older curvlab could no longer read what is written
-FORMAT = 1
+#: of the files' layout; raised when what is written changes
+FORMAT = 2
 TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "latest"
 _KEYS = frozenset({"format", "step", "tensors_bytes", "tensors_crc32", "state"})
+_FIRST_LINE = re.compile(rb'\{"crc32": (\d+),\n')
 _NAME = re.compile(r"step-(\d{8,})")
+
+
+class _Damaged(Exception):
+    """What is wrong with one checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: tensors by name, and plain values that JSON can say."""
+    """What a checkpoint holds: tensors by name, and plain values that JSON can say.
+
+    Of ``format`` 1, the plain values could not be verified.
+    """
 
     path: Path
     step: int
     tensors: Mapping[str, Tensor]
     plain: Mapping[str, Any]
+    format: int = FORMAT
 
 
 def save(
@@ -48,49 +65,68 @@ def save(
 ) -> Path:
     """Write ``root/step-…`` whole, name it in ``latest``, then delete all but the newest ``keep``.
 
-    Tensors may share memory and live anywhere; dtype and bits are kept.  A crash at any moment leaves
-    every earlier checkpoint as it was.
+    Tensors may share memory and live anywhere; dtype and bits are kept.  ``root`` is made if its parent is
+    there.  A crash at any moment leaves every earlier checkpoint as it was, and so does a failure to write,
+    which raises ``RunFolderError`` and leaves nothing behind.
     """
-    root.mkdir(parents=True, exist_ok=True)
     target = root / f"step-{step:08d}"
     partial = root / f".{target.name}.partial"
-    for leftover in root.glob(".step-*"):  # of a process that was killed while writing or deleting
-        shutil.rmtree(leftover)
+    with writing(target):
+        root.mkdir(exist_ok=True)
+        for leftover in root.glob(".step-*"):  # of a process that was killed while writing or deleting
+            shutil.rmtree(leftover)
+        try:
+            _write(partial, step, tensors, plain)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # it holds on to the room that is lacking
+            raise
+        _swap_in(partial, target)
+        _point(root / LATEST, target.name)
+        for old in _folders(root)[: -max(keep, 1)]:
+            _discard(old)
+    return target
+
+
+def _write(partial: Path, step: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     partial.mkdir()
-    save_file(_apart(tensors), partial / TENSORS)
-    _flush(partial / TENSORS)
-    head = {
+    with _as_os_error():
+        save_file(_apart(tensors), partial / TENSORS)
+    flush(partial / TENSORS)
+    document = {
         "format": FORMAT,
         "step": step,
         "tensors_bytes": (partial / TENSORS).stat().st_size,
         "tensors_crc32": _crc32(partial / TENSORS),
+        "state": plain,
     }
-    text = json.dumps({**head, "state": plain}, indent=1, allow_nan=True)
-    (partial / STATE).write_text(text + "\n", encoding="utf-8")
-    _flush(partial / STATE)
-    _flush(partial)
-    _swap_in(partial, target)
-    _point(root / LATEST, target.name)
-    for old in _folders(root)[: -max(keep, 1)]:
-        _discard(old)
-    return target
+    body = json.dumps(document, indent=1, allow_nan=True).removeprefix("{\n").encode() + b"\n"
+    (partial / STATE).write_bytes(b'{"crc32": %d,\n' % zlib.crc32(body) + body)
+    flush(partial / STATE)
+    flush(partial)
 
 
-def newest(root: Path) -> tuple[Path, tuple[str, ...]] | None:
+def newest(root: Path) -> tuple[Checkpoint, tuple[str, ...]] | None:
     """The newest whole checkpoint under ``root``, and what is wrong with newer ones; ``None`` if none.
 
-    ``latest`` is not believed, so that a crash between two writes does no harm.  Raises ``CheckpointError``
-    if there are checkpoints but each is damaged.
+    ``latest`` is not believed, so that a crash between two writes does no harm.  Reads every byte.  Raises
+    ``CheckpointError`` if there are checkpoints but each is damaged, and for one of an unknown format.
     """
     faults: list[str] = []
     for folder in reversed(_folders(root)):
-        fault = _fault(folder)
-        if fault is None:
-            return folder, tuple(faults)
-        faults.append(f"{folder.name}: {fault}")
+        try:
+            return _read(folder), tuple(faults)
+        except _Damaged as fault:
+            faults.append(f"{folder.name}: {fault}")
     if faults:
-        raise CheckpointError(f"no whole checkpoint in {root}: " + "; ".join(faults))
+        raise CheckpointError(
+            f"no whole checkpoint in {root}: " + "; ".join(faults) + "; start a new run with `curvlab train`"
+        )
     return None
+
+
+def exist(root: Path) -> bool:
+    """Whether there is any checkpoint under ``root``, damaged ones included."""
+    return bool(_folders(root))
 
 
 def set_aside_newer(root: Path, step: int) -> None:
@@ -98,37 +134,17 @@ def set_aside_newer(root: Path, step: int) -> None:
     for folder in _folders(root):
         if _step_of(folder) > step:
             aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident at the same step
-            folder.rename(aside)
+            with writing(aside):
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier accident at the same step
+                folder.rename(aside)
 
 
 def load(path: Path) -> Checkpoint:
     """Read one checkpoint, checking every byte; raises ``CheckpointError`` in words."""
-    fault = _fault(path)
-    if fault is not None:
-        raise CheckpointError(f"checkpoint {path} is damaged: {fault}")
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    if state["format"] != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {state['format']}, this curvlab reads format {FORMAT}; "
-            "go on with the curvlab version that the run's manifest.json names"
-        )
-    if _crc32(path / TENSORS) != state["tensors_crc32"]:
-        raise CheckpointError(f"checkpoint {path} is damaged: {TENSORS} does not hold what was written")
     try:
-        tensors = load_file(path / TENSORS)
-    except SafetensorError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {TENSORS} cannot be read: {error}") from error
-    return Checkpoint(path, int(state["step"]), tensors, state["state"])
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file in one move: readers see the old text or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _flush(partial)
-    os.replace(partial, path)
-    _flush(path.parent)
+        return _read(path)
+    except _Damaged as fault:
+        raise CheckpointError(f"checkpoint {path} is damaged: {fault}") from fault
 
 
 def _point(latest: Path, name: str) -> None:
@@ -138,27 +154,96 @@ def _point(latest: Path, name: str) -> None:
     os.replace(partial, latest)
 
 
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, as far as sizes and JSON tell; ``None`` if nothing is."""
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+def _read(folder: Path) -> Checkpoint:
+    """One checkpoint; raises ``_Damaged``, or ``CheckpointError`` for a whole one of an unknown format."""
+    state = _state(folder)
+    with _damage_found(folder / TENSORS):
         size = (folder / TENSORS).stat().st_size
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except ValueError:
-        return f"{STATE} is torn"
-    if not isinstance(state, dict) or not set(state) >= _KEYS:
-        return f"{STATE} is not a checkpoint's"
-    if size != state["tensors_bytes"]:
-        return f"{TENSORS} has {size} bytes, {state['tensors_bytes']} were written"
-    return None
+        if size != state["tensors_bytes"]:
+            raise _Damaged(f"{TENSORS} has {size} bytes, {state['tensors_bytes']} were written")
+        if _crc32(folder / TENSORS) != state["tensors_crc32"]:
+            raise _Damaged(f"{TENSORS} does not hold what was written")
+        try:
+            tensors = _tensors(folder / TENSORS)
+        except SafetensorError as error:
+            raise _Damaged(f"{TENSORS} cannot be read: {error}") from error
+    return Checkpoint(folder, state["step"], tensors, state["state"], state["format"])
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # safetensors opens no such path; from bytes takes the memory twice
+        return load_bytes(path.read_bytes())
+    return load_file(path)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """The content of ``state.json``, verified as far as its format allows."""
+    with _damage_found(folder / STATE):
+        data = (folder / STATE).read_bytes()
+    line = _FIRST_LINE.match(data)
+    if line and int(line.group(1)) != zlib.crc32(data[line.end() :]):
+        raise _Damaged(f"{STATE} does not hold what was written")
+    try:
+        state = parsed_object(data)
+    except ValueError as error:
+        raise _Damaged(f"{STATE} is torn: {error}") from error
+    state.pop("crc32", None)
+    form = state.get("format")
+    if line and form != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {folder} has format {form}, this curvlab reads formats 1 and {FORMAT}; "
+            "go on with the curvlab version that the run's manifest.json names"
+        )
+    if not line and form != 1:
+        raise _Damaged(f"{STATE} does not begin with its checksum")
+    if set(state) != _KEYS:
+        raise _Damaged(f"{STATE} {_unlike(set(state))}")
+    if not isinstance(state["state"], dict) or state["step"] != _step_of(folder):
+        raise _Damaged(f"{STATE} is of step {state['step']}, the folder's name says {_step_of(folder)}")
+    return state
+
+
+def _unlike(keys: set[str]) -> str:
+    missing, foreign = sorted(_KEYS - keys), sorted(keys - _KEYS)
+    listed = (("lacks", missing), ("has unknown", foreign))
+    words = [f"{what} {', '.join(found)}" for what, found in listed if found]
+    return "is not a checkpoint's: it " + " and ".join(words)
+
+
+@contextmanager
+def _damage_found(path: Path) -> Iterator[None]:
+    """Inside, a missing file and one that the disk cannot read are damage; other errors are raised in words."""
+    with reading(path):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise _Damaged(f"{path.name} is missing") from error
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ENOTDIR, errno.EISDIR):
+                raise
+            raise _Damaged(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """safetensors hides the number of the operating system's error in its message."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number.group(1)), os.strerror(int(number.group(1)))) from error
 
 
 def _folders(root: Path) -> list[Path]:
     """The checkpoint folders, oldest first; leftovers of other names are not looked at."""
-    if not root.is_dir():
-        return []
-    return sorted((f for f in root.iterdir() if _NAME.fullmatch(f.name) and f.is_dir()), key=_step_of)
+    with reading(root):
+        if not root.exists():
+            return []
+        return sorted((f for f in root.iterdir() if _NAME.fullmatch(f.name) and f.is_dir()), key=_step_of)
 
 
 def _step_of(folder: Path) -> int:
@@ -186,7 +271,7 @@ def _swap_in(partial: Path, target: Path) -> None:
     if target.exists():
         _discard(target)
     partial.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
 
 
 def _discard(folder: Path) -> None:
@@ -194,17 +279,6 @@ def _discard(folder: Path) -> None:
     doomed = folder.with_name(f".{folder.name}.doomed")
     folder.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file's bytes, or a folder's entries, are on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open folders; its renames are journalled
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _crc32(path: Path) -> int:

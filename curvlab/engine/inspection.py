@@ -15,6 +15,7 @@ import torch
 from curvlab.engine.coverage import Coverage
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
+from curvlab.files import require_temporary_folder
 from curvlab.protocols.needs import Labels, Needs
 
 #: so many first steps are looked at, of a run that has as many: every cadence in use has come round by then
@@ -99,6 +100,7 @@ class Inspection:
 
 def inspect(plan: Plan) -> Inspection:
     """Inspect a plan; raises ``CoverageError`` as training would.  Allocates nothing on any device."""
+    require_temporary_folder()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = plan.task.model().to(plan.backend.dtype)
     optimizer = CurvatureOptimizer(

@@ -1,6 +1,7 @@
 """Signals: a run that is told to stop finishes its step, writes a checkpoint and says how to go on.
 
-SIGTERM and SIGUSR1 are what schedulers send before they take a machine away; SIGINT is Ctrl-C.
+SIGTERM and SIGUSR1 are what schedulers send before they take a machine away, SIGHUP what a closed terminal
+or connection sends; SIGINT is Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-#: exit status by signal; SIGUSR1 does not exist everywhere
-EXIT_CODES: dict[str, int] = {"SIGTERM": 75, "SIGUSR1": 75, "SIGINT": 130}
+#: exit status by signal; SIGUSR1 and SIGHUP do not exist everywhere
+EXIT_CODES: dict[str, int] = {"SIGTERM": 75, "SIGUSR1": 75, "SIGHUP": 75, "SIGINT": 130}
 
 
 class Interrupts:
@@ -35,7 +36,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for name in EXIT_CODES:
                 number = getattr(signal, name, None)
-                if number is not None:
+                if number is not None and not _under_nohup(number):
                     self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -54,3 +55,8 @@ class Interrupts:
             self._pressed += 1
             if self._pressed > 1:
                 raise KeyboardInterrupt
+
+
+def _under_nohup(number: int) -> bool:
+    """Whether this is SIGHUP and was ignored when the run began: ``nohup`` means it to stay so."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN

@@ -63,7 +63,7 @@ def _here() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "executable": sys.executable,
-        "git": commit(Path.cwd()),
+        "git": commit(Path()),  # not Path.cwd(), which raises where the working folder was deleted
     }
 
 
@@ -114,7 +114,12 @@ def _git(folder: Path, *arguments: str) -> str:
     """What git says; nothing if there is no git, no repository, or no commit in it."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",  # what git says of names that are not UTF-8
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from curvlab.engine.method import Method
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.bounds import Count, Natural, Positive
+from curvlab.protocols.bounds import Bounds, Count, Natural, Positive
 from curvlab.protocols.report import Reporter
 from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.task import Task
+
+#: no machine has more cores, and torch starts as many threads as it is asked for
+MOST_THREADS = 1024
+Threads = Annotated[int, Bounds(least=1, most=MOST_THREADS)]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class RunSettings:
     eval_every: Count | None = None  #: steps between evaluations; once an epoch if not given
     checkpoint_every: Count | None = None  #: steps between checkpoints; once an epoch if not given
     keep: Count = 2  #: newest checkpoints kept
-    threads: Count | None = None  #: torch's thread count; torch's own choice if not given
+    threads: Threads | None = None  #: torch's thread count, at most 1024; torch's own choice if not given
 
 
 @dataclass(frozen=True)

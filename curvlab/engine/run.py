@@ -6,7 +6,7 @@ The only place that seeds torch's global generator, and it puts the caller's bac
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +21,22 @@ from curvlab.engine.folder import CHECKPOINTS, claimed, create, summary_of, thre
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.loop import run_steps
 from curvlab.engine.manifest import describe
+from curvlab.engine.memory import memory_in_words
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.engine.plan import Plan
+from curvlab.engine.plan import MOST_THREADS, Plan
 from curvlab.engine.training import Training, capture, prepare, restore, restore_model
-from curvlab.errors import CheckpointError, CurvlabError, Diverged, NotPositiveDefinite, Stopped
+from curvlab.errors import (
+    CheckpointError,
+    CurvlabError,
+    Diverged,
+    NotPositiveDefinite,
+    OutOfMemory,
+    RunFolderError,
+    Stopped,
+)
+from curvlab.files import require_temporary_folder
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
-
-_NO_FAULTS: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True)
 class Run:
@@ -69,53 +76,62 @@ def train(
 
     The folder is made once model, data and optimizer are: a faulty configuration leaves nothing.
     ``summary.json`` is written whatever the end.  Raises ``Stopped`` after a signal's checkpoint,
-    ``Diverged`` naming the step and the last good checkpoint, ``CheckpointError``, ``DataError``.
+    ``Diverged`` naming the step and the last good checkpoint, ``CheckpointError``, ``DataError``;
+    ``RunFolderError`` if the folder cannot be written, was moved or deleted meanwhile, or holds a damaged file;
+    ``OutOfMemory``.
     """
-    if resume_from is not None:
-        plan = _as_it_ran(plan, resume_from)
+    require_temporary_folder()
+    found = None if resume_from is None else _to_go_on_from(resume_from)
+    plan = _as_it_ran(plan, found, resume_from)
     with Interrupts() as interrupts, reproducible(plan):
-        tell, faults = Broadcast(), _NO_FAULTS
-        training = prepare(plan, tell.happened)
+        tell = Broadcast()
+        with memory_in_words():
+            training = prepare(plan, tell.happened)
         if resume_from is None:
             folder = create(out, plan)
         else:
-            folder, faults = resume_from, _go_on(training, resume_from / CHECKPOINTS)
+            folder = resume_from
+            if found is not None:
+                restore(training, found.checkpoint)
             before = summary_of(folder)
             if _is_over(training) and before.get("exit_reason") == "finished":
                 return _run(training, folder, before, was_over=True)
-        with claimed(folder):
+        with claimed(folder) as require_there:
             if resume_from is None:
                 keeper = log(folder)
-            else:
+            else:  # the log first: it raises for damaged files before anything is changed
+                keeper = log(folder, training.progress.step, training.progress.evaluated.step)
                 checkpoint.set_aside_newer(folder / CHECKPOINTS, training.progress.step)
                 write_resolved(folder, plan)
-                keeper = log(folder, training.progress.step, training.progress.evaluated.step)
             tell.open(keeper, (*plan.reporters, *listeners), training.progress.events)
-            tell.started(describe(training, folder))
-            for fault in faults:
-                tell.happened(Event("damaged-checkpoint", training.progress.step, {"fault": fault}))
-            return _run(training, folder, _to_the_end(training, folder, tell, interrupts))
+            known = [] if found is None else found.events()
+            summary = _to_the_end(training, folder, tell, interrupts, require_there, known)
+            return _run(training, folder, summary)
 
 
 def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
-    """The metrics of a run's newest whole checkpoint, computed anew: ``step``, ``checkpoint``, ``metrics``.
+    """The metrics of a run's newest whole checkpoint, computed anew.
 
-    Equal, bit for bit, to the run's evaluation line of that step, on the same machine with as many
-    threads, which it takes.  Raises ``CheckpointError`` if there is none.
+    ``step``, ``checkpoint``, ``metrics``, and ``damaged``: what is wrong with newer checkpoints.  The metrics
+    equal, bit for bit, the run's evaluation line of that step, on the same machine with as many threads,
+    which it takes.  Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
     """
-    plan = _as_it_ran(plan, folder)
-    with reproducible(plan):
-        found = checkpoint.newest(folder / CHECKPOINTS)
-        if found is None:
-            raise CheckpointError(
-                f"{folder} has no checkpoint; let the run go on with `curvlab resume {folder}`"
-            )
-        saved = checkpoint.load(found[0])
+    found = _to_go_on_from(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} has no checkpoint; let the run go on with `curvlab resume {folder}`")
+    with reproducible(_as_it_ran(plan, found, folder)), memory_in_words():
+        saved = found.checkpoint
         model = plan.task.model()
         workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
         restore_model(workload.model, plan, saved)
         metrics = {name: float(value) for name, value in workload.metrics().items()}
-    return {"run": str(folder), "step": saved.step, "checkpoint": saved.path.name, "metrics": metrics}
+    return {
+        "run": str(folder),
+        "step": saved.step,
+        "checkpoint": saved.path.name,
+        "metrics": metrics,
+        "damaged": list(found.faults),
+    }
 
 
 @contextmanager
@@ -153,24 +169,47 @@ def _deterministic_kernels(cuda: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict, warn_only=lenient)
 
 
-def _as_it_ran(plan: Plan, folder: Path) -> Plan:
-    """``plan`` with as many threads as the run has had: sums in another order are other numbers."""
-    threads = threads_of(folder)
-    if plan.run.threads is not None or threads is None:
-        return plan
-    return replace(plan, run=replace(plan.run, threads=threads))
+@dataclass(frozen=True)
+class _Found:
+    """The newest whole checkpoint, and what is wrong with newer ones."""
+
+    checkpoint: checkpoint.Checkpoint
+    faults: tuple[str, ...]
+
+    def events(self) -> list[Event]:
+        """What the run's log should say of it."""
+        step, name = self.checkpoint.step, self.checkpoint.path.name
+        found = [Event("damaged-checkpoint", step, {"fault": fault, "instead": name}) for fault in self.faults]
+        if self.checkpoint.format == 1:
+            why = "format 1 has no checksum of state.json"
+            found.append(Event("unverified-checkpoint", step, {"checkpoint": name, "reason": why}))
+        return found
 
 
-def _go_on(training: Training, checkpoints: Path) -> tuple[str, ...]:
-    """Restore the newest whole checkpoint; what is wrong with newer ones.
+def _to_go_on_from(folder: Path) -> _Found | None:
+    """A run that was killed before its first checkpoint has none, and goes on from its first step."""
+    found = checkpoint.newest(folder / CHECKPOINTS)
+    return None if found is None else _Found(*found)
 
-    A run that was killed before its first checkpoint goes on from its first step.
+
+def _as_it_ran(plan: Plan, found: _Found | None, folder: Path | None) -> Plan:
+    """``plan`` with as many threads as the run has had: sums in another order are other numbers.
+
+    The manifest says so for checkpoints of format 1, which do not.
     """
-    found = checkpoint.newest(checkpoints)
-    if found is None:
-        return ()
-    restore(training, checkpoint.load(found[0]))
-    return found[1]
+    if plan.run.threads is not None or found is None or folder is None:
+        return plan
+    threads = found.checkpoint.plain.get("threads")
+    if found.checkpoint.format == 1:
+        threads = threads_of(folder)
+        if threads is None:
+            return plan
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise CheckpointError(
+            f"{folder}: the run is said to have had {threads!r} threads, which cannot be; "
+            "a number of 1 or more was expected"
+        )
+    return replace(plan, run=replace(plan.run, threads=threads))
 
 
 def _is_over(training: Training) -> bool:
@@ -179,21 +218,38 @@ def _is_over(training: Training) -> bool:
 
 
 def _to_the_end(
-    training: Training, folder: Path, tell: Broadcast, interrupts: Interrupts
+    training: Training,
+    folder: Path,
+    tell: Broadcast,
+    interrupts: Interrupts,
+    require_there: Callable[[], None],
+    known: Sequence[Event],
 ) -> Mapping[str, Any]:
-    """Train; the summary, which is told whatever happens."""
+    """Train; the summary, which is told whatever happens.
+
+    ``require_there`` raises if the folder is not in its place; ``known`` are events to begin with.
+    """
 
     def save() -> Path:
+        require_there()
         tensors, plain = capture(training)
         root, keep = folder / CHECKPOINTS, training.plan.run.keep
         return checkpoint.save(root, training.progress.step, tensors, plain, keep=keep)
 
     try:
-        run_steps(training, tell, interrupts, save)
+        tell.started(describe(training, folder))
+        for event in known:
+            tell.happened(event)
+        with memory_in_words():
+            run_steps(training, tell, interrupts, save)
     except BaseException as error:
         clear = _in_words(error, training, folder)
-        reason = _reason(clear, interrupts)
-        tell.finished(_summary(training, folder, reason, clear))
+        summary = _summary(training, folder, _reason(clear, interrupts), clear)
+        try:
+            tell.finished(summary)
+        except RunFolderError as unwritten:
+            if isinstance(clear, CurvlabError):
+                clear.args = (f"{clear}; there is no summary.json: {unwritten}",)
         if clear is error:
             raise
         raise clear from error
@@ -209,6 +265,10 @@ def _in_words(error: BaseException, training: Training, folder: Path) -> BaseExc
     go_on = f"go on with `curvlab resume {folder}`"
     if isinstance(error, (Diverged, NotPositiveDefinite)):
         return Diverged(f"{error}; {step} steps were taken; {last}")
+    if isinstance(error, OutOfMemory):
+        return OutOfMemory(f"{error}; {step} steps were taken; {last}")
+    if isinstance(error, RunFolderError):
+        return RunFolderError(f"{error}; {step} steps were taken; {last}; then {go_on}")
     if isinstance(error, KeyboardInterrupt):
         return Stopped(f"stopped at once after step {step}; {last}; {go_on}", 130)
     if isinstance(error, Stopped):

@@ -43,6 +43,7 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
     """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if it is of another kind."""
     if plain.get("version") != STATE_VERSION:
         raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
+    _require_whole(plain, tensors)
     theirs, mine = len(plain["groups"]), len(optimizer.param_groups)
     if theirs != mine:
         raise CheckpointError(f"the state has {theirs} parameter groups, this optimizer {mine}")
@@ -70,6 +71,30 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
     optimizer.generator.set_state(tensors["generator"].cpu())
     optimizer.steps = plain["steps"]
     optimizer.ambient.listen(optimizer.needs(optimizer.steps))
+
+
+def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``CheckpointError`` for missing, unknown and malformed entries; arms look at their own."""
+    arms = plain.get("arms")
+    rows = isinstance(arms, (list, tuple)) and all(
+        isinstance(row, (list, tuple)) and len(row) == 3 and isinstance(row[2], (list, tuple)) for row in arms
+    )
+    own = tuple(f"{row[0]}/" for row in arms) if rows and arms is not None else ()
+    checks = {
+        "steps": isinstance(plain.get("steps"), int),
+        "groups": _are_tables(plain.get("groups")),
+        "untapped": isinstance(plain.get("untapped"), (list, tuple)),
+        "arms": rows,
+        "generator": "generator" in tensors,
+    }
+    unknown = {k for k in plain if k not in {*checks, "version"} and not k.startswith(own)}
+    wrong = [*(key for key, good in checks.items() if not good), *sorted(unknown)]
+    if wrong:
+        raise CheckpointError(f"the optimizer's state has missing, unknown or malformed {', '.join(wrong[:5])}")
+
+
+def _are_tables(groups: Any) -> bool:
+    return isinstance(groups, (list, tuple)) and all(isinstance(group, Mapping) for group in groups)
 
 
 def with_plain(state_dict: dict[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:

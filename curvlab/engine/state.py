@@ -164,11 +164,21 @@ def restore(state: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Plain
             raise CheckpointError(
                 f"state {path!r}: expected shape {tuple(tensor.shape)}, got {tuple(other.shape)}"
             )
+    for path, value in own_plain.items():
+        if not _fits(value, plain[path]):
+            raise CheckpointError(f"state {path!r}: expected something like {value!r}, got {plain[path]!r}")
     for path, tensor in mine.items():  # only now: a state that does not fit must leave this one as it is
         tensor.copy_(tensors[path])
     for leaf in leaves(state):
         if leaf.replace is not None and leaf.value != plain.get(leaf.path, leaf.value):
             leaf.replace(plain[leaf.path])
+
+
+def _fits(mine: Plain, theirs: Any) -> bool:
+    """Whether a plain value may take the place of another: a number of a number's, a text of a text's."""
+    if mine is None or theirs is None:
+        return theirs is None or isinstance(theirs, (int, float, str))
+    return isinstance(theirs, str if isinstance(mine, str) else (int, float))
 
 
 def _same_keys(mine: set[str], theirs: set[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError
 from curvlab.protocols.report import Event
 from curvlab.protocols.task import Workload
+
+
+#: what ``capture`` gives beside tensors, and what format 1 lacked of it
+_PARTS = frozenset({"method", "configuration", "threads", "optimizer", "strides", "sampler", "progress"})
+_SINCE_2 = frozenset({"configuration", "threads"})
 
 
 @dataclass
@@ -59,7 +65,8 @@ class Progress:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Progress:
-        """From what ``dataclasses.asdict`` made of one."""
+        """From what ``dataclasses.asdict`` made of one; raises ``CheckpointError`` for anything else."""
+        plain = _like(dataclasses.asdict(cls()), plain, "progress")
         marks = {name: Mark(**plain[name]) for name in ("evaluated", "saved")}
         return cls(**{**plain, **marks})
 
@@ -137,6 +144,8 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     )
     return tensors, {
         "method": training.plan.method_name,
+        "configuration": _numbers_from(training.plan),
+        "threads": torch.get_num_threads(),
         "optimizer": plain,
         "strides": {name: list(t.stride()) for name, t in own.items() if _is_permuted(t)},
         "sampler": drawn_plain,
@@ -147,24 +156,60 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Put ``training`` where ``capture`` found it; raises ``CheckpointError`` if it is another run's."""
     plain, where = checkpoint.plain, f"checkpoint {checkpoint.path}"
-    if plain.get("method") != training.plan.method_name:
-        raise CheckpointError(
-            f'{where} is of method "{plain.get("method")}", the configuration asks for '
-            f'"{training.plan.method_name}"; resume with the run\'s own resolved.toml'
-        )
+    _require_same_run(training.plan, checkpoint, where)
+    progress = Progress.of(plain["progress"])
     _restore_model(training.model, _part(checkpoint, "model/"), where)
     training.optimizer.restore(_part(checkpoint, "optimizer/"), plain["optimizer"])
     _lay_out(training.optimizer.snapshot()[0], plain["strides"])
     refill(training.sampler_state, _part(checkpoint, "sampler/"), plain["sampler"])
-    training.progress = Progress.of(plain["progress"])
+    training.progress = progress
     training.checkpoint = checkpoint.path
-    _restore_random(_part(checkpoint, "random/"), training.plan)
+    _restore_random(_part(checkpoint, "random/"), training.plan, where)
 
 
 def restore_model(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:
     """Parameters, buffers and torch's random numbers alone: enough to compute metrics."""
-    _restore_model(model, _part(checkpoint, "model/"), f"checkpoint {checkpoint.path}")
-    _restore_random(_part(checkpoint, "random/"), plan)
+    where = f"checkpoint {checkpoint.path}"
+    _require_same_run(plan, checkpoint, where)
+    _restore_model(model, _part(checkpoint, "model/"), where)
+    _restore_random(_part(checkpoint, "random/"), plan, where)
+
+
+def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
+    """Raise ``CheckpointError`` for the checkpoint of another configuration, or one that lacks a part."""
+    expected = _PARTS if checkpoint.format > 1 else _PARTS - _SINCE_2
+    wrong = sorted(expected ^ set(checkpoint.plain))
+    if wrong:
+        raise CheckpointError(f"{where}: missing or unknown in its state.json: {', '.join(wrong)}")
+    method = checkpoint.plain["method"]
+    if method != plan.method_name:
+        raise CheckpointError(
+            f'{where} is of method "{method}", the configuration asks for '
+            f'"{plan.method_name}"; resume with the run\'s own resolved.toml'
+        )
+    theirs, mine = dict(_leaves(checkpoint.plain.get("configuration", {}))), dict(_leaves(_numbers_from(plan)))
+    differing = [key for key in mine if key in theirs and theirs[key] != mine[key]]
+    if differing:
+        listed = "; ".join(f"{k} was {theirs[k]!r} and is {mine[k]!r}" for k in differing[:5])
+        raise CheckpointError(
+            f"{where} is of another configuration: {listed}; restore the run's own resolved.toml and checkpoints"
+        )
+
+
+def _numbers_from(plan: Plan) -> dict[str, Any]:
+    """The part of a configuration that the numbers of a run depend on, as JSON gives it back."""
+    tables = {name: table for name, table in plan.resolved.items() if name not in ("run", "report")}
+    found: dict[str, Any] = json.loads(json.dumps({"seed": plan.run.seed, **tables}, default=str))
+    return found
+
+
+def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything that is not a table; a key that an update adds has no partner."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, data
 
 
 def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
@@ -220,7 +265,27 @@ def _random_states(plan: Plan) -> dict[str, Tensor]:
     return states
 
 
-def _restore_random(states: Mapping[str, Tensor], plan: Plan) -> None:
+def _restore_random(states: Mapping[str, Tensor], plan: Plan, where: str) -> None:
+    if "cpu" not in states:
+        raise CheckpointError(f"{where} lacks the state of torch's random numbers")
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and plan.backend.torch_device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], plan.backend.torch_device)
+
+
+def _like(mine: Any, theirs: Any, path: str) -> Any:
+    """``theirs``, if it has the keys and types of ``mine``, where ``None`` and ``{}`` stand for anything."""
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping) and mine:
+        wrong = sorted(map(str, set(mine) ^ set(theirs)))
+        if wrong:
+            raise CheckpointError(f"{path} of the checkpoint: missing or unknown {', '.join(wrong)}")
+        for key, value in mine.items():
+            _like(value, theirs[key], f"{path}.{key}")
+    elif mine is not None and not _alike(mine, theirs):
+        raise CheckpointError(f"{path} of the checkpoint: expected a {type(mine).__name__}, got {theirs!r}")
+    return theirs
+
+
+def _alike(mine: Any, theirs: Any) -> bool:
+    numbers = (int, float)
+    return isinstance(theirs, numbers if isinstance(mine, numbers) else type(mine))

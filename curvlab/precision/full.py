@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,13 +26,19 @@ class Full(Backend):
 
     def __post_init__(self) -> None:
         try:
-            torch.device(self.device)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of names that torch gave up, which are refused below
+                device = torch.device(self.device)
         except RuntimeError:
             raise ConfigError(
                 Fault(f"device = {self.device!r} is not a torch device", hint='use "cpu", "cuda" or "cuda:0"')
             ) from None
-        if self.torch_device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(Fault(f"device = {self.device!r}, but CUDA is not available here"))
+        if not _is_here(device):
+            names = ["cpu", *(f"{kind}:{i}" for kind, count in _accelerators().items() for i in range(count))]
+            here = ", ".join(f'"{name}"' for name in names)
+            raise ConfigError(
+                Fault(f"device = {self.device!r} is not available on this machine", hint=f"available: {here}")
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,6 +84,19 @@ class Full(Backend):
             except NotPositiveDefinite:
                 continue
         raise NotPositiveDefinite(_description(A.double()))
+
+
+def _is_here(device: torch.device) -> bool:
+    """Whether torch can compute on the device here: it knows many names, and ``meta`` holds no numbers."""
+    return device.type == "cpu" or (device.index or 0) < _accelerators().get(device.type, 0)
+
+
+def _accelerators() -> dict[str, int]:
+    """How many devices there are of the one type that this torch computes on beside the CPU."""
+    if not torch.accelerator.is_available():
+        return {}
+    found = torch.accelerator.current_accelerator()
+    return {found.type: torch.accelerator.device_count()} if found is not None else {}
 
 
 def _require_wide(A: Tensor) -> None:

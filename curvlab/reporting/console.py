@@ -15,6 +15,10 @@ from typing import Any
 from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
 
 
+#: events that are shown as a line, in whatever view: the run goes on from elsewhere than one would think
+SHOWN = ("damaged-checkpoint", "unverified-checkpoint")
+
+
 @dataclass(frozen=True)
 class Console(Reporter):
     """Shows a run on the terminal: loss, metrics, steps per second, time left.
@@ -41,6 +45,9 @@ class Console(Reporter):
             view.evaluated(record)
 
     def happened(self, event: Event) -> None:
+        if event.name in SHOWN:
+            facts = ", ".join(f"{name} {value}" for name, value in event.detail.items())
+            print(f"warning: {event.name}: {facts}", file=sys.stderr, flush=True)
         for view in self._views:
             view.happened(event)
 

@@ -19,8 +19,12 @@ class Document(Reporter):
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """``value`` as JSON; NaN and infinities, for which JSON has no word, become ``null``."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str, ensure_ascii=False)
+    """``value`` as JSON; NaN and infinities, for which JSON has no word, become ``null``.
+
+    Bytes of a path that are no UTF-8 become escapes that Python reads back.
+    """
+    text = json.dumps(_finite(value), indent=indent, allow_nan=False, default=str, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _finite(value: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curvlab.errors import CurvlabError, UsageError
+from curvlab.errors import RunFolderError, UsageError
+from curvlab.files import parsed_object, read_document, reading
 
 CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
 METRICS, EVENTS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "events.jsonl", "summary.json", "checkpoints"
@@ -16,14 +16,19 @@ METRICS, EVENTS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "events.jsonl", "summar
 
 @dataclass(frozen=True)
 class RunDir:
-    """A run's folder.  A file that is not there yet reads as empty; a torn last line is passed over."""
+    """A run's folder.  A file that is not there yet reads as empty; a torn last line is passed over.
+
+    Everything raises ``RunFolderError`` for a file that cannot be read or is damaged.
+    """
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
         """The folder at ``path``; raises ``UsageError`` if that is not a run's."""
-        if not (path / RESOLVED).is_file():
+        with reading(path):
+            is_run = (path / RESOLVED).is_file()
+        if not is_run:
             what = "has no resolved.toml: it is not a run's folder" if path.is_dir() else "is not a folder"
             raise UsageError(f"{path} {what}; give one that `curvlab train` made: runs/NAME-TIME-HASH")
         return cls(path)
@@ -46,15 +51,17 @@ class RunDir:
     @property
     def resolved(self) -> str:
         """The text of the configuration with everything spelled out."""
-        return (self.path / RESOLVED).read_text(encoding="utf-8")
+        path = self.path / RESOLVED
+        with reading(path):
+            return path.read_text(encoding="utf-8", errors="replace")
 
     def steps(self) -> list[dict[str, Any]]:
         """The step lines of ``metrics.jsonl``."""
-        return [line for line in self.lines(METRICS) if line["kind"] == "step"]
+        return [line for line in self.lines(METRICS) if line.get("kind") == "step"]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluation lines of ``metrics.jsonl``."""
-        return [line for line in self.lines(METRICS) if line["kind"] == "eval"]
+        return [line for line in self.lines(METRICS) if line.get("kind") == "eval"]
 
     def events(self) -> list[dict[str, Any]]:
         """The lines of ``events.jsonl``."""
@@ -63,21 +70,13 @@ class RunDir:
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
         """The objects of a ``.jsonl`` file, but for a last line that was torn by a kill."""
         path = self.path / name
-        if not path.exists():
-            return
-        whole = path.read_bytes().rpartition(b"\n")[0]
-        for number, line in enumerate(whole.splitlines(), start=1):
+        with reading(path):
+            whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        for number, line in enumerate(whole, start=1):
             try:
-                yield json.loads(line)
+                yield parsed_object(line)
             except ValueError as error:
-                raise CurvlabError(f"{path}:{number}: not a JSON object: {error}") from error
+                raise RunFolderError(f"{path}:{number}: not a JSON object: {error}") from error
 
     def _document(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        if not path.exists():
-            return {}
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CurvlabError(f"{path}: not JSON: {error}") from error
-        return dict(document)
+        return read_document(self.path / name, "delete it, and the next `curvlab resume` writes it anew")

@@ -144,7 +144,7 @@ def same(a: Run, b: Run) -> None:
 def last_tensors(folder: Path) -> bytes:
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    return (found[0] / "tensors.safetensors").read_bytes()
+    return (found[0].path / "tensors.safetensors").read_bytes()
 
 
 class StopAt(Reporter):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from curvlab.engine import checkpoint
-from curvlab.errors import CheckpointError
+from curvlab.errors import CheckpointError, RunFolderError
 
 DTYPES = (
     torch.float64,
@@ -80,14 +84,15 @@ def test_nothing_is_deleted_before_the_new_one_is_whole(
     saved(tmp_path, 1, 2, keep=2)
 
     def full_disk(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunFolderError, match="step-00000003 cannot be written: the disk is full"):
         saved(tmp_path, 3, keep=1)
+    assert not list(tmp_path.glob(".step-*")), "half a checkpoint holds on to room"
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    assert checkpoint.load(found[0]).step == 2
+    assert found[0].step == 2
     assert (tmp_path / "step-00000001").is_dir()
 
 
@@ -99,7 +104,7 @@ def test_the_newest_is_found_whatever_latest_says(tmp_path: Path, text: str | No
         (tmp_path / "latest").write_text(text)
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    assert found[0].name == "step-00000002"
+    assert found[0].path.name == "step-00000002"
 
 
 def test_leftovers_of_a_killed_process_are_not_taken_for_checkpoints_and_are_swept_up(tmp_path: Path) -> None:
@@ -108,7 +113,7 @@ def test_leftovers_of_a_killed_process_are_not_taken_for_checkpoints_and_are_swe
         shutil.copytree(tmp_path / "step-00000005", tmp_path / name)
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    assert found[0].name == "step-00000005"
+    assert found[0].path.name == "step-00000005"
     saved(tmp_path, 6)
     assert not list(tmp_path.glob(".*"))
 
@@ -140,14 +145,51 @@ def foreign_state(folder: Path) -> None:
     (folder / "state.json").write_text("{}")
 
 
+def edit_state(folder: Path) -> None:
+    text = (folder / "state.json").read_text()
+    assert '"step": 2' in text
+    (folder / "state.json").write_text(text.replace('"step": 2', '"step": 3'))
+
+
+def add_key(folder: Path) -> None:
+    seal(folder, lambda state: {**state, "more": 1})
+
+
+def drop_key(folder: Path) -> None:
+    seal(folder, lambda state: {k: v for k, v in state.items() if k != "tensors_crc32"})
+
+
+def rename(folder: Path) -> None:
+    seal(folder, lambda state: {**state, "step": 7})
+
+
+def as_format_1(folder: Path) -> None:
+    """Format 1 with a key that it never had: an edited head does not get past the checksum so."""
+    text = (folder / "state.json").read_text()
+    (folder / "state.json").write_text(json.dumps({**json.loads(text), "format": 1, "crc": 3}))
+
+
+def seal(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change ``state.json`` and give it the checksum that belongs to it."""
+    state = json.loads((folder / "state.json").read_text())
+    del state["crc32"]
+    body = json.dumps(change(state), indent=1).removeprefix("{\n").encode()
+    (folder / "state.json").write_bytes(b'{"crc32": %d,\n' % zlib.crc32(body) + body)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (tear_tensors, "bytes"),
-        (tear_state, "state.json is torn"),
+        (tear_state, "state.json does not hold what was written"),
+        (edit_state, "state.json does not hold what was written"),
+        (add_key, "has unknown more"),
+        (drop_key, "lacks tensors_crc32"),
+        (rename, "is of step 7, the folder's name says 2"),
+        (as_format_1, "has unknown crc"),
         (lose_tensors, "tensors.safetensors is missing"),
         (lose_state, "state.json is missing"),
-        (foreign_state, "not a checkpoint's"),
+        (foreign_state, "does not begin with its checksum"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_passed_over_and_not_loaded(
@@ -157,7 +199,7 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_not_loaded(
     damage(bad)  # type: ignore[operator]
     found = checkpoint.newest(tmp_path)
     assert found is not None
-    assert found[0].name == "step-00000001"
+    assert found[0].path.name == "step-00000001"
     (fault,) = found[1]
     assert "step-00000002" in fault
     assert words in fault
@@ -165,13 +207,27 @@ def test_a_damaged_checkpoint_is_named_passed_over_and_not_loaded(
         checkpoint.load(bad)
 
 
-def test_one_changed_bit_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+def test_a_changed_bit_is_noticed_in_whatever_byte(tmp_path: Path, name: str) -> None:
     (path,) = saved(tmp_path, 1)
-    data = bytearray((path / "tensors.safetensors").read_bytes())
-    data[-1] ^= 1
-    (path / "tensors.safetensors").write_bytes(data)
-    with pytest.raises(CheckpointError, match="does not hold what was written"):
-        checkpoint.load(path)
+    whole = (path / name).read_bytes()
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << 5 * place % 8
+        (path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.load(path)
+    (path / name).write_bytes(whole)
+    assert checkpoint.load(path).step == 1
+
+
+def test_format_1_had_no_checksum_of_its_state_and_is_read(tmp_path: Path) -> None:
+    (path,) = saved(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["crc32"]
+    (path / "state.json").write_text(json.dumps({**state, "format": 1}))
+    found = checkpoint.load(path)
+    assert (found.step, found.format) == (1, 1)
 
 
 def test_when_all_are_damaged_each_is_named(tmp_path: Path) -> None:
@@ -183,13 +239,10 @@ def test_when_all_are_damaged_each_is_named(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     _, path = saved(tmp_path, 1, 2)
-    state = json.loads((path / "state.json").read_text())
-    (path / "state.json").write_text(json.dumps({**state, "format": 99}))
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0] == path
-    with pytest.raises(CheckpointError, match=r"format 99.*reads format 1"):
-        checkpoint.load(path)
+    seal(path, lambda state: {**state, "format": 99})
+    for read in (lambda: checkpoint.newest(tmp_path), lambda: checkpoint.load(path)):
+        with pytest.raises(CheckpointError, match=r"format 99.*reads formats 1 and 2"):
+            read()
 
 
 def test_damaged_newer_checkpoints_make_way_and_are_not_lost(tmp_path: Path) -> None:
@@ -197,4 +250,6 @@ def test_damaged_newer_checkpoints_make_way_and_are_not_lost(tmp_path: Path) -> 
     tear_tensors(bad)
     checkpoint.set_aside_newer(tmp_path, 1)
     assert (tmp_path / "damaged-step-00000002").is_dir()
-    assert checkpoint.newest(tmp_path) == (tmp_path / "step-00000001", ())
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert (found[0].path, found[1]) == (tmp_path / "step-00000001", ())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,17 +14,25 @@ import torch
 from torch import nn
 
 from curvlab.engine import checkpoint
-from curvlab.errors import Diverged
+from curvlab.engine.run import train
+from curvlab.errors import Diverged, OutOfMemory, RunFolderError
 from curvlab.protocols.report import EvalRecord, Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir
+from curvlab.reporting.runlog import RunLog
 from tests.engine.small_run import PLAIN, Restless, last_tensors, run_small, same, small_plan, stopped_at
 
 #: torch compiles some of its own derivatives when forward mode is first used, and deprecates how it does
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 
+def newest_of(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found is not None
+    return found[0].path, found[1]
+
+
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
 )
 def test_a_signal_ends_the_run_with_a_whole_checkpoint_of_its_last_step(
     tmp_path: Path, number: signal.Signals, code: int
@@ -33,7 +42,7 @@ def test_a_signal_ends_the_run_with_a_whole_checkpoint_of_its_last_step(
     assert f"curvlab resume {folder}" in str(error)
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    assert checkpoint.load(found[0]).step == 5
+    assert found[0].step == 5
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["exit_code"]) == (number.name.lower(), code)
     (event,) = RunDir(folder).events()
@@ -45,7 +54,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_is_whole(tmp_path
     assert error.exit_code == 130
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    assert checkpoint.load(found[0]).step == 3, "no time was taken for another"
+    assert found[0].step == 3, "no time was taken for another"
     assert RunDir(folder).summary["exit_code"] == 130
     same(run_small(tmp_path / "whole"), run_small(tmp_path, small_plan(), resume=folder))
 
@@ -61,7 +70,7 @@ def test_a_run_that_turns_non_finite_ends_with_the_last_good_checkpoint_intact(t
     assert "step 10" in message, "the step, counted from 0"
     assert str(last) in message
     assert (folder / "checkpoints" / "latest").read_text() == "step-00000009\n"
-    assert checkpoint.newest(folder / "checkpoints") == (last, ())
+    assert newest_of(folder) == (last, ())
     assert last_tensors(folder) == last_tensors(peaceful.folder)
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["exit_code"], summary["steps"]) == ("diverged", 5, 10)
@@ -106,7 +115,7 @@ def test_no_checkpoint_holds_a_number_that_is_not_finite(
         run_small(tmp_path, plan)
     (folder,) = tmp_path.iterdir()
     newest = folder / "checkpoints" / f"step-{last:08d}"
-    assert checkpoint.newest(folder / "checkpoints") == (newest, ())
+    assert newest_of(folder) == (newest, ())
     assert all(bool(t.isfinite().all()) for t in checkpoint.load(newest).tensors.values())
     summary = RunDir(folder).summary
     assert (summary["exit_reason"], summary["checkpoint"]) == ("diverged", f"checkpoints/{newest.name}")
@@ -162,3 +171,68 @@ def test_reporters_of_the_plan_are_told_from_start_to_finish(tmp_path: Path) -> 
 
     run_small(tmp_path, small_plan(PLAIN, steps=8, eval_every=7, reporters=(Listener(),)))
     assert heard == ["started 8", "evaluated 7", "evaluated 8", "finished 8"]
+
+
+class Act(Reporter):
+    """Does something when a step is logged."""
+
+    def __init__(self, at: int, act: Callable[[], object]) -> None:
+        self.at, self.act = at, act
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step == self.at:
+            self.act()
+
+
+def move(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def swap(folder: Path) -> None:
+    """Another folder of the same content takes its place."""
+    move(folder)
+    shutil.copytree(folder.with_name("elsewhere"), folder)
+
+
+@pytest.mark.parametrize(
+    ("at", "act", "log_every"),
+    [(4, move, 1), (5, move, 5), (7, move, 7), (5, swap, 5)],
+    ids=["before a line", "before a checkpoint", "before an evaluation", "a copy in its place"],
+)
+def test_a_folder_that_is_moved_stops_the_run_and_goes_on_in_its_new_place(
+    tmp_path: Path, at: int, act: Callable[[Path], None], log_every: int
+) -> None:
+    plan = small_plan(PLAIN, log_every=log_every)
+    whole = run_small(tmp_path / "whole", plan)
+    out = tmp_path / "out"
+    mover = Act(at, lambda: act(next(out.iterdir())))
+    with pytest.raises(RunFolderError, match=r"was moved, replaced or deleted while the run was training"):
+        train(plan, out=out, log=RunLog, listeners=(mover,))
+    places = {p.name for p in out.iterdir()}
+    assert len(places) == (2 if act is swap else 1), "no folder was made anew"
+    same(whole, run_small(out, plan, resume=out / "elsewhere"))
+    assert last_tensors(out / "elsewhere") == last_tensors(whole.folder)
+
+
+def test_a_folder_that_is_deleted_stops_the_run_and_is_not_made_anew(tmp_path: Path) -> None:
+    reporter = Act(5, lambda: shutil.rmtree(next(tmp_path.iterdir())))
+    with pytest.raises(RunFolderError, match=r"deleted while the run was training.*there is no summary"):
+        train(small_plan(PLAIN, log_every=1), out=tmp_path, log=RunLog, listeners=(reporter,))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_ends_the_run_in_words(tmp_path: Path, error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    class Hungry(Restless):
+        def workload(self, model: Any, **where: Any) -> Any:
+            base = super().workload(model, **where)
+            base.metrics = fail  # type: ignore[method-assign]
+            return base
+
+    with pytest.raises(OutOfMemory, match=r"out of memory.*7 steps were taken; the last good checkpoint is .*-0{7}6"):
+        run_small(tmp_path, small_plan(PLAIN, task=Hungry()))
+    (folder,) = tmp_path.iterdir()
+    assert RunDir(folder).summary["exit_code"] == 1

@@ -247,7 +247,22 @@ def test_dtypes_and_devices_are_what_the_settings_say() -> None:
         Full(device="gpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_a_missing_device_is_said_to_be_missing() -> None:
-    with pytest.raises(ConfigError, match="device = 'cuda:0', but CUDA is not available here"):
-        Full(device="cuda:0")
+@pytest.mark.parametrize("device", ["meta", "xla", "lazy", "vulkan", "privateuseone", "mkldnn", "cuda:99"])
+def test_a_device_that_torch_knows_and_this_machine_lacks_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=rf'device = \'{device}\' is not available .*\n  available: "cpu"'):
+        Full(device=device)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_accelerator_is_taken_up_to_the_number_of_them(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    for k in range(count):
+        assert Full(device=f"cuda:{k}").torch_device == torch.device("cuda", k)
+    assert Full(device="cuda").torch_device.type == "cuda"
+    for absent in (f"cuda:{count}", "mps"):
+        with pytest.raises(ConfigError, match=r'available: "cpu", "cuda:0"'):
+            Full(device=absent)

@@ -26,6 +26,7 @@ def strict(text: str) -> Any:
 
 def test_a_step_line_holds_the_promised_keys_and_what_the_method_has(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
+    log.started({})
     log.stepped(record(1))
     log.stepped(record(2, damping=0.5, cg_iterations=3, accepted=False))
     first, second = (strict(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
@@ -40,6 +41,7 @@ def test_a_step_line_holds_the_promised_keys_and_what_the_method_has(tmp_path: P
 def test_numbers_are_written_so_that_they_read_back_as_the_same_bits(tmp_path: Path) -> None:
     loss, value = 0.1 + 0.2, 1 / 3
     log = RunLog(tmp_path)
+    log.started({})
     log.stepped(StepRecord(1, value, 1, value, loss, 1e-300))
     log.evaluated(EvalRecord(1, value, {"val_loss": loss}))
     log.finished({"x": loss})
@@ -52,6 +54,7 @@ def test_numbers_are_written_so_that_they_read_back_as_the_same_bits(tmp_path: P
 
 def test_what_is_not_finite_is_null_because_json_has_no_word_for_it(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
+    log.started({})
     log.evaluated(EvalRecord(1, 0.0, {"val_loss": float("nan"), "val_x": float("-inf")}))
     log.happened(Event("e", 1, {"ratio": float("inf"), "list": [float("nan")], "path": Path("x")}))
     log.finished({"metrics": {"val_loss": float("nan")}})
@@ -63,6 +66,7 @@ def test_what_is_not_finite_is_null_because_json_has_no_word_for_it(tmp_path: Pa
 
 def test_each_line_is_on_the_disk_before_the_next_step(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
+    log.started({})
     for step in range(1, 4):
         log.stepped(record(step))
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == step
