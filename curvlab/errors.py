@@ -195,7 +195,7 @@ def raised(error: BaseException) -> str:
         message = str(error)
     except BaseException as failure:  # __str__ is foreign code, too
         message = f"its message cannot be shown, since __str__ raised {type(failure).__name__}"
-    message = printable(message)
+    message = printable(message[: 2 * _LONGEST_MESSAGE])
     if len(message) > _LONGEST_MESSAGE:
         message = message[: _LONGEST_MESSAGE - 1] + "…"
     words = f"{type(error).__name__}: {message}" if message else type(error).__name__
@@ -211,11 +211,15 @@ def place_of(trace: TracebackType | None) -> str:
         if not package and top not in _CALLERS:
             package = top
         if package and top == package:
-            found = f"{printable(frame.f_code.co_filename)}:{line}"
-    return found
+            found = f"{frame.f_code.co_filename}:{line}"
+    return printable(found)
 
 
 def printable(text: str) -> str:
     """``text`` on one line, control characters and lone surrogates escaped."""
     line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return (
+        line
+        if line.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    )
