@@ -73,6 +73,12 @@ def _curvature(registry: Registry) -> None:
         f"{parts}.inverses:Eigen",
         summary="through eigenvalues, damping the product exactly",
     )
+    add(
+        "inverse",
+        "diagonal",
+        f"{parts}.inverses:DiagonalInverse",
+        summary="entry by entry, for estimates that are diagonal",
+    )
     add("krylov", "cg", f"{parts}.krylov:ConjugateGradients", summary="conjugate gradients")
 
 
@@ -109,6 +115,12 @@ def _transforms(registry: Registry) -> None:
     add("transform", "momentum", f"{module}:Momentum", summary="heavy-ball momentum")
     add("transform", "weight-decay", f"{module}:WeightDecay", summary="adds a multiple of the parameters")
     add("transform", "clip", f"{module}:Clip", summary="bounds the Euclidean norm")
+    add(
+        "transform",
+        "clip-entries",
+        f"{module}:ClipEntries",
+        summary="every entry in units of a scale, clipped to ±1",
+    )
     add(
         "transform",
         "norm-constraint",

@@ -25,9 +25,11 @@ file and line, what came, what was expected and what to do.  ``assert`` is for o
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 #: so much of a line of a message, of a key, and of a user's own line is shown
 LONGEST_LINE, LONGEST_KEY, LONGEST_SOURCE = 400, 100, 160
@@ -204,3 +206,45 @@ class Stopped(CurvlabError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+#: the most characters of a foreign message that a line of ours repeats
+_LONGEST_MESSAGE = 300
+
+#: packages through which plugins and parts are called; their frames are not where a plugin failed
+_CALLERS = ("curvlab", "importlib", "_frozen_importlib", "pluggy", "contextlib")
+
+
+def raised(error: BaseException) -> str:
+    """What foreign code raised, on one line: ``RuntimeError: no luck (my_plugin/parts.py:12)``.
+
+    Safe for an exception whose own ``__str__`` fails.  The place is the innermost line of the package
+    that was called; a syntax error names its own.
+    """
+    try:
+        message = str(error)
+    except BaseException as failure:  # __str__ is foreign code, too
+        message = f"its message cannot be shown, since __str__ raised {type(failure).__name__}"
+    message = printable(message[: 2 * _LONGEST_MESSAGE])
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[: _LONGEST_MESSAGE - 1] + "…"
+    words = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    place = "" if isinstance(error, SyntaxError) else place_of(error.__traceback__)
+    return f"{words} ({place})" if place else words
+
+
+def place_of(trace: TracebackType | None) -> str:
+    """``file:line`` of the innermost line in the package that our code called, or nothing."""
+    found, package = "", ""
+    for frame, line in traceback.walk_tb(trace):
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if not package and top not in _CALLERS:
+            package = top
+        if package and top == package:
+            found = f"{frame.f_code.co_filename}:{line}"
+    return _on_one_line(found)
+
+
+def _on_one_line(text: str) -> str:
+    """``text`` on one line, control characters and lone surrogates escaped."""
+    return printable(" ".join(text.split()))

@@ -11,9 +11,9 @@ from typer.core import TyperGroup
 
 from curvlab import __version__
 from curvlab.cli import benching, checking, configuration, listing, preparing, run, scaffolding
-from curvlab.cli.output import complain, paths_as_they_are, print_text
+from curvlab.cli.output import complain, paths_as_they_are, print_text, release, reserve
 from curvlab.cli.plugin_commands import add_plugin_commands
-from curvlab.errors import ConfigError, CurvlabError, UsageError
+from curvlab.errors import ConfigError, CurvlabError, UsageError, raised
 from curvlab.registry.loader import block, installed
 
 #: what a shell calls a process that was interrupted
@@ -36,7 +36,15 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as err:
             complain("interrupted")
             raise typer.Exit(_INTERRUPTED) from err
+        except SystemExit as err:
+            if ctx.invoked_subcommand in foreign:  # a command of a plugin ends as it likes
+                raise
+            complain(f"error: code of a part ended the command: {raised(err)}")
+            raise typer.Exit(CurvlabError.exit_code) from err
 
+
+#: names of the commands that plugins added
+foreign: set[str] = set()
 
 app = typer.Typer(
     name="curvlab",
@@ -83,19 +91,39 @@ app.command("env")(run.env)
 
 
 def main() -> None:
-    """The command line: as ``app``, with the commands that plugins add."""
+    """The console script: as ``app``, with the commands that plugins add.
+
+    While plugins are loaded, and to the end if a document was asked for, standard output is reserved for
+    it: nothing that a plugin or a part prints reaches it.
+    """
+    arguments = sys.argv[1:]
     paths_as_they_are()
+    reserve()
+    _load_plugins(arguments)
+    if not _asks_for_document(arguments):
+        release()
+    app(arguments)
+
+
+def _asks_for_document(arguments: Sequence[str]) -> bool:
+    """Whether one JSON document is all that a command of ours will print; a plugin's prints what it likes."""
+    named = [word for word in arguments if not word.startswith(("-", "no:"))]
+    if named and named[0] in foreign:
+        return False
+    return "--json" in arguments or named[-2:] == ["config", "schema"]
+
+
+def _load_plugins(arguments: Sequence[str]) -> None:
+    """Load what is installed, and add the commands that plugins bring."""
     try:
-        block(blocked(_early_options(sys.argv[1:])))
-        registry = installed()
+        block(blocked(_early_options(arguments)))
+        foreign.update(add_plugin_commands(app, installed()))
     except CurvlabError as err:
         complain(words(err))
         raise SystemExit(err.exit_code) from err
     except KeyboardInterrupt as err:  # a plugin that takes for ever is named
         complain(" ".join(["interrupted", *map(str, err.args)]))
         raise SystemExit(_INTERRUPTED) from err
-    add_plugin_commands(app, registry)
-    app()
 
 
 def words(err: CurvlabError) -> str:

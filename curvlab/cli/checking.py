@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curvlab.cli.output import complain, print_json, print_table, print_text
-from curvlab.errors import ConfigError, CurvlabError, PluginError, UsageError
+from curvlab.errors import ConfigError, CurvlabError, PluginError, UsageError, raised
 from curvlab.registry import MethodEntry, PartEntry, PluginRecord, Registry, installed
 from curvlab.registry.identity import API_VERSION
-from curvlab.registry.imports import import_object, is_import_string, protocol
+from curvlab.registry.imports import import_object, is_import_string, protocol, require_imports
+from curvlab.registry.isolation import isolated
 from curvlab.registry.kinds import KINDS, METHOD, PROTOCOLS
 from curvlab.registry.obligations import explained
 from curvlab.registry.suggest import advice
@@ -111,11 +112,15 @@ def _plugin(registry: Registry, name: str) -> PluginRecord | None:
 
 def _by_path(registry: Registry, path: str, kind: str | None) -> PartEntry:
     """A class that is named by where it is; of the kind that it is of, if that is not said."""
+    require_imports(path)
     if kind is None:
         try:
-            found = import_object(path)
-        except Exception as err:  # anybody's module may raise anything
-            raise UsageError(f"{path} cannot be imported: {type(err).__name__}: {err}") from err
+            with isolated():
+                found = import_object(path)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as err:  # a module may raise anything, SystemExit included
+            raise UsageError(f"{path} cannot be imported: {raised(err)}") from err
         kinds = [k for k in PROTOCOLS if isinstance(found, type) and issubclass(found, protocol(k))]
         if len(kinds) != 1:
             raise UsageError(
@@ -154,8 +159,10 @@ def _checked(registry: Registry, entry: Entry, given: Mapping[str, Any]) -> Chec
         return Checked(kind, name, None, f"{err}\n{_advice(filled)}", skipped=bool(entry.distribution))
     except CurvlabError as err:
         return Checked(kind, name, None, str(err))
-    except Exception as err:  # a part may raise anything
-        return Checked(kind, name, None, explained(err) or f"cannot be made: {type(err).__name__}: {err}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:  # a part may raise anything, SystemExit included
+        return Checked(kind, name, None, explained(err) or f"cannot be made: {raised(err)}")
     report = SUITES[kind].of(part, api_version=_api_version(registry, entry)).run()
     unfit = [o for o in report if filled and isinstance(o.error, ConfigError)]
     if unfit and len(unfit) == len(report.failed):

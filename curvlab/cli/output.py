@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from curvlab.errors import printable
 from curvlab.files import writing
+from curvlab.reporting.document import as_json
+
+#: the standard output that the process was started with, while file descriptor 1 leads elsewhere
+_kept: TextIO | None = None
+#: copies of both descriptors as they were
+_saved: dict[int, int] = {}
+
+
+def reserve() -> None:
+    """From here on standard output is for documents alone: all else goes to standard error.
+
+    File descriptor 1 itself leads to standard error, so that ``os.write(1, …)``, child processes, libraries
+    in C and what is printed at exit cannot spoil a document that another program reads.  ``release`` ends it.
+    """
+    global _kept
+    _flush()
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # the parent closed it
+            _saved[number] = os.dup(number)
+    if 1 in _saved:
+        _kept = os.fdopen(os.dup(_saved[1]), "w", encoding="utf-8", errors="backslashreplace")
+        _lead(2, 1)
+
+
+def release() -> None:
+    """Put both descriptors back as they were, even if they have been closed since."""
+    global _kept
+    _flush()  # what still waits in a buffer was printed before
+    for number, copy in _saved.items():
+        os.dup2(copy, number)
+        os.close(copy)
+    _saved.clear()
+    if _kept is not None:
+        _kept.close()
+    _kept = None
+
+
+def documents() -> TextIO:
+    """Where documents are written."""
+    return sys.stdout if _kept is None else _kept
 
 
 def print_json(document: Any) -> None:
     """One JSON document."""
-    print_text(json.dumps(document, indent=2, ensure_ascii=False))
+    with _to(documents()) as stream:
+        print(as_json(document, indent=2), file=stream, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -41,20 +81,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_text(text: str) -> None:
     """Text for stdout as it is; raises ``RunFolderError`` if that is a file on a full disk."""
-    with _to_stdout():
-        print(text, flush=True)
+    with _to(sys.stdout) as stream:
+        print(text, file=stream, flush=True)
 
 
-@contextmanager
-def _to_stdout() -> Iterator[None]:
+@contextlib.contextmanager
+def _to(stream: TextIO) -> Iterator[TextIO]:
     try:
-        yield
+        yield stream
     except BrokenPipeError:  # whoever reads has seen enough; typer ends the process without a word
         raise
     except OSError as error:
         with writing(Path("standard output")):
             # Python would try once more to write the text when it ends, and complain in its own way
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             raise error
 
 
@@ -72,3 +112,19 @@ def paths_as_they_are() -> None:
     if reconfigure is not None:
         utf8 = str(sys.stdout.encoding).lower().replace("-", "") == "utf8"
         reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.__stdout__):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, detached or None
+            stream.flush()  # type: ignore[union-attr]
+
+
+def _lead(source: int, target: int) -> None:
+    """Make ``target`` what ``source`` is; nowhere, if that is closed."""
+    try:
+        os.dup2(source, target)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, target)
+        os.close(nowhere)

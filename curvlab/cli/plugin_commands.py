@@ -5,45 +5,55 @@ from __future__ import annotations
 from typing import Any
 
 import typer
+from typer.main import get_group
 from typer.models import CommandInfo, TyperInfo
 
 from curvlab.cli.output import complain
+from curvlab.errors import raised
 from curvlab.registry import Registry
+from curvlab.registry.isolation import isolated
 from curvlab.registry.loader import implementations
 
 
-def add_plugin_commands(app: typer.Typer, registry: Registry) -> None:
-    """Call ``curvlab_cli`` of every plugin with an empty app, and take over what it adds.
+def add_plugin_commands(app: typer.Typer, registry: Registry) -> set[str]:
+    """Call ``curvlab_cli`` of every plugin with an empty app, take over what it adds, and return the names.
 
-    A name that is taken stays with the one who has it; the plugin is named on stderr.
+    A name that is taken stays with the one who has it; the plugin is named on stderr.  So is one whose
+    hook raises, or whose commands Typer cannot read.
     """
+    added: set[str] = set()
+    ours: set[str] = set()
     for plugin, call in implementations(registry.manager, "curvlab_cli"):
         own = typer.Typer()
         try:
-            call(app=own)
-        except Exception as err:  # a plugin may raise anything
-            complain(
-                f'plugin "{plugin}": curvlab_cli raised {type(err).__name__}: {err}; its commands are missing'
-            )
+            with isolated():
+                call(app=own)
+                # Typer reads the signatures here: one that it cannot read would later end every command
+                entries: list[CommandInfo | TyperInfo] = [*own.registered_commands, *own.registered_groups]
+                found = [(info, _names(info)) for info in entries]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as err:  # a plugin may raise anything, SystemExit included
+            complain(f'plugin "{plugin}": curvlab_cli raised {raised(err)}; its commands are missing')
             continue
-        for command in own.registered_commands:
-            if not _taken(app, plugin, command):
-                app.registered_commands.append(command)
-        for group in own.registered_groups:
-            if not _taken(app, plugin, group):
-                app.registered_groups.append(group)
+        ours = ours or set(get_group(app).commands)
+        for info, names in found:
+            taken = sorted(names & (ours | added))
+            if taken:
+                exists = f'the command "{taken[0]}" exists already; its own is left out'
+                complain(f'plugin "{plugin}": {exists}')
+                continue
+            _registered(app, info).append(info)
+            added |= names
+    return added
 
 
-def _taken(app: typer.Typer, plugin: str, info: CommandInfo | TyperInfo) -> bool:
-    name = _name(info)
-    there = {*map(_name, app.registered_commands), *map(_name, app.registered_groups)}
-    if name not in there:
-        return False
-    complain(f'plugin "{plugin}": the command "{name}" exists already; its own is left out')
-    return True
+def _names(info: CommandInfo | TyperInfo) -> set[str]:
+    """What Typer will call a command, a group, or the commands of a group without a name."""
+    alone = typer.Typer()
+    _registered(alone, info).append(info)
+    return set(get_group(alone).commands)
 
 
-def _name(info: CommandInfo | TyperInfo) -> str:
-    """A command's or group's name as Typer will call it."""
-    callback: Any = info.callback
-    return str(info.name or callback.__name__.lower().replace("_", "-"))
+def _registered(app: typer.Typer, info: CommandInfo | TyperInfo) -> Any:
+    return app.registered_commands if isinstance(info, CommandInfo) else app.registered_groups

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curvlab.cli.naming import name_override
-from curvlab.cli.output import complain, print_table, print_text
+from curvlab.cli.output import complain, documents, print_json, print_table, print_text
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
 
@@ -98,7 +98,7 @@ def evaluate(run: Folder, as_json: Json = False) -> None:
     for fault in found["damaged"]:
         complain(f"warning: a damaged checkpoint was passed over: {fault}")
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_text(f"step {found['step']}  {metrics_in_words(found['metrics'])}")
 
@@ -114,7 +114,7 @@ def env(as_json: Json = False) -> None:
         for record in installed().plugins
     }
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for key, value in found.items():
         if isinstance(value, Mapping):
@@ -135,14 +135,14 @@ def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: boo
     if quiet:
         others = tuple(r for r in plan.reporters if not isinstance(r, Console))
         plan = dataclasses.replace(plan, reporters=others)
-    listeners = (Document(),) if as_json else ()
+    listeners = (Document(documents()),) if as_json else ()
     with warned_once(quiet=quiet):
         run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
     if run.was_over:
         hint = "give it a larger budget to go on: --set run.steps=N"
         complain(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}")
         if as_json:
-            _print_json(run.summary)
+            print_json(run.summary)
     elif not (as_json or quiet):
         print_text(_in_words(run.summary))
 
@@ -163,7 +163,7 @@ def _in_words(summary: Mapping[str, Any]) -> str:
 
 def _show_inspection(found: Inspection, as_json: bool) -> None:
     if as_json:
-        _print_json(found.as_document())
+        print_json(found.as_document())
         return
     print_table(
         ("parameter", "shape", "block", "treatment", "why not by the method itself"),
@@ -173,9 +173,3 @@ def _show_inspection(found: Inspection, as_json: bool) -> None:
     print_text(f"state of the method, beside parameters and gradients: {found.state_bytes:,} bytes")
     for cost in found.costs:
         print_text(f"{cost.steps} of {cost.of_steps} steps: {cost}")
-
-
-def _print_json(value: Any) -> None:
-    from curvlab.reporting.document import as_json
-
-    print_text(as_json(value, indent=2))

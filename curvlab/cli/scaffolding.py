@@ -44,7 +44,11 @@ def new(
         f"curvlab plugins check {name}",
         f"curvlab train {where / 'example.toml'}",
     )
-    lines = [f"{len(paths)} files in {where}; {made.edit} is the one to edit.  Then:", *steps]
+    lines = [
+        f"{len(paths)} files in {where}; {made.edit} is the one to edit.  README.md says where else"
+        " the example is described.  Then:",
+        *steps,
+    ]
     print_text("\n  ".join(lines))
 
 

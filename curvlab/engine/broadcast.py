@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from curvlab.errors import raised
 from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
 
 
@@ -12,8 +13,8 @@ class Broadcast(Reporter):
     """The run's log first, then the reporters that the user chose.
 
     Whatever happens before ``open`` is told afterwards.  An error of the log is the run's own and is
-    raised; one of another reporter becomes the event ``reporter-failed``, and that reporter is not
-    called again.
+    raised; one of another reporter, ``SystemExit`` included, becomes the event ``reporter-failed``, and
+    that reporter is not called again.  ``KeyboardInterrupt`` is the user's and is raised.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,9 @@ class Broadcast(Reporter):
         for reporter in tuple(self._others):
             try:
                 call(reporter)
-            except Exception as error:  # a reporter may be anybody's code; it becomes an event
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a reporter may raise anything, SystemExit included
                 self._others.remove(reporter)
-                name, words = type(reporter).__qualname__, f"{type(error).__name__}: {error}"
-                self.happened(Event("reporter-failed", self._step, {"reporter": name, "error": words}))
+                details = {"reporter": type(reporter).__qualname__, "error": raised(error)}
+                self.happened(Event("reporter-failed", self._step, details))

@@ -11,7 +11,9 @@ import torch
 from curvlab.errors import OutOfMemory
 
 #: what torch's ``RuntimeError`` says when an allocation fails, or could not even be asked for
-_SIGNS = re.compile(r"can't allocate memory|not enough memory|bad_alloc|[Oo]ut of memory|calculation overflowed")
+_SIGNS = re.compile(
+    r"can't allocate memory|not enough memory|bad_alloc|[Oo]ut of memory|calculation overflowed"
+)
 _BYTES = re.compile(r"tried to allocate ([\d.]+ ?\w+)")
 
 

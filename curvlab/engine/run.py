@@ -38,6 +38,7 @@ from curvlab.files import require_temporary_folder
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
+
 @dataclass(frozen=True)
 class Run:
     """What a run leaves behind: its folder, the content of its ``summary.json``, and the live parts.
@@ -179,7 +180,9 @@ class _Found:
     def events(self) -> list[Event]:
         """What the run's log should say of it."""
         step, name = self.checkpoint.step, self.checkpoint.path.name
-        found = [Event("damaged-checkpoint", step, {"fault": fault, "instead": name}) for fault in self.faults]
+        found = [
+            Event("damaged-checkpoint", step, {"fault": fault, "instead": name}) for fault in self.faults
+        ]
         if self.checkpoint.format == 1:
             why = "format 1 has no checksum of state.json"
             found.append(Event("unverified-checkpoint", step, {"checkpoint": name, "reason": why}))

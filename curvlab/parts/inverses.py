@@ -1,21 +1,22 @@
-"""Inverses of block-diagonal Kronecker curvature ``B ⊗ A``."""
+"""Inverses of block-diagonal curvature: Kronecker products ``B ⊗ A``, and diagonals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import naming_block
+from curvlab.errors import NotPositiveDefinite, UnsupportedEvidence, naming_block
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker, KroneckerEigen
 from curvlab.linalg.operator import BlockOperator, LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.preconditioner import Inverse
-from curvlab.protocols.structure import Structure, as_gram, kronecker_blocks
+from curvlab.protocols.structure import Gram, Structure, as_gram, kronecker_blocks
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,66 @@ class Eigen(Inverse):
             a = _ones(None, block.B) if a is None else a
             found[name] = KroneckerEigen(Q_B, Q_A, (torch.outer(b, a) + ctx.damping).reciprocal_())
         return BlockDiagonal(found)
+
+
+@dataclass(frozen=True)
+class DiagonalInverse(Inverse):
+    """Exact damping of a diagonal C, entry by entry: ``1 / (D + λ)``.
+
+    For estimates whose blocks are diagonal: ``KroneckerEigen`` without bases, or Kronecker products of
+    diagonal structures.  Costs two passes over the parameters and holds one number for each of them.
+    """
+
+    def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
+        return _diagonal({name: torch.ones_like(D) for name, D in diagonals(C).items()})
+
+    def __call__(self, C: LinearOperator[BlockVector], ctx: Context) -> BlockDiagonal:
+        found = {}
+        for name, D in diagonals(C).items():
+            damped = D + ctx.damping
+            if not bool(((damped > 0) & damped.isfinite()).all()):
+                with naming_block(name):
+                    raise NotPositiveDefinite("a diagonal with an entry that is not finite, or ≤ 0 with λ")
+            found[name] = damped.reciprocal_()
+        return _diagonal(found)
+
+
+def diagonals(C: LinearOperator[BlockVector]) -> dict[str, Tensor]:
+    """The diagonal of each block, as it multiplies the block; raises ``UnsupportedEvidence`` for others."""
+    blocks = C.blocks if isinstance(C, BlockDiagonal) else {"": C}
+    return {name: _diagonal_of(name, block) for name, block in blocks.items()}
+
+
+def _diagonal_of(name: str, block: object) -> Tensor:
+    if isinstance(block, KroneckerEigen) and block.Q_B is None and block.Q_A is None:
+        return block.D
+    if isinstance(block, Kronecker):
+        b, a = (None if side is None else _entries(side) for side in (block.B, block.A))
+        if b is not None and a is not None:
+            return torch.outer(b, a)
+        if a is not None and block.B is None:
+            return a.unsqueeze(0)  # the same in every row
+        if b is not None and block.A is None:
+            return b.unsqueeze(-1)
+    raise UnsupportedEvidence(
+        "diagonal",
+        name,
+        expected="diagonal curvature",
+        got=type(block).__name__,
+        hint='use structures that are "diagonal", or the inverse "cholesky" or "eigen"',
+    )
+
+
+def _entries(side: Factor) -> Tensor | None:
+    """The entries of a diagonal structure, in its family's own words; ``None`` for any other factor."""
+    if not isinstance(side, Structure) or not isinstance(side.family, Gram) or side.family.rotates:
+        return None
+    like = next(iter(side.tensors().values()))
+    return side.rmatmul(like.new_ones(1, side.d))[0]
+
+
+def _diagonal(entries: Mapping[str, Tensor]) -> BlockDiagonal:
+    return BlockDiagonal({name: KroneckerEigen(None, None, D) for name, D in entries.items()})
 
 
 def identity_of(side: Factor | None) -> Factor | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
+from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, Positive, check_bounds
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import At, Transform
 
@@ -28,11 +28,13 @@ class Ema(Transform[AverageState]):
 
     ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.  Where β
     changes while training, m stays Adam's: ``s_t = β s_{t−1} + (1 − β) v``, divided by ``1 − βᵗ``.
+    Without ``bias_correction`` it is s itself, which begins at zero.
     """
 
     fallible = False
 
     beta: Fraction = 0.9
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -42,7 +44,9 @@ class Ema(Transform[AverageState]):
 
     def __call__(self, state: AverageState, v: BlockVector, at: At) -> BlockVector:
         before, mass = 1 - self.beta**state.count, 1 - self.beta ** (state.count + 1)
-        if state.mass == before:
+        if not self.bias_correction:
+            state.average.combine_(self.beta, v, 1 - self.beta)
+        elif state.mass == before:
             state.average.flat.lerp_(v.flat, (1 - self.beta) / mass)
         else:  # β was another one in the last step
             state.average.combine_(self.beta * state.mass / mass, v, (1 - self.beta) / mass)
@@ -113,6 +117,30 @@ class Clip(Transform[None]):
 
     def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
         return v.owned().scale_((self.norm / v.norm()).clamp(max=1.0))
+
+
+@dataclass(frozen=True)
+class ClipEntries(Transform[None]):
+    """``min(max(v / scale, −1), 1)``, entry by entry: no entry of the result is longer than 1.
+
+    Sophia's bound on an update (Liu et al. 2023, arXiv 2305.14342), where the step's rate is the largest
+    change of a parameter.  Not linear: an entry below ``scale`` is in proportion to v, one above is a sign.
+    """
+
+    fallible = False
+
+    scale: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
+        out = v.owned()
+        out.flat.div_(self.scale).clamp_(-1.0, 1.0)
+        return out
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite, UnsupportedEvidence
 from curvlab.linalg.compose import BlockDiagonal
@@ -35,6 +36,8 @@ from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 
 M = TypeVar("M", bound="Structure")
+#: the class of a family's members
+Member = TypeVar("Member", bound="Structure", default="Structure")
 
 #: angles per index of the vectors that power iteration starts from, beside one that is nearly constant
 ANGLES = (1.0, 2.3999632, 0.7548777)
@@ -70,12 +73,12 @@ class Structure(ABC):
 
     def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
         """``M x``."""
-        _naive(self, "__matmul__")
+        naive(self, "__matmul__")
         return self.dense() @ x
 
     def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
         """``x M``, into ``out`` if given."""
-        _naive(self, "rmatmul")
+        naive(self, "rmatmul")
         return torch.matmul(x, self.dense(), out=out)
 
     def flops(self, columns: int) -> float:
@@ -110,12 +113,12 @@ class Structure(ABC):
 
     def mean_diagonal(self) -> Float[Tensor, "*b"]:
         """tr(M)/d."""
-        _naive(self, "mean_diagonal")
+        naive(self, "mean_diagonal")
         return self.dense().diagonal(dim1=-2, dim2=-1).mean(-1)
 
     def norm(self) -> Float[Tensor, "*b"]:
         """Frobenius norm of the matrix."""
-        _naive(self, "norm")
+        naive(self, "norm")
         return self.dense().square().sum((-2, -1)).sqrt()
 
     def spectral_norm(self) -> Float[Tensor, "*b"]:
@@ -132,6 +135,7 @@ class Structure(ABC):
     @property
     def batch(self) -> tuple[int, ...]:
         """The leading axes."""
+        naive(self, "batch")
         return tuple(self.dense().shape[:-2])
 
     def part(self: M, k: int) -> M:
@@ -151,12 +155,12 @@ class Family(ABC):
 
     def zeros(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> Structure:
         """The zero member of dimension d."""
-        _naive(self, "zeros")
+        naive(self, "zeros")
         return self.project(like.new_zeros(*batch, d, d))
 
     def eye(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> Structure:
         """The identity of dimension d."""
-        _naive(self, "eye")
+        naive(self, "eye")
         return self.project(torch.eye(d, dtype=like.dtype, device=like.device).expand(*batch, d, d))
 
     @abstractmethod
@@ -201,34 +205,36 @@ class Gram(ABC):
         return Spectral(powers(values + shift, p), vectors)
 
 
-class Group(ABC):
+class Group(ABC, Generic[Member]):
     """Capability: members closed under products, the identity among them.
 
-    Owes ``member``; the rest has a dense fallback that warns.
+    Owes ``member``; the rest has a dense fallback that warns.  ``Group[ArrowMatrix]`` says the class of
+    the members, so that a method of a subclass may take and return ``ArrowMatrix``; ``Group`` alone is
+    that of any ``Structure``.
     """
 
     @abstractmethod
-    def member(self, A: Float[Tensor, "*b d d"]) -> Structure:
+    def member(self, A: Float[Tensor, "*b d d"]) -> Member:
         """The member equal to A, a matrix that has the pattern; copied."""
 
-    def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> Structure:
+    def congruence(self, K: Member, X: Float[Tensor, "*b n d"]) -> Structure:
         """Π(Kᵀ XᵀX K)."""
-        _naive(self, "congruence")
+        naive(self, "congruence")
         S = K.rmatmul(X)
         return K.family.project(S.mT @ S)
 
-    def square(self, K: Structure) -> Structure:
+    def square(self, K: Member) -> Structure:
         """Π(Kᵀ K)."""
-        _naive(self, "square")
+        naive(self, "square")
         A = K.dense()
         return K.family.project(A.mT @ A)
 
-    def product(self, K: Structure, M: Structure) -> Structure:
+    def product(self, K: Member, M: Member) -> Structure:
         """K M."""
-        _naive(self, "product")
+        naive(self, "product")
         return self.member(K.dense() @ M.dense())
 
-    def gramian(self, K: Structure) -> Factor:
+    def gramian(self, K: Member) -> Factor:
         """K Kᵀ as products with it; a member itself where that is both possible and cheaper."""
         return Squared(K)
 
@@ -372,7 +378,8 @@ def _per_matrix(c: Any, t: Tensor) -> Any:
     return c.reshape(c.shape + (1,) * (t.dim() - c.dim()))
 
 
-def _naive(thing: object, method: str) -> None:
+def naive(thing: object, method: str) -> None:
+    """Warn that ``method`` of ``thing`` makes a dense matrix, since its class does not write it."""
     warnings.warn(
         f"{type(thing).__name__}.{method} falls back to a dense matrix; write it to be fast",
         NaiveFallback,

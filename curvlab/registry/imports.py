@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
+from contextlib import nullcontext
 from typing import Any
 
-from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
+from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError, raised
+from curvlab.registry.isolation import isolated
 from curvlab.registry.kinds import PROTOCOLS
 from curvlab.registry.obligations import in_words
 from curvlab.registry.records import PartEntry
@@ -18,6 +22,23 @@ IMPORT_SHAPE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 def is_import_string(text: str) -> bool:
     """Whether ``text`` has the form ``package.module:Class``."""
     return re.fullmatch(IMPORT_SHAPE, text) is not None
+
+
+def require_imports(text: str) -> None:
+    """Raise ``ConfigError`` if ``CURVLAB_IMPORTS`` forbids to import what a configuration names by its path.
+
+    Importing a module runs its code.  ``1``, nothing and no such variable allow it, all else forbids it.
+    """
+    allowed = os.environ.get("CURVLAB_IMPORTS", "1")
+    if allowed in ("", "1"):
+        return
+    raise ConfigError(
+        Fault(
+            f'"{text}" is an import string, and CURVLAB_IMPORTS={allowed} forbids these',
+            hint=f"Importing {text.partition(':')[0]} would run its code. Use a registered part"
+            " (`curvlab parts` lists them), or set CURVLAB_IMPORTS=1 if you trust this configuration.",
+        )
+    )
 
 
 def import_object(text: str) -> Any:
@@ -42,9 +63,14 @@ def part_class(entry: PartEntry) -> type:
     its import path: who can mend it differs.
     """
     try:
-        found = import_object(entry.factory)
-    except Exception as err:  # a part's module may raise anything
-        raise _cannot(entry, f"cannot be imported: {type(err).__name__}: {err}") from err
+        # streams are exchanged only where code of a module will run: other threads may be printing
+        known = entry.factory.partition(":")[0] in sys.modules
+        with nullcontext() if known else isolated():
+            found = import_object(entry.factory)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:  # a part's module may raise anything, SystemExit included
+        raise _cannot(entry, f"cannot be imported: {raised(err)}") from err
     wanted = protocol(entry.kind)
     if not (isinstance(found, type) and issubclass(found, wanted)):
         raise _cannot(entry, _of_another_kind(entry, found))

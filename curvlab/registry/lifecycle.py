@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curvlab.errors import PluginError
+from curvlab.errors import PluginError, raised
 from curvlab.protocols.report import Reporter, StepRecord
 from curvlab.registry.loader import implementations
 from curvlab.registry.registry import Registry
@@ -50,7 +50,7 @@ class PluginListener(Reporter):
         for _, call in implementations(self.registry.manager, hook, self.plugin):
             try:
                 call(**arguments)
-            except Exception as err:  # a plugin may raise anything
-                raise PluginError(
-                    f'plugin "{self.plugin}": {hook} raised {type(err).__name__}: {err}'
-                ) from err
+            except KeyboardInterrupt:
+                raise
+            except BaseException as err:  # a plugin may raise anything, SystemExit included
+                raise PluginError(f'plugin "{self.plugin}": {hook} raised {raised(err)}') from err

@@ -6,14 +6,13 @@ one raising hook abort the call for all; so entry points are read, imported and 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -21,9 +20,10 @@ from typing import Any
 
 import pluggy
 
-from curvlab.errors import PluginError, UsageError
+from curvlab.errors import PluginError, UsageError, raised
 from curvlab.registry import hookspecs
 from curvlab.registry.identity import API_VERSION, PROJECT
+from curvlab.registry.isolation import isolated
 from curvlab.registry.records import PluginRecord, Status
 from curvlab.registry.registry import Registry
 from curvlab.registry.suggest import advice, nearest
@@ -83,15 +83,49 @@ def block(words: Collection[str]) -> None:
 
 def candidates() -> list[Candidate]:
     """Every installed entry point of the group ``curvlab``; nothing is imported."""
-    found = []
-    for point in metadata.entry_points(group=PROJECT):
-        origin = point.dist
-        name = str(origin.metadata["Name"]) if origin is not None and origin.metadata["Name"] else "unknown"
-        version = (
-            str(origin.metadata["Version"]) if origin is not None and origin.metadata["Version"] else "?"
-        )
-        found.append(Candidate(point.name, name, version, point.load))
+    try:
+        found = [_candidate(point) for point in metadata.entry_points(group=PROJECT)]
+    except Exception:  # one distribution's entry_points.txt cannot be read
+        found = list(_one_by_one())
     return sorted(found, key=lambda c: (c.name, c.distribution))
+
+
+def _candidate(point: metadata.EntryPoint) -> Candidate:
+    name, version = _described(point.dist)
+    return Candidate(point.name, name, version, point.load)
+
+
+def _described(origin: metadata.Distribution | None) -> tuple[str, str]:
+    """Name and version; a distribution whose metadata cannot be read is called by its folder."""
+    try:
+        about: Any = {} if origin is None else origin.metadata
+        return str(about["Name"] or "unknown"), str(about["Version"] or "?")
+    except Exception:
+        folder = getattr(origin, "_path", None)  # there is no public name for it
+        return str(getattr(folder, "name", "unknown")).partition("-")[0], "?"
+
+
+def _one_by_one() -> Iterator[Candidate]:
+    """The entry points of every distribution that can be read, and a broken plugin for each that cannot."""
+    seen = set()
+    for origin in metadata.distributions():
+        name, version = _described(origin)
+        if name in seen:  # the first on the path is the one that is imported
+            continue
+        seen.add(name)
+        try:
+            yield from (_candidate(p) for p in origin.entry_points if p.group == PROJECT)
+        except Exception as err:
+            yield Candidate(
+                name, name, version, _raiser(f"its entry_points.txt cannot be read: {raised(err)}")
+            )
+
+
+def _raiser(message: str) -> Callable[[], Any]:
+    def load() -> Any:
+        raise PluginError(message)
+
+    return load
 
 
 def discover(
@@ -145,8 +179,7 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
         return _record(candidate, status, error, api_version=api, parts=own.keys(), **cost, **more)
 
     try:
-        # a plugin that prints while it is imported must not spoil the JSON on stdout
-        with contextlib.redirect_stdout(sys.stderr):
+        with isolated():
             module = candidate.load()
             api = str(getattr(module, "api_version", ""))
             wrong = _incompatible(api, getattr(module, "__name__", type(module).__name__))
@@ -157,13 +190,13 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
             for _, call in implementations(registry.manager, "curvlab_register", key):
                 call(registry=own)
             registry.absorb(own)
-    except (Exception, SystemExit):  # a plugin may raise anything, sys.exit included
-        if registry.manager.has_plugin(key):
-            registry.manager.unregister(name=key)
-        registry.plugins.append(record("broken", traceback.format_exc()))
     except KeyboardInterrupt as err:
         leave_out = f"`-p no:{candidate.name}` leaves it out"
         raise KeyboardInterrupt(f'while plugin "{candidate.name}" was loaded; {leave_out}') from err
+    except BaseException as err:  # a plugin may raise anything, sys.exit and GeneratorExit included
+        if registry.manager.has_plugin(key):
+            registry.manager.unregister(name=key)
+        registry.plugins.append(record("broken", traceback.format_exc(), cause=raised(err)))
     else:
         registry.plugins.append(record("ok", hooks=hooks))
 

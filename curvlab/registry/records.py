@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from curvlab.errors import PluginError
+from curvlab.errors import PluginError, raised
 
 #: seconds that a plugin may take to load before it is said to be slow; registering takes milliseconds
 SLOW = 1.0
@@ -64,6 +64,8 @@ class MethodEntry:
             raise PluginError(
                 f'{self.path}:{err.lineno}:{err.colno}: method "{self.name}" is not TOML: {err.msg}'
             ) from err
+        except (ValueError, RecursionError) as err:  # an integer of too many digits, tables nested too deep
+            raise PluginError(f'{self.path}: method "{self.name}" cannot be read: {raised(err)}') from err
 
     @property
     def summary(self) -> str:
@@ -94,9 +96,10 @@ class MethodEntry:
 class PluginRecord:
     """A plugin that was found, whether or not it could be used.
 
-    ``error`` is empty for ``ok``; a broken plugin's holds the traceback.  ``parts`` are written
-    ``kind/name``; those of a broken plugin are what it had added before it raised.  ``seconds`` is how long
-    it took to load, ``heavy`` which of the slow libraries it was the first to import.
+    ``error`` is empty for ``ok``; a broken plugin's holds the traceback, and ``cause`` what was raised and
+    where, on one line.  ``parts`` are written ``kind/name``; those of a broken plugin are what it had added
+    before it raised.  ``seconds`` is how long it took to load, ``heavy`` which of the slow libraries it
+    was the first to import.
     """
 
     name: str
@@ -109,6 +112,7 @@ class PluginRecord:
     parts: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
     heavy: tuple[str, ...] = ()
+    cause: str = field(default="", compare=False)
 
     @property
     def slow(self) -> str:
@@ -123,9 +127,8 @@ class PluginRecord:
 
     @property
     def reason(self) -> str:
-        """The last line of ``error``: of a traceback, the exception itself."""
-        lines = [line for line in self.error.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
+        """One line: what is wrong with the plugin, and where."""
+        return self.cause or " ".join(self.error.split())
 
     @property
     def usable(self) -> bool:

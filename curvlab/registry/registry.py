@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -10,7 +12,7 @@ import pluggy
 
 from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
 from curvlab.registry.identity import PROJECT
-from curvlab.registry.imports import is_import_string
+from curvlab.registry.imports import is_import_string, require_imports
 from curvlab.registry.kinds import KINDS, METHOD, PROTOCOLS
 from curvlab.registry.records import MethodEntry, PartEntry, PluginRecord
 from curvlab.registry.suggest import advice, nearest
@@ -43,7 +45,8 @@ class Registry:
         """Register a part.
 
         ``factory`` is an import string ``package.module:Class``; ``summary`` one line for listings;
-        ``source`` where a task's data come from; ``preset`` settings that this name fixes.
+        ``source`` where a task's data come from; ``preset`` settings that this name fixes, as values of
+        TOML.  Raises ``PluginError`` for anything else.
         """
         if kind not in PROTOCOLS:
             raise PluginError(f'unknown kind "{kind}" of part "{name}". {advice(kind, PROTOCOLS, "Kinds")}')
@@ -51,8 +54,16 @@ class Registry:
             raise PluginError(
                 f'{kind} "{name}": factory {factory!r} is not an import string package.module:Class'
             )
-        if not summary.strip() or "\n" in summary:
-            raise PluginError(f'{kind} "{name}": summary must be one line, got {summary!r}')
+        if not isinstance(summary, str) or not summary.strip() or not is_line(summary):
+            raise PluginError(f'{kind} "{name}": summary must be one line, got {summary!r:.80}')
+        if not isinstance(source, str) or not is_line(source):
+            raise PluginError(f'{kind} "{name}": source must be one line, got {source!r:.80}')
+        for key, value in preset.items():
+            if not is_plain(value):
+                raise PluginError(
+                    f'{kind} "{name}": preset {key} = {value!r:.80} is no value of TOML: '
+                    "expected a string, a finite number, a boolean, or lists and tables of these"
+                )
         entry = PartEntry(kind, name, factory, summary, source, preset, self.distribution, self.version)
         self._insert(kind, entry)
 
@@ -77,10 +88,11 @@ class Registry:
 
         Among clashing parts that of distribution ``prefer`` is taken, else core's: a method file means
         the parts of its own distribution, or core's, whatever else is installed.  Raises
-        ``ConfigError`` for an unknown or ambiguous name, ``PluginError`` for one that a broken plugin
-        should have brought.
+        ``ConfigError`` for an unknown or ambiguous name and for a class by its path under
+        ``CURVLAB_IMPORTS=0``, ``PluginError`` for a name that a broken plugin should have brought.
         """
         if is_import_string(use) and not self._is_distribution(use.partition(":")[0]):
+            require_imports(use)
             return PartEntry(kind, use, use, summary="")
         return self._lookup(kind, use, list(self.parts(kind)), prefer)
 
@@ -183,6 +195,24 @@ class Registry:
             notes.append(f'"{name}" is the name of a {" and a ".join(elsewhere)}.')
         notes += [f'Plugin "{r.name}" is {r.status} and may have it: {r.reason}' for r in unusable]
         return ConfigError(Fault(f'unknown {kind} "{use}"', hint="\n  ".join(notes)))
+
+
+def is_line(text: str) -> bool:
+    """Whether ``text`` fits a line of a table: no control characters, no lone surrogates."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether TOML and JSON can write ``value``."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return not any(unicodedata.category(c) == "Cs" for c in value)
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(key) and is_plain(v) for key, v in value.items())
+    return isinstance(value, (bool, int))
 
 
 def _ambiguous(kind: str, name: str, found: Iterable[PartEntry | MethodEntry]) -> ConfigError:

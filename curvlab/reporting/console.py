@@ -14,7 +14,6 @@ from typing import Any
 
 from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
 
-
 #: events that are shown as a line, in whatever view: the run goes on from elsewhere than one would think
 SHOWN = ("damaged-checkpoint", "unverified-checkpoint")
 

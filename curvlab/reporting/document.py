@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from curvlab.protocols.report import Reporter
 
 
 class Document(Reporter):
-    """Prints the run's summary as one document on standard output, whatever way the run ended."""
+    """Prints the run's summary as one document on ``stream``, whatever way the run ended."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
 
     def finished(self, summary: Mapping[str, Any]) -> None:
-        print(as_json(summary, indent=2), file=sys.stdout, flush=True)
+        print(as_json(summary, indent=2), file=self.stream, flush=True)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -71,7 +71,9 @@ class RunLog(Reporter):
         line = {"kind": "eval", "step": record.step, "seconds": record.seconds, **record.metrics}
         self._append(METRICS, line)
         with writing(self.folder / METRICS):
-            os.fsync(self._files[METRICS].fileno())  # rare, and the lines that a checkpoint of this step counts on
+            os.fsync(
+                self._files[METRICS].fileno()
+            )  # rare, and the lines that a checkpoint of this step counts on
 
     def happened(self, event: Event) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -35,6 +35,7 @@ def project(kind: str, name: str, *, version: str, year: int) -> Project:
     values = _values(kind, names, version, year)
     values |= _about(Template(templates.pop("about.txt")).substitute(values))
     values["Summary"] = values["summary"][0].upper() + values["summary"][1:]
+    values["summary"] = f"example: {values['summary']}"  # listings show what its author has not replaced
     places = {"PACKAGE": names.package, "MODULE": names.module, "NAME": names.name, "TESTS": "tests"}
     written = {}
     for path, template in templates.items():
@@ -84,6 +85,7 @@ def _values(kind: str, names: Names, version: str, year: int) -> dict[str, str]:
         "a_kind": f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}",
         "listing": "curvlab methods" if kind == METHOD else f"curvlab parts {kind}",
         "uninstalled": by_hand if kind == METHOD else by_path,
+        "described": f"`summary` in `{names.package}/{file if kind == METHOD else '__init__.py'}`",
         "name": names.name,
         "Class": names.class_name,
         "module": names.module,

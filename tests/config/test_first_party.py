@@ -25,7 +25,7 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
 
 #: the knobs that users were promised
 PROMISED = {
-    **{name: {"lr", "weight_decay"} for name in ("sgd", "adamw", "muon")},
+    **{name: {"lr", "weight_decay"} for name in ("sgd", "adamw", "muon", "sophia")},
     "lbfgs": {"lr", "memory", "damping"},
     **{
         name: {"lr", "momentum", "weight_decay", "damping", "refresh", "decay", "labels", "sharing"}

@@ -7,10 +7,10 @@ import torch
 
 from curvlab.errors import CapabilityError, NotPositiveDefinite, UnsupportedEvidence
 from curvlab.linalg.compose import BlockDiagonal
-from curvlab.linalg.kronecker import Kronecker
+from curvlab.linalg.kronecker import Kronecker, KroneckerEigen
 from curvlab.linalg.operator import LinearOperator, dense_block
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.inverses import Cholesky, Eigen
+from curvlab.parts.inverses import Cholesky, DiagonalInverse, Eigen
 from curvlab.parts.inverted import Inverted
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Inverse
@@ -150,3 +150,31 @@ def test_apply_changes_neither_vector_nor_state() -> None:
     first = part.apply(state, v, context()).x.flat.clone()
     assert torch.equal(v.flat, kept)
     assert torch.equal(part.apply(state, v, context()).x.flat, first)
+
+
+@pytest.mark.parametrize(
+    "families", [(Diagonal(), Diagonal()), (None, Diagonal()), (Diagonal(), None)], ids=str
+)
+def test_a_diagonal_of_structures_is_inverted_with_exact_damping(
+    families: tuple[Family | None, Family | None],
+) -> None:
+    C = curvature(families)
+    found = matrix(DiagonalInverse()(C, context(damping=LAMBDA)))
+    torch.testing.assert_close(found, torch.linalg.inv(matrix(C) + LAMBDA * torch.eye(12, dtype=DTYPE)))
+    torch.testing.assert_close(matrix(DiagonalInverse().init(C)), torch.eye(12, dtype=DTYPE))
+
+
+@pytest.mark.parametrize("families", [(Dense(), Diagonal()), (None, Dense())], ids=str)
+def test_what_is_not_diagonal_is_refused_with_what_to_use(
+    families: tuple[Family | None, Family | None],
+) -> None:
+    with pytest.raises(UnsupportedEvidence, match=r'diagonal on block "l": expected diag(.|\n)*"cholesky"'):
+        DiagonalInverse()(curvature(families), context())
+
+
+def test_a_diagonal_with_an_entry_that_is_negative_or_missing_names_its_block() -> None:
+    for entry in (-1.0, float("nan")):
+        D = torch.ones(3, 4, dtype=DTYPE)
+        D[1, 2] = entry
+        with pytest.raises(NotPositiveDefinite, match='block "l"'):
+            DiagonalInverse()(BlockDiagonal({"l": KroneckerEigen(None, None, D)}), context(damping=LAMBDA))

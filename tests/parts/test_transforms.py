@@ -10,12 +10,14 @@ from torch import nn
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
 from curvlab.parts.schedules import Linear
-from curvlab.parts.transforms import Clip, Ema, Graft, Momentum, NormConstraint, WeightDecay
+from curvlab.parts.transforms import Clip, ClipEntries, Ema, Graft, Momentum, NormConstraint, WeightDecay
 from curvlab.protocols.step import Transform
 from tests.parts.vectors import LAYOUT, at, spd, vector
 
 EACH: list[Transform] = [
     Ema(0.9),
+    Ema(0.9, bias_correction=False),
+    ClipEntries(0.1),
     Momentum(0.9),
     Momentum(0.9, nesterov=True),
     WeightDecay(0.1),
@@ -207,3 +209,17 @@ def test_a_grafted_block_that_does_not_move_stays_so_however_steep(dtype: torch.
     out = Graft()(None, u.borrow(), at(g))
     assert torch.equal(out["w"], torch.zeros(3, 2, dtype=dtype))
     assert bool(torch.isfinite(out.flat).all())
+
+
+def test_an_average_without_correction_begins_at_zero() -> None:
+    part, expected = Ema(0.9, bias_correction=False), torch.zeros_like(vector().flat)
+    state = part.init(vector())
+    for k in range(5):
+        expected = 0.9 * expected + 0.1 * vector(k).flat
+        torch.testing.assert_close(part(state, vector(k), at(vector(k))).flat, expected)
+
+
+def test_entries_are_in_units_of_the_scale_and_no_longer_than_one() -> None:
+    part = ClipEntries(0.5)
+    found = part(part.init(vector()), vector(1), at(vector(2))).flat
+    torch.testing.assert_close(found, (vector(1).flat / 0.5).clamp(-1, 1))

@@ -58,6 +58,7 @@ def test_mypy_has_nothing_to_say(
     files = [f for p in projects.values() for f in p.python(p.made.names.package, "tests", "benchmarks")]
     files = [f for f in files if not f.endswith("benchmarks/__init__.py")]  # they are of one name
     assert len(files) >= 3 * len(KINDS)
+    files.append(str(ROOT / "docs" / "examples" / "curvlab-hello" / "curvlab_hello" / "hello.py"))
     strictly = ("--strict", "--python-version", "3.10", "--explicit-package-bases", "--config-file=")
     paths = {**environment, "MYPYPATH": environment["PYTHONPATH"]}
     run("mypy", *strictly, "--cache-dir", str(ROOT / ".mypy_cache"), *files, cwd=tmp_path, env=paths)

@@ -104,6 +104,21 @@ def test_what_a_member_stores_is_counted_and_named() -> None:
     assert Upper().scalars(5) == 15 == M.tensors()["entries"].numel()
 
 
+def test_a_dimension_that_is_read_off_the_dense_matrix_is_what_a_warning_names() -> None:
+    """And no other operation is blamed for it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NaiveFallback)
+        M = Upper().project(symmetric(5, 0))
+        assert (M.d, M.batch) == (5, ())
+    named = [str(w.message).split()[0] for w in caught]
+    assert named == ["UpperMatrix.d", "UpperMatrix.batch"]
+    quiet = {"d": property(lambda self: self.order), "batch": property(lambda self: self.entries.shape[:-1])}
+    other = type("Quick", (UpperMatrix,), quiet)(Upper(), M.entries, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NaiveFallback)
+        assert (other.d, other.batch) == (5, ())
+
+
 def test_a_family_whose_scalars_are_no_entries_is_told_to_write_the_projection() -> None:
     with pytest.raises(PluginError, match=r"Constant: dense\(\) of member\(A\) is not A .*Constant\.project"):
         Constant().project(symmetric(3, 0))

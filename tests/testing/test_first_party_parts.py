@@ -51,6 +51,7 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("krylov", "flexible-cg"): [{}, {"directions": 3}],
     ("step", "quadratic-model"): [{}, {"momentum": False}],
     ("transform", "momentum"): [{}, {"nesterov": True}],
+    ("transform", "ema"): [{}, {"bias_correction": False}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],

@@ -18,6 +18,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.testing.conformance import PreconditionerConformance
 from tests.testing.caught import (
     CALLS,
     Broken,
@@ -295,3 +296,17 @@ caught, shown, passes = frame(EVERY, SOUND)
 test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught
 test_every_check_is_shown_to_catch_something = shown
 test_a_part_in_order_passes = passes
+
+
+def test_what_is_not_linear_is_told_how_to_say_so() -> None:
+    @dataclass(frozen=True)
+    class Bounded(SoundPreconditioner):
+        def apply(self, state: Any, v: BlockVector, ctx: Context) -> Solve:
+            return Solve(BlockVector(v.layout, v.flat.clamp(-1e-3, 1e-3)))
+
+    report = PreconditionerConformance.of(Bounded()).run()
+    assert "linear" in report.failed
+    for check in {"linear", "positive"} & set(report.failed):
+        assert "write varying = True in Bounded" in report[check].message
+    Bounded.varying = True
+    assert not {"linear", "positive"} & set(PreconditionerConformance.of(Bounded()).run().failed)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from curvlab.engine.state import export
-from curvlab.errors import NotPositiveDefinite
+from curvlab.errors import NotPositiveDefinite, UnsupportedEvidence
 from curvlab.linalg.compose import BlockDiagonal
-from curvlab.linalg.kronecker import Kronecker
-from curvlab.linalg.operator import LinearOperator, dense
+from curvlab.linalg.kronecker import Kronecker, KroneckerEigen
+from curvlab.linalg.operator import BlockOperator, LinearOperator, dense
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.preconditioner import Inverse
 from curvlab.structures.dense import Dense
@@ -30,7 +31,8 @@ Curvature = LinearOperator[BlockVector]
 class InverseConformance(Exercised):
     """An inverse against the dense one, for block-diagonal Kronecker curvature ``B ⊗ A``.
 
-    For a rule that reads curvature of another kind, write ``curvature`` too.
+    A rule that refuses dense factors (``UnsupportedEvidence``) is checked with diagonal blocks.  For one
+    that reads curvature of another kind, write ``curvature`` too.
     """
 
     kind = "inverse"
@@ -40,11 +42,26 @@ class InverseConformance(Exercised):
         self, *, one_sided: bool = False, of: float = 1.0, dtype: torch.dtype = torch.float64
     ) -> Any:
         """Well-conditioned SPD blocks times ``of``; with ``one_sided`` the left factors are the identity."""
-        blocks = {}
+        blocks: dict[str, BlockOperator] = {}
         for k, (name, (o, i)) in enumerate(SHAPES.items()):
+            if self.diagonal:
+                blocks[name] = KroneckerEigen(
+                    None, None, of * (0.5 + normal(o, i, seed=k).square()).to(dtype)
+                )
+                continue
             B = None if one_sided else Dense().project(_spd(o, 10 + k).to(dtype))
             blocks[name] = Kronecker(B, Dense().project(of * _spd(i, 20 + k).to(dtype)))
         return BlockDiagonal(blocks)
+
+    @cached_property
+    def diagonal(self) -> bool:
+        """Whether the rule reads diagonal blocks, and none with dense factors."""
+        A = Dense().project(_spd(4, 20))
+        try:
+            self.part.init(BlockDiagonal({"a": Kronecker(None, A)}))
+        except UnsupportedEvidence:
+            return True
+        return False
 
     @property
     def name(self) -> str:

@@ -13,14 +13,72 @@ from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.suite import Conformance
 from curvlab.testing.surroundings import Surroundings
 
+#: the keys of a run's ``manifest.json`` and ``summary.json``, all of them
 MANIFEST: Mapping[str, Any] = {
     "name": "a run",
-    "budget": {"epochs": None, "steps": 10, "seconds": None},
+    "folder": "runs/a-run-20240229T120000-0123abcd",
+    "started": "2024-02-29T12:00:00+00:00",
+    "argv": ["curvlab", "train", "a.toml"],
+    "curvlab": "0.1.0",
+    "torch": "2.13.0",
+    "python": "3.11.7",
+    "plugins": {"curvlab-kfac": "0.1.0"},
+    "platform": "Linux-6.1-x86_64",
+    "machine": "x86_64",
+    "processor": "a processor",
+    "cores": 2,
+    "threads": 1,
+    "executable": "/usr/bin/python3",
+    "git": None,
+    "parts": {"task/digits": "curvlab 0.1.0"},
+    "device": "cpu",
+    "dtype": "float32",
+    "seed": 0,
     "method": "kfac",
     "task": "digits",
-    "started": "2024-02-29T12:00:00+00:00",
+    "budget": {"epochs": None, "steps": 10, "seconds": None},
+    "examples": 1437,
+    "batch_size": 128,
+    "judged_by": {"metric": "val_accuracy", "more_is_better": True},
+    "parameters": 6410,
+    "trained": 6410,
+    "state_bytes": 51280,
+    "coverage": [],
 }
-SUMMARY: Mapping[str, Any] = {"status": "done", "steps": 10, "seconds": 1.5, "metrics": {"val_loss": 0.1}}
+SUMMARY: Mapping[str, Any] = {
+    "name": "a run",
+    "folder": "runs/a-run-20240229T120000-0123abcd",
+    "method": "kfac",
+    "exit_reason": "finished",
+    "exit_code": 0,
+    "message": "",
+    "metrics": {"val_loss": 0.1},
+    "metrics_step": 10,
+    "best": {"metric": "val_loss", "value": 0.1, "step": 10},
+    "steps": 10,
+    "epochs": 0.9,
+    "examples": 1280,
+    "seconds": 1.5,
+    "events": {"more-damping": 1},
+    "checkpoint": "checkpoints/step-00000010",
+}
+
+#: that of a run that failed before its first step
+FAILED: Mapping[str, Any] = {
+    **SUMMARY,
+    "exit_reason": "failed",
+    "exit_code": 1,
+    "message": "a reason",
+    "metrics": {},
+    "metrics_step": 0,
+    "best": None,
+    "steps": 0,
+    "epochs": 0.0,
+    "examples": 0,
+    "seconds": 0.0,
+    "events": {},
+    "checkpoint": None,
+}
 
 FULL = StepRecord(
     step=1,
@@ -86,8 +144,8 @@ class ReporterConformance(Conformance):
     @check()
     def check_early_end(self) -> None:
         """A run that ends before its first step, or that never began, is finished all the same."""
-        self.told(_started, _finished)
-        self.told(_finished)
+        self.told(_started, lambda r: r.finished(FAILED))
+        self.told(lambda r: r.finished(FAILED))
 
     @check()
     def check_standard_output(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from curvlab.errors import UsageError
+from curvlab.errors import CurvlabError, UsageError, place_of, raised
 from curvlab.protocols.structure import NaiveFallback
 from curvlab.registry.identity import API_VERSION
 from curvlab.registry.imports import protocol
@@ -148,7 +148,9 @@ class Conformance(ABC):
             return Outcome(asked.name, "skip", str(why))
         except Naive as why:
             return Outcome(asked.name, "naive", str(why))
-        except Exception as error:  # a part may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a part may raise anything, SystemExit included
             return Outcome(asked.name, "fail", _words(error), error)
         finally:
             before.restore()
@@ -203,13 +205,16 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(int(word) for word in version.split("."))
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     """An assertion in its own words; any other error with its type, and where in the part it was raised."""
     known = explained(error)
     if known:
         return known
     if isinstance(error, AssertionError) and str(error):
         return str(error)
+    if isinstance(error, CurvlabError):
+        return f"{type(error).__name__}: {error}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "curvlab/testing" not in f.filename]
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    if place_of(error.__traceback__) or not frames:
+        return raised(error)
+    return f"{raised(error)} ({frames[-1].filename}:{frames[-1].lineno})"

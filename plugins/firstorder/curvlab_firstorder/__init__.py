@@ -1,4 +1,4 @@
-"""First-order methods for curvlab: ``sgd``, ``adamw`` and ``muon``, and the parts they need.
+"""First-order and diagonal methods for curvlab: ``sgd``, ``adamw``, ``muon`` and ``sophia``, and their parts.
 
 This module is imported on every listing, so it imports no torch.
 """
@@ -14,7 +14,7 @@ api_version = "1.0"
 
 @hookimpl
 def curvlab_register(registry: Any) -> None:
-    """Adam's and Muon's preconditioners, and the three methods."""
+    """Adam's and Muon's preconditioners, Sophia's estimator, and the four methods."""
     registry.add(
         "preconditioner",
         "adam",
@@ -26,5 +26,11 @@ def curvlab_register(registry: Any) -> None:
         "newton-schulz",
         "curvlab_firstorder.newton_schulz:NewtonSchulz",
         summary="the nearest matrix with orthogonal rows or columns, for matrices",
+    )
+    registry.add(
+        "estimator",
+        "sampled-diagonal",
+        "curvlab_firstorder.sampled_diagonal:SampledDiagonal",
+        summary="the diagonal of the Fisher matrix, from labels sampled from the model",
     )
     registry.methods("curvlab_firstorder")

@@ -98,7 +98,7 @@ def test_adamw_holds_what_torch_holds(optimizer: Any) -> None:
     assert ours.state_bytes() == 2 * sum(p.nbytes for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "sophia"])
 def test_a_resumed_run_goes_on_as_if_never_stopped(name: str, optimizer: Any) -> None:
     criterion, data = nn.CrossEntropyLoss(), batches()
 

@@ -24,6 +24,14 @@ class HelloMatrix(EntryMatrix):
         matrix[..., 1::2, 1::2] = self.odd
         return matrix
 
+    @property
+    def d(self) -> int:
+        return self.even.shape[-1] + self.odd.shape[-1]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return tuple(self.even.shape[:-2])
+
     def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
         y = x.new_empty(x.shape)
         y[..., 0::2, :] = self.even @ x[..., 0::2, :]
@@ -41,8 +49,11 @@ class HelloMatrix(EntryMatrix):
 
 
 @dataclass(frozen=True)
-class Hello(EntryFamily):
+class Hello(EntryFamily[HelloMatrix]):
     """The family: half the scalars of a dense matrix, closed under products."""
 
     def member(self, A: Float[Tensor, "*b d d"]) -> HelloMatrix:
         return HelloMatrix(self, A[..., 0::2, 0::2].clone(), A[..., 1::2, 1::2].clone())
+
+    def square(self, K: HelloMatrix) -> HelloMatrix:
+        return HelloMatrix(self, K.even.mT @ K.even, K.odd.mT @ K.odd)

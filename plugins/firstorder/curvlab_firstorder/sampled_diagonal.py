@@ -1,0 +1,105 @@
+"""The diagonal of the Fisher matrix from labels that the model would give: Sophia's estimate of curvature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.kronecker import KroneckerEigen
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.adapter import products, total
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.context import Context
+from curvlab.protocols.estimator import CurvatureEstimator
+from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.needs import Labels, Needs
+
+#: entries of per-example gradients that are formed at once where an example has several rows
+ENTRIES = 2**24
+
+
+@dataclass
+class DiagonalState:
+    """Moving average of the diagonal, and how often each block was observed."""
+
+    diagonal: BlockVector
+    observed: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SampledDiagonal(CurvatureEstimator[DiagonalState]):
+    """C ≈ Diag(h), h a moving average of the diagonal of the Fisher matrix of the mean loss, labels sampled.
+
+    ``squares = "examples"``: ``mean_n (∂ℓ_n/∂θ)²``, the squares of single examples.  ``"batch"``:
+    ``B (∂L/∂θ)²``, B times the square of the mean gradient over the B terms of the loss: the
+    Gauss-Newton-Bartlett estimate (Liu et al. 2023, arXiv 2305.14342).  Labels of different examples are
+    independent and their gradients have mean zero, so both have the same expectation; that of the batch is
+    noisier, and costs one product of the shape of the gradient per layer, whatever the layer.
+    ``examples`` bounds what an observation takes: the first so many examples (whole micro-batches), or
+    all (0).  Without ``bias_correction`` the average begins at zero, as the paper's does.
+    """
+
+    squares: Literal["examples", "batch"] = "examples"
+    decay: float = 0.99
+    samples: int = 1
+    examples: int = 0
+    bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not 0 <= self.decay < 1:
+            faults.append(Fault(f"decay = {self.decay!r} must be ≥ 0 and < 1", path="decay"))
+        if self.samples < 1:
+            faults.append(Fault(f"samples = {self.samples!r} must be at least 1", path="samples"))
+        if self.examples < 0:
+            faults.append(Fault(f"examples = {self.examples!r} must be ≥ 0 (0: all)", path="examples"))
+        if faults:
+            raise ConfigError(*faults)
+
+    @property
+    def by_layer(self) -> bool:
+        return True
+
+    def needs(self) -> Needs:
+        return Needs(layers=frozenset({Labels.MODEL}), samples=self.samples, layer_examples=self.examples)
+
+    def refuses(self, block: Block) -> str | None:
+        return None if block.is_layer else block.reason
+
+    def init(self, like: BlockVector, ctx: Context) -> DiagonalState:
+        return DiagonalState(like.zeros_like(), dict.fromkeys(like.layout.names, 0))
+
+    def observe(self, state: DiagonalState, seen: Pass, ctx: Context) -> None:
+        for name, terms in seen.layers[Labels.MODEL].items():
+            state.observed[name] += 1
+            mass = 1 - self.decay ** state.observed[name] if self.bias_correction else 1.0
+            fresh = sum(self._diagonal(term) for term in terms)
+            state.diagonal[name].lerp_(fresh, (1 - self.decay) / mass)
+
+    def curvature(self, state: DiagonalState) -> BlockDiagonal:
+        return BlockDiagonal({name: KroneckerEigen(None, None, D) for name, D in state.diagonal.items()})
+
+    def _diagonal(self, stats: LayerStats) -> Float[Tensor, "o i"]:
+        """The diagonal of one term's Fisher matrix; rows of gradients carry the weight of a sample."""
+        assert stats.grads is not None, "labels sampled from the model come with gradients"
+        a, grads, n = stats.inputs, stats.grads, len(stats.inputs)
+        found = a.new_zeros(grads.shape[-1], a.shape[-1])
+        for g in grads:
+            found += total(a, g).square_() if self.squares == "batch" else squared(a, g)
+        return found.div_(n)
+
+
+def squared(a: Float[Tensor, "n r i"], g: Float[Tensor, "n s o"]) -> Float[Tensor, "o i"]:
+    """``Σ_n (Σ_s g aᵀ)²`` elementwise."""
+    if a.shape[1] == 1 == g.shape[1]:
+        return g[:, 0].square().mT @ a[:, 0].square()
+    found = a.new_zeros(g.shape[-1], a.shape[-1])
+    at_once = max(1, ENTRIES // found.numel())
+    for k in range(0, len(a), at_once):
+        found += products(a[k : k + at_once], g[k : k + at_once]).square_().sum(0)
+    return found
