@@ -194,6 +194,10 @@ class ResultsError(CurvlabError):
     """Results of benchmarks that are not there or not what asv writes; says how to get them."""
 
 
+class NoResults(ResultsError):
+    """A folder without any number: nothing was run there, or the run died before its first result."""
+
+
 class Regression(CurvlabError):
     """A benchmark got worse, beyond what its gate lets through; names it."""
 

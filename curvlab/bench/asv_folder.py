@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from curvlab.bench.records import Key, Measurement, Result, Results, by_date, finite
-from curvlab.errors import ResultsError, UsageError
+from curvlab.errors import NoResults, ResultsError, UsageError
 
 #: the layout that asv has written since 0.5
 VERSION = 2
@@ -19,16 +19,22 @@ _NOT_RESULTS = ("benchmarks.json", "machine.json")
 
 
 def read_folder(folder: Path, machine: str = "") -> Results:
-    """The results of ``machine``, or of the one there is; raises ``ResultsError``."""
+    """The results of ``machine``, or of the one there is; raises ``ResultsError``, ``NoResults`` if none.
+
+    A commit of which nothing was run is left out: asv died before its first result.
+    """
+    if not folder.exists():
+        raise NoResults(f"{folder} does not exist: `asv run` makes it, --results names another")
     if not folder.is_dir():
-        raise ResultsError(f"{folder} is not a folder: `asv run` makes it, --results names another")
+        raise ResultsError(f"{folder} is not a folder: `asv run` makes one, --results names another")
     chosen = _machine(folder, machine)
     about = _benchmarks(folder)
     files = sorted(p for p in (folder / chosen).glob("*.json") if p.name not in _NOT_RESULTS)
-    results = [_result(path, about) for path in files]
+    results = [result for result in (_result(path, about) for path in files) if result.run]
     if not results:
-        raise ResultsError(
-            f"{folder / chosen} holds no results: `asv run --machine {chosen}` measures commits"
+        died = f" ({len(files)} of asv's files are empty: it ended before its first result)" if files else ""
+        raise NoResults(
+            f"{folder / chosen} holds no results{died}: `asv run --machine {chosen}` measures commits"
         )
     units = {name: str(entry.get("unit", "")) for name, entry in about.items()}
     return Results(chosen, by_date(results), units)
@@ -52,12 +58,12 @@ def _machine(folder: Path, asked: str) -> str:
     """The name of the machine whose results are read."""
     known = sorted(p.parent.name for p in folder.glob("*/machine.json"))
     known = known or sorted({p.parent.name for p in folder.glob("*/*.json")})
-    if asked:
+    if asked and known:
         if asked not in known:
             raise UsageError(f'no machine "{asked}" in {folder}. Machines: {", ".join(known) or "none"}')
         return asked
     if not known:
-        raise ResultsError(f"{folder} holds no results: `asv run` measures commits")
+        raise NoResults(f"{folder} holds no results: `asv run` measures commits")
     if len(known) > 1:
         raise UsageError(f"{folder} has results of {' and '.join(known)}: say --machine")
     return known[0]

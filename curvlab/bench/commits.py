@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from curvlab.bench.intended import Intended
 from curvlab.bench.records import Result, Results
 from curvlab.errors import ResultsError, UsageError
 
@@ -31,7 +32,8 @@ def resolve(revision: str, folder: Path, results: Results | None) -> str:
 def described(results: Results, folder: Path) -> Results:
     """The same with every commit's subject, and in the order of git's history, as far as git knows them.
 
-    Commits of one second are otherwise in no order.
+    Commits of one second are otherwise in no order.  A change that was intended is one of the first commit
+    with results that contains it.
     """
     lines = _git(folder, "log", "--all", "--topo-order", "--reverse", "--format=%H%x00%s").splitlines()
     subjects = dict(line.split("\0", 1) for line in lines if "\0" in line)
@@ -39,7 +41,17 @@ def described(results: Results, folder: Path) -> Results:
     told = [replace(r, subject=subjects.get(r.commit, r.subject)) for r in results.results]
     if all(r.commit in place for r in told):
         told.sort(key=lambda r: place[r.commit])
-    return replace(results, results=tuple(told))
+    intended = [_measured(one, told, place) for one in results.intended]
+    return replace(results, results=tuple(told), intended=tuple(one for one in intended if one))
+
+
+def _measured(one: Intended, told: Sequence[Result], place: Mapping[str, int]) -> Intended | None:
+    """The same at the first commit with results that is not before it; ``None`` where there is none yet."""
+    own = next((r.commit for r in told if r.commit.startswith(one.commit)), None)
+    if own is None:
+        at = next((k for commit, k in place.items() if commit.startswith(one.commit)), len(place))
+        own = next((r.commit for r in told if place.get(r.commit, -1) >= at), None)
+    return None if own is None else replace(one, commit=own)
 
 
 def results_of(results: Results, commits: Sequence[str]) -> list[Result]:

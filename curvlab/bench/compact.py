@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from curvlab.bench.asv_folder import load, read_folder
+from curvlab.bench.intended import parsed
+from curvlab.bench.intended import values as intended_values
 from curvlab.bench.records import Key, Measurement, Result, Results
 from curvlab.errors import ResultsError
 
@@ -53,6 +55,7 @@ def document(results: Results) -> dict[str, Any]:
         "environments": environments,
         "commits": commits,
         "benchmarks": benchmarks,
+        "intended": intended_values(results.intended),
     }
 
 
@@ -98,7 +101,7 @@ def read_document(path: Path) -> Results:
             for c, v in zip(found["commits"], values, strict=True)
         )
         units = {name: benchmark["unit"] for name, benchmark in found["benchmarks"].items()}
-        return Results(found["machine"], results, units)
+        return Results(found["machine"], results, units, parsed(found.get("intended", [])))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as err:
         raise ResultsError(
             f"{path} is not what `curvlab bench history --json` prints: {type(err).__name__}: {err}"

@@ -8,10 +8,11 @@ where two intervals do not overlap, and its gate is a factor of two.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from curvlab.bench.records import Key, Measurement, Result
+from curvlab.bench.intended import Intended
+from curvlab.bench.records import Key, Measurement, Result, Results
 
 #: measures that count what an algorithm does
 COUNTS = frozenset({"iterations", "products", "steps_to_target"})
@@ -25,6 +26,7 @@ class Verdict(Enum):
     WORSE = "worse"  #: beyond its gate
     FAILED = "failed"  #: it raises, or ran out of time, and did not before
     SLOWER = "slower"  #: a time, within its gate
+    INTENDED = "intended"  #: beyond its gate, and maintainers gave a reason
     GONE = "gone"  #: it has no number any more
     BETTER = "better"
     FIXED = "fixed"  #: it failed before
@@ -60,6 +62,7 @@ class Change:
     head: Measurement | None
     verdict: Verdict
     confidence: str = NONE
+    intended: Intended | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -77,10 +80,15 @@ class Change:
         return b.low / a.high, b.high / a.low
 
 
-def compare(base: Result, head: Result, gates: Gates | None = None) -> list[Change]:
-    """Every benchmark of either, the gravest first, then by how much."""
+def compare(
+    base: Result, head: Result, known: Results | None = None, gates: Gates | None = None
+) -> list[Change]:
+    """Every benchmark of either, the gravest first, then by how much; ``known`` holds what was intended."""
     keys = sorted({*base.values, *head.values})
     changes = [change(key, base.values.get(key), head.values.get(key), gates) for key in keys]
+    if known is not None:
+        a, b = known.results.index(base), known.results.index(head)
+        changes = [explained(c, known, a, b) for c in changes]
     order = list(Verdict)
     return sorted(changes, key=lambda c: (order.index(c.verdict), -abs((c.ratio or 1.0) - 1.0), c.key))
 
@@ -108,6 +116,12 @@ def change(
     judged = _timed if key.timed else _counted
     verdict, confidence = judged(base, head, _ratio(base.value, head.value), gates.of(key))
     return Change(key, base, head, verdict, confidence)
+
+
+def explained(found: Change, known: Results, base: int, head: int) -> Change:
+    """A number that is worse for a reason is no regression; a failure remains one."""
+    intended = known.reason(found.key, base, head) if found.verdict is Verdict.WORSE else None
+    return replace(found, verdict=Verdict.INTENDED, intended=intended) if intended else found
 
 
 def _counted(base: Measurement, head: Measurement, ratio: float, gate: float) -> tuple[Verdict, str]:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from curvlab.bench.comparison import Change, Gates, Verdict, change
+from curvlab.bench.comparison import Change, Gates, Verdict, change, explained
 from curvlab.bench.records import Key, Measurement, Result, Results
 from curvlab.errors import UsageError
 
 #: what a chart marks
-_MARKED = (Verdict.WORSE, Verdict.FAILED, Verdict.BETTER, Verdict.FIXED)
+_MARKED = (Verdict.WORSE, Verdict.FAILED, Verdict.INTENDED, Verdict.BETTER, Verdict.FIXED)
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,22 @@ class Event:
 
 @dataclass(frozen=True)
 class Series:
-    """One case's measurements, one place per commit."""
+    """One case's measurements, one place per commit.
+
+    Growth is measured from place ``since``: the first number of the last one's version and environment, or
+    that of the last change that was intended.
+    """
 
     key: Key
     unit: str
     row: tuple[Measurement | None, ...]
     events: tuple[Event, ...]
+    since: int = 0
 
     @property
     def first(self) -> float | None:
-        """The earliest number."""
-        return next(iter(self._numbers()), None)
+        """The number that growth is measured from."""
+        return next(iter(self._numbers(self.since)), None)
 
     @property
     def last(self) -> float | None:
@@ -47,8 +52,8 @@ class Series:
         """The regressions."""
         return [event for event in self.events if event.change.verdict.regression]
 
-    def _numbers(self) -> Iterator[float]:
-        return (m.value for m in self.row if m is not None and m.value is not None)
+    def _numbers(self, since: int = 0) -> Iterator[float]:
+        return (m.value for m in self.row[since:] if m is not None and m.value is not None)
 
 
 @dataclass(frozen=True)
@@ -104,20 +109,36 @@ def series(results: Results, gates: Gates | None = None) -> list[Series]:
 
 def _one(results: Results, key: Key, gates: Gates) -> Series:
     row = tuple(result.values.get(key) for result in results.results)
-    return Series(key, results.unit(key), row, tuple(_events(key, results.results, row, gates)))
+    events = tuple(_events(key, results, row, gates))
+    return Series(key, results.unit(key), row, events, _since(results.results, row, events))
 
 
-def _events(
-    key: Key, results: tuple[Result, ...], row: tuple[Measurement | None, ...], gates: Gates
-) -> Iterator[Event]:
+def _since(
+    results: tuple[Result, ...], row: tuple[Measurement | None, ...], events: tuple[Event, ...]
+) -> int:
+    """The first place whose number means what the last one means."""
+    numbers = [(k, m) for k, m in enumerate(row) if m is not None and m.value is not None]
+    if not numbers:
+        return 0
+    at, last = numbers[-1]
+    alike = [
+        k
+        for k, m in numbers
+        if m.version == last.version and results[k].environment == results[at].environment
+    ]
+    intended = [e.at for e in events if e.change.verdict is Verdict.INTENDED and e.at in alike]
+    return max([alike[0], *intended])
+
+
+def _events(key: Key, known: Results, row: tuple[Measurement | None, ...], gates: Gates) -> Iterator[Event]:
     last: dict[str, int] = {}
-    for k, (result, measured) in enumerate(zip(results, row, strict=True)):
+    for k, (result, measured) in enumerate(zip(known.results, row, strict=True)):
         if measured is None:
             continue
         before = last.get(result.environment)
         last[result.environment] = k
         if before is None:
             continue
-        found = change(key, row[before], measured, gates)
+        found = explained(change(key, row[before], measured, gates), known, before, k)
         if found.verdict in _MARKED:
             yield Event(k, before, found)

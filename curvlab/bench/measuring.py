@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from curvlab.bench.intended import NAME
 from curvlab.errors import ResultsError, UsageError
 
 #: where a project keeps asv's configuration: this one, and a plugin that `curvlab plugins new` made
@@ -31,6 +32,11 @@ class Suite:
 
     config: Path
     results: Path
+
+    @property
+    def intended(self) -> Path:
+        """Where maintainers write what changes of benchmarks they intended."""
+        return self.config.parent / NAME
 
     def command(self, machine: str, *, times: bool, bench: str = "") -> list[str]:
         """What measures the commits on its standard input; ``bench``: benchmarks whose name matches that.

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from curvlab.bench.history import Event, Series, series
+from curvlab.bench.intended import Intended
 from curvlab.bench.records import Measurement, Results
 
 #: digits of a number in the page, and of a time: more than a chart can show
@@ -64,11 +65,12 @@ def _data(results: Results, found: Sequence[Series]) -> dict[str, Any]:
             }
             for name in names
         ],
-        "series": [_series(s, place[s.key.benchmark]) for s in found],
+        "intended": [{"commit": x.commit[:8], "why": x.why} for x in results.intended],
+        "series": [_series(s, place[s.key.benchmark], results.intended) for s in found],
     }
 
 
-def _series(one: Series, benchmark: int) -> dict[str, Any]:
+def _series(one: Series, benchmark: int, intended: Sequence[Intended]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "b": benchmark,
         "c": [value for _, value in one.key.case],
@@ -78,7 +80,9 @@ def _series(one: Series, benchmark: int) -> dict[str, Any]:
     if failed:
         found["f"] = failed
     if one.events:
-        found["e"] = [_event(event) for event in one.events]
+        found["e"] = [_event(event, intended) for event in one.events]
+    if one.since:
+        found["s"] = one.since
     if any(m is not None and m.bounded for m in one.row):
         found["i"] = [_interval(m) for m in one.row]
     return found
@@ -89,10 +93,12 @@ def _runs(values: Sequence[float | None]) -> list[list[float | None]]:
     return [[len(list(group)), value] for value, group in groupby(values)]
 
 
-def _event(event: Event) -> list[Any]:
+def _event(event: Event, intended: Sequence[Intended]) -> list[Any]:
+    """Place, place before, verdict, ratio, confidence; of a change that was intended, which."""
     ratio = event.change.ratio
     shown = None if ratio is None or math.isinf(ratio) else _short(ratio)
-    return [event.at, event.before, event.change.verdict.value, shown, event.change.confidence]
+    found = [event.at, event.before, event.change.verdict.value, shown, event.change.confidence]
+    return found if event.change.intended is None else [*found, intended.index(event.change.intended)]
 
 
 def _interval(measured: Measurement | None) -> list[float | None] | None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from curvlab.bench.intended import Intended
+
 
 @dataclass(frozen=True, order=True)
 class Key:
@@ -77,11 +79,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Results:
-    """Every result of one machine, by date; units by benchmark."""
+    """Every result of one machine, by date; units by benchmark; the changes that were intended."""
 
     machine: str
     results: tuple[Result, ...]
     units: Mapping[str, str]
+    intended: tuple[Intended, ...] = ()
 
     def of(self, commit: str) -> list[Result]:
         """A commit's results, by its hash or the first letters of it."""
@@ -91,6 +94,11 @@ class Results:
         """Whether every deterministic benchmark that there is was run at a commit, in one environment."""
         wanted = {name for name in self.units if not Key(name).timed}
         return any(wanted <= result.run for result in self.of(commit))
+
+    def reason(self, key: Key, base: int, head: int) -> Intended | None:
+        """The change of a benchmark that was intended after result ``base`` and not after ``head``."""
+        commits = {result.commit for result in self.results[base + 1 : head + 1]}
+        return next((x for x in self.intended if x.commit in commits and x.covers(key)), None)
 
     def unit(self, key: Key) -> str:
         """What a number counts; empty if nobody said."""

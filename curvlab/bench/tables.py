@@ -10,7 +10,7 @@ from curvlab.bench.history import Series
 from curvlab.bench.numbers import in_words, ratio_in_words
 from curvlab.bench.records import Key, Measurement, Result, Results
 
-COMPARISON = ("verdict", "benchmark", "before", "after", "change", "confidence")
+COMPARISON = ("verdict", "benchmark", "before", "after", "change", "confidence", "reason")
 HISTORY = ("benchmark", "first", "last", "change", "regressions")
 
 
@@ -23,6 +23,7 @@ def comparison_row(known: Results, change: Change) -> tuple[str, ...]:
         _number(known, change.key, change.head),
         ratio_in_words(change.ratio, change.interval),
         change.confidence,
+        change.intended.why if change.intended else "",
     )
 
 
@@ -38,6 +39,7 @@ def comparison_values(known: Results, change: Change) -> dict[str, Any]:
         "ratio": change.ratio,
         "interval": change.interval,
         "confidence": change.confidence,
+        "reason": change.intended.why if change.intended else None,
     }
 
 
@@ -46,6 +48,16 @@ def summary(base: Result, head: Result, changes: Sequence[Change]) -> str:
     counts = {verdict: sum(c.verdict is verdict for c in changes) for verdict in Verdict}
     words = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
     return f"{base.short} to {head.short}: {words or 'nothing was measured of either'}"
+
+
+def in_markdown(told: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A summary and a table below it; nothing in a cell ends it."""
+    lines = [f"### Benchmarks: {told}", ""]
+    if rows:
+        table = [columns, ["---"] * len(columns), *rows]
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in table]
+        lines += [f"| {' | '.join(row)} |" for row in cells] + [""]
+    return "\n".join(lines) + "\n"
 
 
 def history_row(known: Results, one: Series) -> tuple[str, ...]:

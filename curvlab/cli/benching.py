@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from curvlab.cli.output import complain, print_json, print_table, print_text
-from curvlab.errors import Regression, UsageError
+from curvlab.errors import NoResults, Regression, ResultsError, UsageError
 
 if TYPE_CHECKING:
     from curvlab.bench.records import Result, Results
@@ -48,19 +49,29 @@ def compare(
         ),
     ] = "",
     every: Every = False,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            help="Append the comparison to this file, as a table in Markdown.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What changed between two commits; exit code 6 if a benchmark got worse.
 
-    Commits without results are measured by asv, if it is installed.
+    Commits without results are measured by asv, if it is installed.  What asv_benchmarks/intended.toml gives
+    a reason for is no regression.
     """
     from curvlab.bench.comparison import Verdict, regressions
     from curvlab.bench.comparison import compare as compared
-    from curvlab.bench.tables import COMPARISON, comparison_row, comparison_values, summary
+    from curvlab.bench.tables import COMPARISON, comparison_row, comparison_values, in_markdown, summary
 
     named = _pattern(bench)
     known, before, after = _pair((base, head), results, machine, times=times, bench=bench)
-    changes = [change for change in compared(before, after) if named.search(str(change.key))]
+    changes = [change for change in compared(before, after, known) if named.search(str(change.key))]
     if bench and not changes:
         raise UsageError(f"--bench {bench}: no benchmark of these commits is called so")
     shown = [change for change in changes if every or change.verdict is not Verdict.EQUAL]
@@ -71,7 +82,11 @@ def compare(
         print_table(COMPARISON, [comparison_row(known, change) for change in shown])
     else:
         print_text("nothing changed")
-    complain(summary(before, after, changes))
+    told = summary(before, after, changes)
+    complain(told)
+    if markdown is not None:
+        rows = [comparison_row(known, change) for change in shown]
+        _write(markdown, in_markdown(told, COMPARISON, rows), "--markdown", append=True)
     worse = regressions(changes)
     if worse:
         names = "\n".join(f"  {change.key}" for change in worse)
@@ -97,16 +112,15 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Every benchmark over the commits that have results: as a table, as JSON, as a page."""
-    from curvlab.bench.commits import described
     from curvlab.bench.compact import document
     from curvlab.bench.history import Filter, narrowed, series
     from curvlab.bench.page import page
     from curvlab.bench.tables import HISTORY, history_row
 
-    known = narrowed(described(_read(results, machine), Path.cwd()), Filter(method, family, measure))
+    known = narrowed(_read(results, machine), Filter(method, family, measure))
     found = series(known)
     if html is not None:
-        size = _write(html, page(known))
+        size = _write(html, page(known), "--html")
         complain(f"{html}: {len(found)} series of {len(known.results)} commits, {size / 1e6:.2f} MB")
     if as_json:
         print_json(document(known))
@@ -117,10 +131,19 @@ def history(
 
 
 def _read(results: Path | None, machine: str) -> Results:
+    """All results, in git's order; what was intended is of the project, or of the file if there is none."""
+    from curvlab.bench.commits import described
     from curvlab.bench.compact import read
+    from curvlab.bench.intended import read_intended
     from curvlab.bench.measuring import required
 
-    return read(required(Path.cwd()).results if results is None else results, machine)
+    here = Path.cwd()
+    found = read(required(here).results if results is None else results, machine)
+    try:
+        project = required(here)
+    except UsageError:  # --results of another place, read where no project is
+        return described(found, here)
+    return described(replace(found, intended=read_intended(project.intended) or found.intended), here)
 
 
 def _pair(
@@ -128,19 +151,32 @@ def _pair(
 ) -> tuple[Results, Result, Result]:
     """All results, and those of two commits, which are measured if need be."""
     from curvlab.bench.commits import resolve, results_of
-    from curvlab.bench.measuring import measured, required
+    from curvlab.bench.measuring import measured
 
     here = Path.cwd()
-    there = results is not None or required(here).results.is_dir()
-    known = _read(results, machine) if there else None
+    known = _read(results, machine) if results is not None else _own(machine)
     commits = [resolve(revision, here, known) for revision in revisions]
     missing = commits if times else [c for c in commits if not _is_measured(known, c, results is None)]
-    if missing:
+    if known is None or missing:
         measured(here, list(dict.fromkeys(missing)), machine, times=times, run=results is None, bench=bench)
-        known = _read(results, machine)
-    assert known is not None  # asv has made the folder
+        known = _own(machine)
+        if known is None:
+            raise ResultsError("asv ended without a result; what it printed above says why")
     before, after = results_of(known, commits)
     return known, before, after
+
+
+def _own(machine: str) -> Results | None:
+    """The project's results so far; ``None`` where nothing was measured yet, or not on this machine."""
+    from curvlab.bench.measuring import required
+
+    folder = required(Path.cwd()).results
+    if machine and folder.is_dir() and not (folder / machine).is_dir():
+        return None
+    try:
+        return _read(None, machine)
+    except NoResults:
+        return None
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -158,10 +194,11 @@ def _is_measured(known: Results | None, commit: str, own: bool) -> bool:
     return known.whole(commit) if own else bool(known.of(commit))
 
 
-def _write(path: Path, text: str) -> int:
+def _write(path: Path, text: str, option: str, *, append: bool = False) -> int:
     """The bytes written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.write_bytes(text.encode())
+        with path.open("ab" if append else "wb") as file:
+            return file.write(text.encode())
     except OSError as err:
-        raise UsageError(f"--html {path}: {err.strerror}") from err
+        raise UsageError(f"{option} {path}: {err.strerror}") from err

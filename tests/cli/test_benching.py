@@ -190,3 +190,71 @@ def test_a_page_that_cannot_be_written_is_an_error_without_a_traceback(
     result = invoke("bench", "history", "--results", str(folder), "--html", str(tmp_path))
     assert result.exit_code == 2
     assert "--html" in result.stderr
+
+
+def empty(folder: Path, commit: str) -> None:
+    """What asv leaves behind when it dies before its first result."""
+    write(folder, commit, [])
+
+
+def test_after_a_run_that_died_before_its_first_result_commits_are_measured_anew(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "results"
+    (tmp_path / "asv.conf.json").write_text('{"results_dir": "results"}')
+    empty(folder, BASE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("curvlab.bench.commits._git", lambda *_: "")
+    monkeypatch.setattr("curvlab.bench.commits.resolve", lambda name, *_: name)
+    asked: list[list[str]] = []
+
+    def measured(where: Path, commits: list[str], machine: str, **_: object) -> None:
+        asked.append(commits)
+        if len(asked) > 1:  # the second run lives
+            pair(folder, [(STATE, [4096.0])], [(STATE, [4096.0])])
+
+    monkeypatch.setattr("curvlab.bench.measuring.measured", measured)
+    dead = invoke("bench", "compare", BASE, HEAD)
+    assert (dead.exit_code, dead.stdout) == (1, "")
+    assert "asv ended without a result" in dead.stderr
+    assert invoke("bench", "compare", BASE, HEAD).exit_code == 0
+    assert asked == [[BASE, HEAD]] * 2
+
+
+def test_of_results_that_were_named_a_run_that_died_is_an_error(invoke: Invoke, tmp_path: Path) -> None:
+    empty(tmp_path / "results", BASE)
+    empty(tmp_path / "results", HEAD)
+    for command in (("compare", BASE, HEAD), ("history",)):
+        result = invoke("bench", *command, "--results", str(tmp_path / "results"))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "2 of asv's files are empty: it ended before its first result" in result.stderr
+
+
+def test_a_comparison_is_appended_in_markdown_before_a_regression_is_told(
+    invoke: Invoke, folder: Path, tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("above\n")
+    result = invoke("bench", "compare", BASE, HEAD, "--results", str(folder), "--markdown", str(summary))
+    assert result.exit_code == 6
+    lines = summary.read_text().splitlines()
+    assert lines[0] == "above"
+    assert lines[1].startswith(f"### Benchmarks: {BASE[:8]} to {HEAD[:8]}: 1 worse")
+    assert lines[3].startswith("| verdict | benchmark |")
+    assert lines[5].startswith("| worse | steps.Costs.track_flops(kfac, mlp) |")
+
+
+def test_a_reason_makes_a_regression_intended(
+    invoke: Invoke, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asv.conf.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    intended = f"[[change]]\ncommit = '{HEAD[:9]}'\nbenchmarks = 'flops'\nwhy = 'More is done.'\n"
+    (tmp_path / "intended.toml").write_text(intended)
+    result = invoke("bench", "compare", BASE, HEAD, "--results", str(folder))
+    assert result.exit_code == 0, result.stderr
+    assert "More is done." in result.stdout
+    (tmp_path / "intended.toml").write_text("[[change]]")
+    torn = invoke("bench", "compare", BASE, HEAD, "--results", str(folder))
+    assert (torn.exit_code, torn.stdout) == (1, "")
+    assert "intended.toml: change 1: expected the keys" in torn.stderr

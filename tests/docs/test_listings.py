@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import listings
 import pytest
 import tomli
-from mathml import mathml
 from typer.testing import CliRunner
 
 import curvlab.config
@@ -15,11 +15,24 @@ from curvlab.cli.app import app
 from curvlab.registry.loader import installed
 from tests.test_docs import PAGES
 
+MathML = Callable[..., str]
+
 METHODS = [e.name for e in installed().method_entries() if listings.OURS.fullmatch(e.distribution)]
 #: ``curvlab plugins new`` and the like, wherever a page names a command
 NAMED = re.compile(r"(?:^|`)curvlab ((?:[a-z]+ ?){1,2})", re.MULTILINE)
 #: commands that stand above others
 GROUPS = ("config", "plugins", "tasks", "bench")
+
+
+@pytest.fixture
+def mathml() -> MathML:
+    """The site's renderer of formulas."""
+    for module in ("docutils", "latex2mathml"):
+        pytest.importorskip(module, reason="the site's tools ask for Python 3.11")
+    from mathml import mathml
+
+    made: MathML = mathml
+    return made
 
 
 def method(data: dict[str, object]) -> object:
@@ -59,13 +72,13 @@ def test_settings_are_those_of_the_class_with_their_notes() -> None:
 
 
 @pytest.mark.parametrize("latex", ["S'", "Q_B'", r"(Q_B'^\top Q_B)^2", r"L'(\alpha)"])
-def test_a_prime_stands_beside_its_letter_and_is_raised_once(latex: str) -> None:
+def test_a_prime_stands_beside_its_letter_and_is_raised_once(mathml: MathML, latex: str) -> None:
     text = mathml(latex, block=False)
     assert re.search(r"<mrow><mi>[SQL]</mi><mo [^>]*>&#x02032;</mo></mrow>", text)
     assert "<mi>&#x02032;</mi>" not in text
 
 
-def test_bars_of_a_size_hold_what_is_between_them() -> None:
+def test_bars_of_a_size_hold_what_is_between_them(mathml: MathML) -> None:
     assert mathml("|x|", block=False).count('lspace="0.05em" rspace="0.05em">&#x0007C;</mo>') == 2
 
 
@@ -73,7 +86,7 @@ def test_an_array_is_shown_on_one_line() -> None:
     assert "| `hidden` | an array, each a whole number | `[128, 128]` |" in listings.parts("task")
 
 
-def test_an_unknown_command_in_a_formula_is_refused() -> None:
+def test_an_unknown_command_in_a_formula_is_refused(mathml: MathML) -> None:
     assert "<msup>" in mathml(r"K^\top K", block=False)
     with pytest.raises(ValueError, match="nothere"):
         mathml(r"\nothere{x}", block=True)

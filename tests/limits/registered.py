@@ -14,6 +14,7 @@ from torch import nn
 
 from curvlab.config import build_method, build_part
 from curvlab.config.schema import settings_of
+from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.precision.full import Full
 from curvlab.protocols.structure import Family
@@ -53,9 +54,14 @@ def knobs_of(name: str) -> Mapping[str, Any]:
     return knobs
 
 
+#: methods are immutable, and building one takes as long as a few steps of a small network
+_BUILT: dict[tuple[str, str], Method] = {}
+
+
 def optimizer(name: str, model: nn.Module, *, reduction: str = "mean", **knobs: Any) -> CurvatureOptimizer:
     """A registered method at work on ``model``, in float64, seed 0."""
-    method = build_method(registry(), name, knobs)
+    key = (name, repr(sorted(knobs.items())))
+    method = _BUILT[key] if key in _BUILT else _BUILT.setdefault(key, build_method(registry(), name, knobs))
     return CurvatureOptimizer(method, model, backend=Full("float64"), reduction=reduction, name=name)
 
 

@@ -206,7 +206,8 @@ def test_the_recurrence_alone_would_drift() -> None:
     assert float(r.norm()) < 0.1 * true
     found = conjugate_gradients(Matrix(A), vector(b), max_iterations=10 * REFRESH, tolerance=1e-12)
     kept = float((b.double() - A.double() @ found.x.flat.double()).norm())
-    assert found.residual == pytest.approx(kept, rel=1e-2)
+    # what is recomputed is itself rounded, by less than ε ‖A‖ ‖x‖; the recurrence is wrong by a factor of ten
+    assert found.residual == pytest.approx(kept, rel=1e-1)
 
 
 def test_a_factored_right_hand_side_is_read_as_the_matrix_it_is() -> None:

@@ -54,15 +54,17 @@ for (const one of data.series) {
   one.unit = benchmark.unit;
   one.case = Object.fromEntries(benchmark.names.map((name, k) => [name, one.c[k]]));
   one.title = one.c.join(" · ") || benchmark.name.split(".").pop();
-  one.events = (one.e || []).map(([k, before, verdict, ratio, confidence]) => ({ k, before, verdict, ratio, confidence }));
+  one.events = (one.e || []).map(([k, before, verdict, ratio, confidence, why]) => (
+    { k, before, verdict, ratio, confidence, why: why === undefined ? "" : data.intended[why].why }));
   one.failed = new Set(one.f || []);
   one.v = one.v.flatMap(([count, value]) => Array(count).fill(value));
   const numbers = one.v.filter((x) => x !== null);
-  one.first = numbers[0]; one.last = numbers[numbers.length - 1];
+  one.first = one.v.slice(one.s || 0).find((x) => x !== null); one.last = numbers[numbers.length - 1];
   one.growth = one.first ? one.last / one.first : 1;
   one.text = [one.name, one.measure, ...one.c].join(" ").toLowerCase();
 }
 const grave = (e) => e.verdict === "worse" || e.verdict === "failed";
+const kind = (e) => (grave(e) ? e.verdict : e.verdict === "intended" ? "intended" : "better");
 
 // ---- a chart
 
@@ -104,8 +106,7 @@ function chart(one, width, height, labelled) {
   for (const [k, v] of known) svg.append(draw("circle", { class: "point", cx: x(k), cy: y(v), r: known.length > 60 ? 0 : 1.8 }));
   for (const e of one.events) {
     const v = one.v[e.k];
-    const kind = e.verdict === "failed" ? "failed" : grave(e) ? "worse" : "better";
-    svg.append(draw("circle", { class: `mark ${kind}`, cx: x(e.k), cy: v === null ? height - bottom : y(v), r: 4.5 }));
+    svg.append(draw("circle", { class: `mark ${kind(e)}`, cx: x(e.k), cy: v === null ? height - bottom : y(v), r: 4.5 }));
   }
   const wide = n > 1 ? (width - left - right) / (n - 1) : width;
   for (let k = 0; k < n; k += 1) {
@@ -121,7 +122,7 @@ function tell(event, one, k) {
   const tip = at("tip"), commit = data.commits[k], found = one.events.find((e) => e.k === k);
   const value = one.failed.has(k) ? "failed" : shown(one.v[k], one.unit);
   tip.replaceChildren(make("b", {}, value), `${commit.hash} ${day(commit.date)} ${commit.subject}`);
-  if (found) tip.append(make("b", {}, `${found.verdict} ${change(found.ratio)} (${found.confidence})`));
+  if (found) tip.append(make("b", {}, `${found.verdict} ${change(found.ratio)} (${found.confidence})`), found.why);
   tip.hidden = false;
   tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8)}px`;
   tip.style.top = `${Math.min(event.clientY + 14, window.innerHeight - tip.offsetHeight - 8)}px`;
@@ -148,10 +149,10 @@ function detail(one) {
   data.commits.forEach((commit, k) => {
     if (one.v[k] === null && !one.failed.has(k)) return;
     const found = one.events.find((e) => e.k === k), value = one.v[k];
-    const mark = found ? (grave(found) ? "worse" : "better") : "";
+    const mark = found ? kind(found) : "";
     const ratio = value !== null && last ? value / last : null;
     rows.append(make("tr", {},
-      make("td", {}, make("span", { class: "hash" }, commit.hash)), make("td", { class: "day" }, day(commit.date)), make("td", {}, commit.subject),
+      make("td", {}, make("span", { class: "hash" }, commit.hash)), make("td", { class: "day" }, day(commit.date)), make("td", {}, commit.subject, ...(found && found.why ? [make("div", { class: "why" }, `Intended: ${found.why}`)] : [])),
       make("td", { class: "number" }, one.failed.has(k) ? "failed" : shown(value, one.unit)),
       make("td", { class: `number ${mark}` }, ratio === null ? "" : change(ratio))));
     if (value !== null) last = value;
@@ -182,7 +183,8 @@ function wanted(one) {
   const events = picked === null ? one.events : one.events.filter((e) => e.k === picked);
   const which = at("which").value;
   if (which === "all") return picked === null || events.length > 0;
-  return events.some((e) => which === "changed" || grave(e) === (which === "worse"));
+  if (which === "changed") return events.length > 0;
+  return events.some((e) => (which === "worse" ? grave(e) : kind(e) === which));
 }
 const latest = (one) => Math.max(-1, ...one.events.map((e) => e.k));
 const orders = {
@@ -212,13 +214,17 @@ at("clear").addEventListener("click", () => {
 function pick(k) {
   picked = picked === k ? null : k;
   [...at("commits").querySelectorAll("button")].forEach((b) => b.setAttribute("aria-pressed", String(Number(b.dataset.k) === picked && picked !== null)));
+  const reasons = picked === null ? [] : data.intended.filter((x) => x.commit === data.commits[picked].hash);
+  at("reasons").replaceChildren(...reasons.map((x) => make("li", {}, x.why)));
   restart();
 }
 data.commits.map((commit, k) => [commit, k]).reverse().forEach(([commit, k]) => {
   const events = data.series.flatMap((one) => one.events.filter((e) => e.k === k));
-  const worse = events.filter(grave).length, better = events.length - worse;
-  const tally = make("span", { class: "tally" }, make("span", { class: "worse" }, worse ? `▲ ${worse}` : ""), make("span", { class: "better" }, better ? `▼ ${better}` : ""));
-  const button = make("button", { type: "button", "aria-pressed": "false", "data-k": k, title: `${worse} worse, ${better} better` },
+  const count = (name) => events.filter((e) => kind(e) === name).length;
+  const worse = events.filter(grave).length, better = count("better"), intended = count("intended");
+  const part = (name, sign, n) => make("span", { class: name }, n ? `${sign} ${n}` : "");
+  const tally = make("span", { class: "tally" }, part("worse", "▲", worse), part("intended", "△", intended), part("better", "▼", better));
+  const button = make("button", { type: "button", "aria-pressed": "false", "data-k": k, title: `${worse} worse, ${intended} intended, ${better} better` },
     make("span", { class: "hash" }, commit.hash), make("span", { class: "when" }, day(commit.date)), make("span", { class: "subject" }, commit.subject), tally);
   button.addEventListener("click", () => pick(k));
   at("commits").append(make("li", {}, button));
