@@ -7,7 +7,7 @@ nothing of them is held.  A part that keeps one copies it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -52,13 +52,13 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
 
 
 def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
-    """The gradient after the transforms that stand before preconditioning."""
+    """The gradient after the transforms that stand before preconditioning, and where those behind it stand."""
     lr = arm.method.step.rate(ctx.step) * stride.rate
     at = At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
     v = seen.gradient.borrow()
     for transform, state in zip(arm.method.on_gradient, arm.state.on_gradient, strict=True):
         v = transform(state, v, at)
-    return v, at
+    return v, replace(at, given=v.borrow())
 
 
 def transformed(way: Way) -> BlockVector:
