@@ -6,64 +6,73 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.settings import fraction
 from curvlab.protocols.step import At, Transform
 
-Rule = Literal["none", "gradient", "unit", "block", "rows", "rows-and-columns", "adam"]
-
-#: moments that each rule holds of a block ``[o, *]``, as names of ``Moments``' fields
-HELD = {"block": ("all",), "rows": ("rows",), "rows-and-columns": ("rows", "columns")}
+Rule = Literal["none", "gradient", "unit", "block", "rows", "adafactor", "adam"]
 
 
 @dataclass
 class Moments:
-    """Means of squared gradients so far: by block, of all its entries, of each row, of each column; of each entry."""
+    """Means over time of squared gradients, by block, as far as the rule reads them.
 
-    all: dict[str, Tensor] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    columns: dict[str, Tensor] = field(default_factory=dict)
+    ``whole`` is that of all entries of a block, ``rows`` and ``columns`` those of each row and column, and
+    ``entries`` that of each entry.  ``count`` is the number of gradients seen.
+    """
+
+    whole: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    rows: dict[str, Float[Tensor, " o"]] = field(default_factory=dict)
+    columns: dict[str, Float[Tensor, " i"]] = field(default_factory=dict)
     entries: BlockVector | None = None
-    count: int = 0  #: gradients seen
+    count: int = 0
 
 
 @dataclass(frozen=True)
 class Graft(Transform[Moments]):
-    """Each block keeps its direction and gets the Euclidean norm of another rule's update of that block.
+    """Each block keeps its direction and takes the Euclidean norm of another rule's update.
 
     ``u_b = ℓ_b · v_b / ‖v_b‖``: grafting (Agarwal et al. 2020, arXiv 2002.11803).  m is the vector that was
-    preconditioned, the gradient after ``on_gradient``.  A block whose update is zero, or whose m is, stays zero.
+    preconditioned, the gradient after ``on_gradient``; g the gradient; ŝ a mean of g² over time, with decay
+    ``beta`` and bias correction as in Adam.  A block is read as a matrix ``[o, i]``, a vector as one column.
 
-    | rule | ℓ of a block ``[o, i]`` with n entries | state, scalars |
+    | rule | ℓ | state, scalars a block |
     |---|---|--:|
     | none | ‖v‖: nothing changes | 0 |
-    | gradient | ‖m‖: gradient descent's | 0 |
-    | unit | √n: a root mean square of 1 | 0 |
-    | block | ‖m‖ / √s, s the mean of g² over time and entries | 1 |
-    | rows | ‖m_r / √s_r‖, s_r the mean over time and row r | o |
-    | rows-and-columns | ‖m / √ŝ‖, ŝ = s_r s_c / mean(s): Adafactor's | o + i |
-    | adam | ‖m / √ŝ‖, ŝ the mean over time of each entry: Adam's | o i |
+    | gradient | ‖m‖: of gradient descent (Anil et al. 2020, arXiv 2002.09018) | 0 |
+    | unit | √(o i): a root mean square of 1 | 0 |
+    | block | ‖m‖ / √ŝ, ŝ of all entries together (NovoGrad, arXiv 1905.11286) | 1 |
+    | rows | ‖m / √ŝ‖, ŝ of each row | o |
+    | adafactor | ‖m / √ŝ‖, ŝ = ŝ_row ŝ_column / mean(ŝ_row) (Adafactor, arXiv 1804.04235) | o + i |
+    | adam | ‖m / √ŝ‖, ŝ of each entry (Adam, arXiv 1412.6980) | o i |
 
-    Means over time are Adam's, with decay ``beta`` and bias correction.  All but "gradient" and "none" are the
-    same whatever the scale of the loss.
+    All but "none" and "gradient" give the same length whatever the scale of the loss.  A block whose v or m is
+    zero gets an update of zero.  Costs two passes over the parameters, "adafactor" one and "adam" three more.
     """
 
     fallible = False
 
     rule: Rule = "gradient"
-    beta: float = 0.999  #: β₂, decay of the means of squared gradients
+    beta: float = 0.999  #: β₂, decay of the means of squared gradients, in [0, 1)
 
     def __post_init__(self) -> None:
         fraction("beta", self.beta)
 
     def init(self, like: BlockVector) -> Moments:
-        state = Moments()
-        for name in HELD.get(self.rule, ()):
-            getattr(state, name).update({b: _means(like[b], name).zero_() for b in like.layout.names})
         if self.rule == "adam":
-            state.entries = like.zeros_like()
+            return Moments(entries=like.zeros_like())
+        state, zeros = Moments(), like.flat.new_zeros
+        for name, shape in like.layout.shapes.items():
+            o, i = _matrix(like[name]).shape
+            if self.rule == "block":
+                state.whole[name] = zeros(())
+            if self.rule in ("rows", "adafactor"):
+                state.rows[name] = zeros(o)
+            if self.rule == "adafactor" and len(shape) > 1:
+                state.columns[name] = zeros(i)
         return state
 
     def __call__(self, state: Moments, v: BlockVector, at: At) -> BlockVector:
@@ -73,55 +82,55 @@ class Graft(Transform[Moments]):
         m, out = at.gradient if at.given is None else at.given, v.owned()
         for name, block in out.items():
             ratio = self._length(state, name, m[name]) / torch.linalg.vector_norm(block)
-            block.mul_(torch.nan_to_num(ratio, nan=0.0, posinf=0.0))
+            block.mul_(torch.nan_to_num(ratio, nan=0.0, posinf=0.0))  # a direction of zero has none
         return out
 
     def _observe(self, state: Moments, g: BlockVector) -> None:
-        if self.rule not in HELD and state.entries is None:
+        if self.rule in ("gradient", "unit"):
             return
         state.count += 1
-        share = (1 - self.beta) / (1 - self.beta**state.count)
+        share = (1 - self.beta) / (1 - self.beta**state.count)  # exactly 1 for the first gradient
         if state.entries is not None:
             state.entries.flat.mul_(1 - share).addcmul_(g.flat, g.flat, value=share)
-        for kind in HELD.get(self.rule, ()):
-            for name, mean in getattr(state, kind).items():
-                mean.lerp_(_means(g[name], kind), share)
+        for means, dim in ((state.whole, (0, 1)), (state.rows, (1,)), (state.columns, (0,))):
+            for name, mean in means.items():
+                mean.lerp_(_mean_square(_matrix(g[name]), dim), share)
 
-    def _length(self, state: Moments, name: str, m: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm
+    def _length(self, state: Moments, name: str, m: Tensor) -> Float[Tensor, ""]:
+        """ℓ of a block, 0 where m is 0."""
+        norm, matrix = torch.linalg.vector_norm, _matrix(m)
         if self.rule == "gradient":
-            return norm(m)
+            return _norm(m)
         if self.rule == "unit":
-            return (m.new_full((), m.numel()) * (norm(m) > 0)).sqrt()
+            return (_norm(m) > 0).to(m.dtype) * m.numel() ** 0.5
         if self.rule == "block":
-            return norm(m) * _inverse_root(state.all[name])
+            return _norm(m) * _inverse_root(state.whole[name])
         if state.entries is not None:
-            return norm(m * _inverse_root(state.entries[name]))
+            return _norm(m * _inverse_root(state.entries[name]))
         rows = state.rows[name]
-        if self.rule == "rows-and-columns" and m.dim() > 1:
+        if name in state.columns:
             columns = state.columns[name]
-            scaled = norm(m.flatten(1) * _inverse_root(columns / _positive(columns.mean())), dim=1)
-        else:
-            scaled = norm(m.flatten(1) if m.dim() > 1 else m.reshape(-1, 1), dim=1)
-        return norm(scaled * _inverse_root(rows))
+            matrix = matrix * _inverse_root(columns / columns.mean().clamp(min=torch.finfo(m.dtype).tiny))
+        return _norm(norm(matrix, dim=1) * _inverse_root(rows))
 
 
-def _means(g: Tensor, kind: str) -> Tensor:
-    """Means of squares: of all entries, of each row, of each column."""
-    matrix = g.flatten(1) if g.dim() > 1 else g.reshape(-1, 1)
-    dim = {"all": (0, 1), "rows": 1, "columns": 0}[kind]
-    size = matrix.numel() // max(1, g.shape[0] if kind == "rows" and g.dim() else 1)
-    if kind == "columns":
-        size = matrix.shape[0]
-    elif kind == "rows":
-        size = matrix.shape[1]
-    return torch.linalg.vector_norm(matrix, dim=dim).square() / size
+def _matrix(t: Tensor) -> Float[Tensor, "o i"]:
+    return t.flatten(1) if t.dim() > 1 else t.reshape(-1, 1)
 
 
-def _positive(s: Tensor) -> Tensor:
-    return s.clamp(min=torch.finfo(s.dtype).tiny)
+def _mean_square(matrix: Float[Tensor, "o i"], dim: tuple[int, ...]) -> Tensor:
+    size = 1
+    for d in dim:
+        size *= matrix.shape[d]
+    found: Tensor = torch.linalg.vector_norm(matrix, dim=dim).square() / max(size, 1)
+    return found
+
+
+def _norm(t: Tensor) -> Float[Tensor, ""]:
+    found: Tensor = torch.linalg.vector_norm(t)
+    return found
 
 
 def _inverse_root(s: Tensor) -> Tensor:
-    """``s^(−1/2)``, 0 where nothing was seen."""
+    """``s^(−1/2)``; 0 where no gradient was seen, and where its square is below what the dtype can divide by."""
     return torch.where(s > torch.finfo(s.dtype).tiny, s, torch.inf).rsqrt()

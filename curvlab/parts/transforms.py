@@ -123,7 +123,7 @@ class NormConstraint(Transform[Tensor]):
     ``ν = min(1, √(limit / (lr² gᵀu)))``; it belongs first on the update, before momentum (the "KL clip";
     Ba, Grosse & Martens 2017).  ν is found on every ``every``-th step and held in between: with the
     refreshes of the curvature, whose changes are what it guards against.  A negative gᵀu is left
-    alone.  No host sync.
+    alone.  Without a limit (inf) nothing is computed.  No host sync.
     """
 
     fallible = False
@@ -139,6 +139,8 @@ class NormConstraint(Transform[Tensor]):
         return like.flat.new_ones(())
 
     def __call__(self, state: Tensor, v: BlockVector, at: At) -> BlockVector:
+        if self.limit == float("inf"):
+            return v
         if at.step % self.every == 0:
             size = (v.dot(at.gradient) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
             state.copy_((self.limit / size).sqrt().clamp(max=1.0))
