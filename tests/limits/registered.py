@@ -53,9 +53,16 @@ def knobs_of(name: str) -> Mapping[str, Any]:
     return knobs
 
 
-def optimizer(name: str, model: nn.Module, *, reduction: str = "mean", **knobs: Any) -> CurvatureOptimizer:
+def optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    reduction: str = "mean",
+    settings: Mapping[str, Any] | None = None,
+    **knobs: Any,
+) -> CurvatureOptimizer:
     """A registered method at work on ``model``, in float64, seed 0."""
-    method = build_method(registry(), name, knobs)
+    method = build_method(registry(), name, knobs, settings)
     return CurvatureOptimizer(method, model, backend=Full("float64"), reduction=reduction, name=name)
 
 
