@@ -92,38 +92,32 @@ class Graft(Transform[Moments]):
         share = (1 - self.beta) / (1 - self.beta**state.count)  # exactly 1 for the first gradient
         if state.entries is not None:
             state.entries.flat.mul_(1 - share).addcmul_(g.flat, g.flat, value=share)
-        for means, dim in ((state.whole, (0, 1)), (state.rows, (1,)), (state.columns, (0,))):
-            for name, mean in means.items():
-                mean.lerp_(_mean_square(_matrix(g[name]), dim), share)
+        for name in g.layout.names if state.entries is None else ():
+            square = _matrix(g[name]).square()
+            for means, dim in ((state.whole, (0, 1)), (state.rows, (1,)), (state.columns, (0,))):
+                if name in means:
+                    means[name].lerp_(square.mean(dim), share)
 
     def _length(self, state: Moments, name: str, m: Tensor) -> Float[Tensor, ""]:
         """ℓ of a block, 0 where m is 0."""
-        norm, matrix = torch.linalg.vector_norm, _matrix(m)
         if self.rule == "gradient":
             return _norm(m)
         if self.rule == "unit":
             return (_norm(m) > 0).to(m.dtype) * m.numel() ** 0.5
         if self.rule == "block":
-            return _norm(m) * _inverse_root(state.whole[name])
+            return _norm(m) * _reciprocal(state.whole[name]).sqrt()
         if state.entries is not None:
-            return _norm(m * _inverse_root(state.entries[name]))
-        rows = state.rows[name]
-        if name in state.columns:
-            columns = state.columns[name]
-            matrix = matrix * _inverse_root(columns / columns.mean().clamp(min=torch.finfo(m.dtype).tiny))
-        return _norm(norm(matrix, dim=1) * _inverse_root(rows))
+            return _norm(m * _reciprocal(state.entries[name]).sqrt())
+        rows, square = state.rows[name], _matrix(m).square()
+        if name not in state.columns:
+            return (square.sum(1) * _reciprocal(rows)).sum().sqrt()
+        columns = state.columns[name]
+        by_row = torch.mv(square, _reciprocal(columns / columns.mean().clamp(min=torch.finfo(m.dtype).tiny)))
+        return (by_row * _reciprocal(rows)).sum().sqrt()
 
 
 def _matrix(t: Tensor) -> Float[Tensor, "o i"]:
     return t.flatten(1) if t.dim() > 1 else t.reshape(-1, 1)
-
-
-def _mean_square(matrix: Float[Tensor, "o i"], dim: tuple[int, ...]) -> Tensor:
-    size = 1
-    for d in dim:
-        size *= matrix.shape[d]
-    found: Tensor = torch.linalg.vector_norm(matrix, dim=dim).square() / max(size, 1)
-    return found
 
 
 def _norm(t: Tensor) -> Float[Tensor, ""]:
@@ -131,6 +125,6 @@ def _norm(t: Tensor) -> Float[Tensor, ""]:
     return found
 
 
-def _inverse_root(s: Tensor) -> Tensor:
-    """``s^(−1/2)``; 0 where no gradient was seen, and where its square is below what the dtype can divide by."""
-    return torch.where(s > torch.finfo(s.dtype).tiny, s, torch.inf).rsqrt()
+def _reciprocal(s: Tensor) -> Tensor:
+    """``1 / s``; 0 where no gradient was seen, and where its square is below what the dtype can divide by."""
+    return torch.where(s > torch.finfo(s.dtype).tiny, s, torch.inf).reciprocal()
