@@ -130,8 +130,8 @@ def _transforms(registry: Registry) -> None:
     add(
         "transform",
         "graft",
-        f"{module}:Graft",
-        summary="keeps the direction, takes the length from the gradient",
+        "curvlab.parts.graft:Graft",
+        summary="keeps each block's direction, takes its length from another rule",
     )
 
 
@@ -224,4 +224,11 @@ def _tasks(registry: Registry) -> None:
         "curvlab.tasks.fashion_vit:FashionVit",
         summary="28 × 28 clothes, a vision transformer",
         source=fashion,
+    )
+    add(
+        "task",
+        "character-gpt",
+        "curvlab.tasks.character_gpt:CharacterGpt",
+        summary="the next character of English text, a transformer decoder",
+        source="Debian's package bible-kjv, or a text file",
     )

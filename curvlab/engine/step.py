@@ -7,7 +7,7 @@ nothing of them is held.  A part that keeps one copies it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -68,12 +68,12 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
 
 
 def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
-    """The gradient after the transforms that stand before preconditioning."""
+    """The gradient after the transforms that stand before preconditioning, and where those behind it stand."""
     at = _at(arm, seen, ctx, stride)
     v = seen.gradient.borrow()
     for transform, state in zip(arm.method.on_gradient, arm.state.on_gradient, strict=True):
         v = transform(state, v, at)
-    return v, at
+    return v, replace(at, given=v.borrow())
 
 
 def rest(arm: Arm, seen: Pass, ctx: Context, stride: Stride, hazard: Hazard) -> Way:

@@ -13,7 +13,7 @@ from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.inverses import eigenbasis_of, identity_basis
+from curvlab.parts.inverses import eigenbasis_of, identity_basis, relative_to
 from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, check_bounds
@@ -53,13 +53,15 @@ class Eigenbasis(Preconditioner[EigenState]):
     ``x = Q_B [ (Q_Bᵀ g Q_A) / (S + λ) ] Q_Aᵀ`` with ``S = E_n Σ_v [(Q_Bᵀ (Σ_s g aᵀ) Q_A)²]``, the
     Frobenius-nearest diagonal in that basis.  S is a moving average normalised by the sum of its
     weights; when the basis turns (on the observing steps that ``refresh_every`` divides), S is
-    re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S: exact damping.
+    re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S: exact damping; with ``relative`` it
+    is in units of each block's mean of S.
     """
 
     estimator: CurvatureEstimator[Any]
     decay: Fraction = 0.95
     observe_every: Count = 1
     refresh_every: Count = 1
+    relative: bool = False
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -102,7 +104,9 @@ class Eigenbasis(Preconditioner[EigenState]):
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
         inverse: dict[str, BlockOperator] = {}
         for name, basis in state.basis.items():
-            D = (state.moments[name] + ctx.damping).reciprocal_()
+            S = state.moments[name]
+            damping = relative_to(S.mean(), ctx.damping) if self.relative else ctx.damping
+            D = (S + damping).reciprocal_()
             inverse[name] = KroneckerEigen(basis.Q_B, basis.Q_A, D)
         return Solve(BlockDiagonal(inverse) @ v)
 

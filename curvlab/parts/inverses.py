@@ -25,7 +25,10 @@ class Cholesky(Inverse):
 
     The block is thereby damped by ``λ(A ⊗ I + I ⊗ B) + λ²I``; where B is the identity it stays
     the identity, and the damping is exact.  One inverse per factor, about d³ flops if dense.
+    ``relative``: λ is in units of each factor's mean eigenvalue.
     """
+
+    relative: bool = False
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
         blocks = kronecker_blocks(C, "cholesky").items()
@@ -35,7 +38,8 @@ class Cholesky(Inverse):
         def inverse(side: Factor | None) -> Factor | None:
             if not isinstance(side, Structure):
                 return side
-            return as_gram(side.family, "cholesky").inverse(side, ctx.damping, ctx.backend)
+            shift = relative_to(side.mean_diagonal(), ctx.damping) if self.relative else ctx.damping
+            return as_gram(side.family, "cholesky").inverse(side, shift, ctx.backend)
 
         found: dict[str, BlockOperator] = {}
         for name, block in kronecker_blocks(C, "cholesky").items():
@@ -46,7 +50,12 @@ class Cholesky(Inverse):
 
 @dataclass(frozen=True)
 class Eigen(Inverse):
-    """Exact damping, ``(B ⊗ A + λI)⁻¹``, through an eigendecomposition of each factor (9–25 d³ flops)."""
+    """Exact damping, ``(B ⊗ A + λI)⁻¹``, through an eigendecomposition of each factor (9–25 d³ flops).
+
+    ``relative``: λ is in units of the block's mean eigenvalue.
+    """
+
+    relative: bool = False
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
         found: dict[str, BlockOperator] = {}
@@ -64,7 +73,9 @@ class Eigen(Inverse):
                 a, Q_A = eigenbasis_of(block.A, ctx)
             b = _ones(None, block.A) if b is None else b
             a = _ones(None, block.B) if a is None else a
-            found[name] = KroneckerEigen(Q_B, Q_A, (torch.outer(b, a) + ctx.damping).reciprocal_())
+            C_ = torch.outer(b, a)
+            damping = relative_to(C_.mean(), ctx.damping) if self.relative else ctx.damping
+            found[name] = KroneckerEigen(Q_B, Q_A, (C_ + damping).reciprocal_())
         return BlockDiagonal(found)
 
 
@@ -126,6 +137,11 @@ def _entries(side: Factor) -> Tensor | None:
 
 def _diagonal(entries: Mapping[str, Tensor]) -> BlockDiagonal:
     return BlockDiagonal({name: KroneckerEigen(None, None, D) for name, D in entries.items()})
+
+
+def relative_to(mean: Float[Tensor, "*b"], damping: float) -> Float[Tensor, "*b"]:
+    """λ times a mean curvature; 1 where there is none, so that what saw nothing is the identity."""
+    return torch.where(mean > 0, mean * damping, torch.ones_like(mean))
 
 
 def identity_of(side: Factor | None) -> Factor | None:

@@ -151,7 +151,7 @@ class NormConstraint(Transform[Tensor]):
     ``ν = min(1, √(limit / (lr² gᵀu)))``; it belongs first on the update, before momentum (the "KL clip";
     Ba, Grosse & Martens 2017).  ν is found on every ``every``-th step and held in between: with the
     refreshes of the curvature, whose changes are what it guards against.  A negative gᵀu is left
-    alone.  No host sync.
+    alone.  Without a limit (inf) nothing is computed.  No host sync.
     """
 
     fallible = False
@@ -166,25 +166,9 @@ class NormConstraint(Transform[Tensor]):
         return like.flat.new_ones(())
 
     def __call__(self, state: Tensor, v: BlockVector, at: At) -> BlockVector:
+        if self.limit == float("inf"):
+            return v
         if at.step % self.every == 0:
             size = (v.dot(at.gradient) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
             state.copy_((self.limit / size).sqrt().clamp(max=1.0))
         return v.owned().scale_(state)
-
-
-@dataclass(frozen=True)
-class Graft(Transform[None]):
-    """Keeps each block's direction and gives it the norm of that block's gradient (grafting on SGD).
-
-    Anil et al. 2020 (arXiv 2002.09018).  A block whose update is zero stays zero.
-    """
-
-    def init(self, like: BlockVector) -> None:
-        return None
-
-    def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
-        out = v.clone()
-        for name, block in out.items():
-            wanted, length = torch.linalg.vector_norm(at.gradient[name]), torch.linalg.vector_norm(block)
-            block.mul_(torch.where(length > 0, wanted / length, 0.0))
-        return out

@@ -72,7 +72,8 @@ class StepRule(ABC, Generic[S]):
 class At:
     """Where a transform stands: the gradient, the step and its rate, and access to θ.
 
-    ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.
+    ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.  ``given`` is what was preconditioned,
+    the gradient after ``on_gradient``; before that there is none.
     """
 
     gradient: BlockVector
@@ -80,6 +81,7 @@ class At:
     lr: float
     add_theta: Callable[[BlockVector, float], None]
     read: Callable[[], BlockVector]
+    given: BlockVector | None = None
 
 
 class Transform(ABC, Generic[S]):

@@ -173,11 +173,15 @@ class Ledger:
 
     folder: Path
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """What was found, by key; the last of equals counts."""
+    def entries(self) -> list[dict[str, Any]]:
+        """Every finished run, ``key`` and ``found``; the last of equal keys."""
         path = self.folder / "runs.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return {name_of(entry["key"]): entry["found"] for entry in map(json.loads, lines)}
+        return list({name_of(entry["key"]): entry for entry in map(json.loads, lines)}.values())
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """What was found, by key; the last of equals counts."""
+        return {name_of(entry["key"]): entry["found"] for entry in self.entries()}
 
     def get(self, key: Mapping[str, object], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was found under ``key``; runs and writes it down if it is not there."""

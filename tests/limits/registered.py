@@ -58,10 +58,19 @@ def knobs_of(name: str) -> Mapping[str, Any]:
 _BUILT: dict[tuple[str, str], Method] = {}
 
 
-def optimizer(name: str, model: nn.Module, *, reduction: str = "mean", **knobs: Any) -> CurvatureOptimizer:
+def optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    reduction: str = "mean",
+    settings: Mapping[str, Any] | None = None,
+    **knobs: Any,
+) -> CurvatureOptimizer:
     """A registered method at work on ``model``, in float64, seed 0."""
-    key = (name, repr(sorted(knobs.items())))
-    method = _BUILT[key] if key in _BUILT else _BUILT.setdefault(key, build_method(registry(), name, knobs))
+    key = (name, repr((sorted(knobs.items()), sorted((settings or {}).items()))))
+    if key not in _BUILT:
+        _BUILT[key] = build_method(registry(), name, knobs, settings)
+    method = _BUILT[key]
     return CurvatureOptimizer(method, model, backend=Full("float64"), reduction=reduction, name=name)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from curvlab.errors import ConfigError
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task, Workload
+from curvlab.tasks.character_gpt import FILE, CharacterGpt
 from curvlab.tasks.curves import Curves
 from curvlab.tasks.digits import Digits
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
@@ -31,6 +32,7 @@ RECIPES: dict[str, Any] = {
     "fashion-autoencoder": lambda root: FashionAutoencoder(hidden=(32,), code=4, root=root, batch_size=32),
     "fashion-convnet": lambda root: FashionConvnet(channels=(4, 4, 8), hidden=16, root=root),
     "fashion-vit": lambda root: FashionVit(patch=7, dim=16, depth=2, heads=2, root=root),
+    "character-gpt": lambda root: CharacterGpt(context=8, dim=16, depth=1, heads=2, text=f"{root}/{FILE}"),
 }
 
 #: a rate at which plain SGD makes progress in twenty steps
@@ -43,6 +45,7 @@ RATES = {
     "fashion-autoencoder": 1e-3,
     "fashion-convnet": 0.1,
     "fashion-vit": 0.05,
+    "character-gpt": 0.1,
 }
 
 
@@ -182,6 +185,8 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (FashionVit, {"heads": -4}, "heads = -4 must be a divisor of dim, 128"),
     (FashionVit, {"mlp_ratio": 0}, "mlp_ratio = 0 must be at least 1"),
     (FashionVit, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
+    (CharacterGpt, {"context": 0}, "context = 0 must be at least 1"),
+    (CharacterGpt, {"heads": 3}, "heads = 3 must be a divisor of dim, 128"),
 ]
 
 

@@ -27,7 +27,12 @@ class SplitCholesky(Inverse):
     The block is thereby damped by ``√λ (π B ⊗ I + π⁻¹ I ⊗ A) + λ I``: λ at least, and the same
     whatever the scale that A and B exchange.  A side of dimension 1 is a number and takes no damping:
     the other side takes all of it, exactly.  Where B is the identity, A takes λ, exactly.
+
+    ``relative``: λ is in units of each block's mean curvature, ``tr A tr B / (i o)``, so that A takes
+    ``√λ tr A / i`` and B ``√λ tr B / o``: the same directions whatever the scale of the loss.
     """
+
+    relative: bool = False
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
         blocks = kronecker_blocks(C, "split-cholesky").items()
@@ -37,8 +42,26 @@ class SplitCholesky(Inverse):
         found: dict[str, BlockOperator] = {}
         for name, block in kronecker_blocks(C, "split-cholesky").items():
             with naming_block(name):
-                found[name] = _inverse(block, ctx)
+                found[name] = _relative(block, ctx) if self.relative else _inverse(block, ctx)
         return BlockDiagonal(found)
+
+
+def _relative(block: Kronecker, ctx: Context) -> Kronecker:
+    """Each side damped by a share of its own mean; one that saw nothing is taken for the identity."""
+    A, B = block.A, block.B
+    assert isinstance(A, Structure), "A is always estimated"
+    if not isinstance(B, Structure) or B.d == 1:
+        return Kronecker(_damped(B, 0.0, ctx), _damped(A, ctx.damping, ctx))
+    if A.d == 1:
+        return Kronecker(_damped(B, ctx.damping, ctx), _damped(A, 0.0, ctx))
+    return Kronecker(_damped(B, ctx.damping**0.5, ctx), _damped(A, ctx.damping**0.5, ctx))
+
+
+def _damped(side: Factor | None, share: float, ctx: Context) -> Factor | None:
+    if not isinstance(side, Structure):
+        return side
+    mean = side.mean_diagonal()
+    return _shifted(side, torch.where(mean > 0, share * mean, torch.ones_like(mean)), ctx)
 
 
 def _inverse(block: Kronecker, ctx: Context) -> Kronecker:

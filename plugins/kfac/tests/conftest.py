@@ -62,9 +62,9 @@ def kfac() -> Estimate:
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    """Core, this plugin, and the one that its methods' fallback comes from."""
+    """Core, this plugin, and those that its methods' fallback and structures come from."""
     found = []
-    for name in ("firstorder", "kfac"):
+    for name in ("firstorder", "structures", "kfac"):
         load = lambda name=name: importlib.import_module(f"curvlab_{name}")  # noqa: E731
         found.append(Candidate(name, f"curvlab-{name}", "0", load))
     return discover(plugins=found, strict=True)

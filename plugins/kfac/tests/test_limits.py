@@ -26,6 +26,8 @@ BARE: dict[str, Any] = {"on_update": [], "step.lr": 1.0}
 #: each parameter's own curvature, on this step's batch alone
 NOW: dict[str, Any] = {"preconditioner.observe_every": 1, "preconditioner.refresh_every": 1}
 EXACT_DAMPING: dict[str, Any] = {"preconditioner.inverse": "eigen"}
+#: λ itself, not in units of a block's curvature
+ABSOLUTE: dict[str, Any] = {"preconditioner.inverse.relative": False}
 
 
 def shared_net() -> Problem:
@@ -158,8 +160,8 @@ def test_cg_fac_samples_the_labels_that_kfac_samples(optimizer: Any) -> None:
 
 def test_foof_is_kfac_without_an_output_side(optimizer: Any) -> None:
     problem = classifier("cross-entropy", 8)
-    foof = one_step(optimizer, problem, "foof", NOW, damping=0.1)
-    for settings in ({}, EXACT_DAMPING, {"preconditioner.inverse": "cholesky"}):
+    foof = one_step(optimizer, problem, "foof", {**NOW, **ABSOLUTE}, damping=0.1)
+    for settings in (ABSOLUTE, EXACT_DAMPING, {"preconditioner.inverse": "cholesky"}):
         kfac = one_step(optimizer, problem, "kfac", {**NOW, **settings}, labels="none", damping=0.1)
         assert_close(foof, kfac, condition=100.0)
 
@@ -170,7 +172,7 @@ def test_foof_is_gradient_descent_on_neurons(optimizer: Any) -> None:
     model = problem.model()
     blocks = problem.blocks(model)
     g = gradient(mean_loss(problem.criterion, model(problem.inputs), problem.targets), blocks)
-    update = one_step(optimizer, problem, "foof", NOW, damping=0.1)
+    update = one_step(optimizer, problem, "foof", {**NOW, **ABSOLUTE}, damping=0.1)
     inputs = {"0": problem.inputs, "2": torch.tanh(model[0](problem.inputs)).detach()}  # type: ignore[index]
     for name, a in inputs.items():
         rows = torch.cat([a, torch.ones(8, 1).double()], dim=1)
@@ -245,7 +247,8 @@ def test_ekfacs_step_solves_with_the_block_of_one_example(optimizer: Any) -> Non
     model = problem.model()
     blocks = problem.blocks(model)
     g = gradient(mean_loss(problem.criterion, model(problem.inputs), problem.targets), blocks)
-    update = one_step(optimizer, problem, "ekfac", NOW, labels="exact", damping=0.1)
+    settings = {**NOW, "preconditioner.relative": False}
+    update = one_step(optimizer, problem, "ekfac", settings, labels="exact", damping=0.1)
     for name, C in ggn_blocks(problem).items():
         start, stop = blocks.layout.offsets[name]
         condition = float(torch.linalg.eigvalsh(C)[-1]) / 0.1 + 1

@@ -60,7 +60,9 @@ class Singd(Preconditioner[SingdState]):
     ``0.01 every``, at most 0.1: factors then remember as many steps however often they are updated.  No
     update changes a direction of a factor by more than about the fraction ``limit``.  The first
     observation is fitted by ``fit`` Newton-Schulz iterations; 0 starts from K = C = I and leaves it to the
-    updates, as the paper does.  ``order`` truncates the exponential.
+    updates, as the paper does.  ``order`` truncates the exponential.  ``relative``: λ is in units of the
+    block's mean curvature on each batch; with a fitted start the direction then is the same whatever the scale
+    of the loss.
 
     State: K and C, and as much again with momentum.  Cost of an update with dense factors, r rows:
     ``2 r d² + 2 r d² + 4 d³`` flops each; of an application, two products with each factor.
@@ -78,6 +80,7 @@ class Singd(Preconditioner[SingdState]):
     limit: Limit = 0.5
     fit: Natural = 6
     order: Literal[1, 2] = 1
+    relative: bool = False
     stacked: bool = True  #: update blocks of one shape by one batched product
 
     def __post_init__(self) -> None:
@@ -151,7 +154,7 @@ class Singd(Preconditioner[SingdState]):
 
     @property
     def _rule(self) -> Rule:
-        return Rule(self.coupling, self.momentum, self.order, self.limit)
+        return Rule(self.coupling, self.momentum, self.order, self.limit, self.relative)
 
     def _fresh(self, shape: torch.Size, count: int, like: BlockVector) -> Factors:
         """``count`` blocks of one shape at the identity, side by side."""

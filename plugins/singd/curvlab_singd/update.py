@@ -47,6 +47,7 @@ class Rule:
     momentum: float
     order: int
     limit: float
+    relative: bool = False
 
 
 def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, measure: bool = True) -> bool:
@@ -67,7 +68,11 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, mea
     the mean at ``p_K p_C``.  Without ``measure``, √(p_K p_C) is what it was when last measured: it moves as
     slowly as the factors do, and costs two thin products with all rows of each side.
 
-    False if the observation is not finite: nothing has changed then, as it would stay in K, C and m.
+    With ``rule.relative``, λ is in units of the observation's mean curvature, ``avg(U_K) avg(U_C)``, and without
+    coupling in those of each factor's.
+
+    False if the observation is not finite, or λ is relative to one without curvature: nothing has changed then,
+    as it would stay in K, C and m.
     """
     assert rows.g is not None, "the labels of singd always give gradients"
     K, C = f.K.laid_out(), f.C.laid_out()
@@ -80,7 +85,9 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, mea
     if rule.coupling == "peak":
         assert f.excess is not None
         sizes += [peak(K, rows.a), peak(C, rows.g)] if measure else [f.excess]
-    weights = _weights(torch.stack(sizes), rows, damping, rule.coupling, f.excess)
+    if rule.relative:
+        sizes = [_mean(rows.a, rows.a_weight), _mean(rows.g, rows.g_weight), *sizes]
+    weights = _weights(torch.stack(sizes), rows, damping, rule, f.excess)
     if weights is None:
         return False
     w_K, w_C, damping_K, damping_C = weights
@@ -118,22 +125,27 @@ def peak(K: Structure, X: Tensor) -> Tensor:
 
 
 def _weights(
-    measured: Tensor, rows: Rows, damping: float, coupling: Coupling, excess: Tensor | None
+    measured: Tensor, rows: Rows, damping: float, rule: Rule, excess: Tensor | None
 ) -> Sequence[float | Tensor] | None:
     """Half of what weighs K's observation, C's, and the damping of K and of C; of stacked blocks, of each.
 
-    ``measured``, ``[q, *b]``: the means of H_K and H_C and, as far as the coupling reads them, those of
-    KᵀK and CᵀC and either both peaks of H, from which ``excess`` is made anew, or the excess that is known.
+    ``measured``, ``[q, *b]``: where λ is relative the means of U_K and U_C; the means of H_K and H_C and, as far
+    as the coupling reads them, those of KᵀK and CᵀC and either both peaks of H, from which ``excess`` is made
+    anew, or the excess that is known.
     ``None`` if a block's are beyond what the dtype can hold; the excess is then as it was.
     They are read in one host sync, for what is made of them is a handful of numbers.
     """
     bounds = torch.finfo(measured.dtype)
     found, made = [], []
-    for h_K, h_C, *more in measured.reshape(len(measured), -1).mT.tolist():
-        if coupling == "none":
-            four = 0.5 * rows.a_weight, 0.5 * rows.g_weight, 0.5 * damping, 0.5 * damping
+    for numbers in measured.reshape(len(measured), -1).mT.tolist():
+        u_K, u_C, h_K, h_C, *more = numbers if rule.relative else (1.0, 1.0, *numbers)
+        if not u_K * u_C > 0:
+            return None
+        if rule.coupling == "none":
+            four = 0.5 * rows.a_weight, 0.5 * rows.g_weight, 0.5 * damping * u_K, 0.5 * damping * u_C
         else:
             square_K, square_C, *peaks = more
+            square_K, square_C = u_K * u_C * square_K, u_K * u_C * square_C
             over = _excess(peaks, (h_K, h_C), bounds.tiny)
             both = 0.5 * rows.a_weight * rows.g_weight * over
             four = both * h_C, both * h_K, 0.5 * damping * square_C, 0.5 * damping * square_K
@@ -166,12 +178,17 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool
     batch has not seen is not yet trusted to be flat.
     At last a factor whose structure could not whiten the observation is scaled down until its peak is 1.
     λ is split as KFAC does, ``λ_K = √λ π``, ``λ_C = √λ / π``, ``π² = avg(U_K)/avg(U_C)``; without coupling
-    each factor takes λ.  False, and nothing changed, if the observation is not finite.
+    each factor takes λ.  A relative λ is in units of those means, as in ``update``.  False, and nothing changed,
+    if the observation is not finite, or has no curvature to be relative to.
     """
     assert rows.g is not None
-    h_K = rows.a.square().mean((-2, -1)) * (rows.a_weight * rows.a.shape[-2])
-    h_C = rows.g.square().mean((-2, -1)) * (rows.g_weight * rows.g.shape[-2])
-    if rule.coupling == "none":
+    h_K, h_C = _mean(rows.a, rows.a_weight), _mean(rows.g, rows.g_weight)
+    if rule.relative:
+        if not bool(((h_K > 0) & (h_C > 0)).all()):
+            return False
+        share = damping if rule.coupling == "none" else damping**0.5
+        damping_K, damping_C = share * h_K, share * h_C
+    elif rule.coupling == "none":
         damping_K = damping_C = torch.full_like(h_K, damping)
     else:
         tiny = torch.finfo(h_K.dtype).tiny
@@ -193,6 +210,12 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool
         for name, t in factor.tensors().items():
             t.copy_(one.tensors()[name])
     return False
+
+
+def _mean(X: Tensor, weight: float) -> Tensor:
+    """``avg(U)`` of ``U = weight · XᵀX``."""
+    found: Tensor = X.square().mean((-2, -1)) * (weight * X.shape[-2])
+    return found
 
 
 def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -> None:

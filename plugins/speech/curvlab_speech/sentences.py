@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 from curvlab.errors import DataError
-
-#: everything, for Debian's ``bible`` (package bible-kjv, which reads bible-kjv-text)
-WHOLE = "gen1:1-rev22:21"
+from curvlab.tasks.verses import verses as of_the_bible
 
 HOW_TO_GET = (
     "the program `bible`, whose verses are spoken, is not here: run `apt-get install bible-kjv` on Debian or "
@@ -24,17 +20,7 @@ _LETTERS = re.compile(r"[^\W\d_]{2,}")
 
 def verses() -> list[str]:
     """The 31,102 verses, in order, without their numbers; raises ``DataError`` without the program."""
-    program = shutil.which("bible")
-    if program is None:
-        raise DataError(HOW_TO_GET)
-    # -f: a verse on each line, behind its number
-    done = subprocess.run([program, "-f", WHOLE], capture_output=True, text=True, check=False)
-    found = [line.partition(" ")[2].strip() for line in done.stdout.splitlines()]
-    found = [verse for verse in found if verse]
-    if done.returncode or not found:
-        why = done.stderr.strip() or "no verses; is bible-kjv-text installed?"
-        raise DataError(f"{program} -f {WHOLE}: {why}")
-    return found
+    return of_the_bible(HOW_TO_GET)
 
 
 def sentences(path: Path) -> list[str]:

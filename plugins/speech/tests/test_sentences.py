@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curvlab.errors import DataError
-from curvlab_speech import sentences as module
+from curvlab.tasks import verses as module
 from curvlab_speech.sentences import sentences, verses
 from plugins.speech.tests.samples import needs_bible
 
