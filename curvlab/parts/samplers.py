@@ -100,7 +100,9 @@ class SubsampledCurvature(Sampler[Any]):
         fraction("fraction", self.fraction, closed=True)
         at_least("minimum", self.minimum, 1)
         if isinstance(self.base, SubsampledCurvature):
-            raise ConfigError(Fault("base is subsampled-curvature itself", path="base"))
+            raise ConfigError(
+                Fault("base must not be subsampled-curvature again", path="base", hint='use base = "uniform"')
+            )
 
     def init(self, size: int, batch_size: int, seed: int) -> Any:
         return self.base.init(size, batch_size, seed)

@@ -249,5 +249,5 @@ def test_dtypes_and_devices_are_what_the_settings_say() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 def test_a_missing_device_is_said_to_be_missing() -> None:
-    with pytest.raises(ConfigError, match="device = 'cuda:0', but CUDA is not available here"):
+    with pytest.raises(ConfigError, match="device = 'cuda:0': CUDA is not available here"):
         Full(device="cuda:0")

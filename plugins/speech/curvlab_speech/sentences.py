@@ -13,8 +13,8 @@ from curvlab.errors import DataError
 WHOLE = "gen1:1-rev22:21"
 
 HOW_TO_GET = (
-    "the program `bible`, whose verses are spoken, is not here: run `apt-get install bible-kjv` on Debian or "
-    "Ubuntu, or give a text of your own by --text FILE"
+    "the program `bible`, which prints the text to speak, was not found: run `apt-get install bible-kjv` on "
+    "Debian or Ubuntu, or name a text of your own with --text FILE"
 )
 
 #: a sentence ends at one of these before a space
