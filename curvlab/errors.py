@@ -116,9 +116,9 @@ class NeedsObjective(ConfigError):
     def __init__(self, part: str, asked: Sequence[str]) -> None:
         super().__init__(
             Fault(
-                f"{part} asks for {', '.join(asked)}, which loss.backward() does not leave behind",
-                hint="call optimizer.step(curvlab.objective(model, criterion, inputs, targets)), "
-                'or choose labels = "data" or "none" where the method has that knob',
+                f"{part} needs {', '.join(asked)}; loss.backward() does not compute this",
+                hint="call optimizer.step(curvlab.objective(model, criterion, inputs, targets)); "
+                'or set labels = "data" or "none", if the method has that knob',
             )
         )
 
@@ -137,10 +137,10 @@ class Unrepeatable(ConfigError):
     def __init__(self, what: str) -> None:
         super().__init__(
             Fault(
-                f"{what} gave other outputs the second time, for the same inputs and parameters:"
-                " Gauss-Newton products and trial losses would be of another function each",
-                hint="let it draw from torch's global generators, which are put back within a step, and keep"
-                " its state in buffers; or call eval() on it, or use a method without products",
+                f"{what} gave different outputs in two calls with the same inputs and parameters."
+                " Gauss-Newton products and trial losses need a model that repeats its outputs",
+                hint="draw random numbers from torch's global generators, which each step resets, and keep"
+                " state in buffers; or call eval() on the layer, or use a method without products",
             )
         )
 

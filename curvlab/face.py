@@ -101,17 +101,17 @@ def _require_model(model: Any) -> None:
         return
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise UsageError(
-            f"curvlab.optimizer got the class {model.__name__}: pass the model, an instance of it"
+            f"curvlab.optimizer got the class {model.__name__}; pass a model, such as {model.__name__}(…)"
         )
     message = (
-        f"curvlab.optimizer takes the model (an nn.Module) itself, got {type(model).__name__}:"
-        " pass model, not model.parameters(), since layers are read as well."
+        f"curvlab.optimizer needs the model (an nn.Module), but got {type(model).__name__}:"
+        " pass model, not model.parameters(), because the method reads layers too."
         "  Freeze what is not trained with requires_grad_(False)"
     )
     listed = isinstance(model, (list, tuple)) and any(isinstance(item, Mapping) for item in model)
     if listed or isinstance(model, Mapping):
         message += (
-            "; parameter groups go to groups=, by pattern of names or by parameters:"
+            ". Pass parameter groups as groups=, with patterns of names or parameters:"
             ' groups=[{"params": ["*.bias"], "weight_decay": 0.0}]'
         )
     raise UsageError(message)
@@ -122,12 +122,10 @@ def _require_precision(backend: Backend, name: str, dtype: torch.dtype) -> None:
     if backend.dtype == dtype or (dtype in HALVES and name == "float32"):
         return
     convert = {torch.float32: "model.float()", torch.float64: "model.double()"}.get(backend.dtype)
-    hint = "leave precision out, which means that of the parameters"
+    hint = "leave precision out to use the dtype of the parameters"
     if convert is not None:
-        hint = f"call {convert} before, or {hint}"
-    what = (
-        f'precision "{name}" is for parameters in {_name(backend.dtype)}, and the model\'s are {_name(dtype)}'
-    )
+        hint = f"call {convert} first, or {hint}"
+    what = f'precision "{name}" needs parameters in {_name(backend.dtype)}; the model has {_name(dtype)}'
     raise ConfigError(Fault(what, path="precision", hint=hint))
 
 

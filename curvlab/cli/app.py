@@ -71,7 +71,7 @@ def options(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """Second-order optimisers for PyTorch, composed from parts."""
+    """Second-order optimizers for PyTorch, composed from parts."""
     block(blocked(plugins or ()))
 
 

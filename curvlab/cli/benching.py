@@ -26,26 +26,29 @@ Where = Annotated[
         show_default=False,
     ),
 ]
-Machine = Annotated[str, typer.Option("--machine", metavar="NAME", help="The results of this machine.")]
-Every = Annotated[bool, typer.Option("--all", help="Also list what did not change.")]
+Machine = Annotated[str, typer.Option("--machine", metavar="NAME", help="Use the results of this machine.")]
+Every = Annotated[bool, typer.Option("--all", help="Also list benchmarks that did not change.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
 def compare(
     base: Annotated[
-        str, typer.Argument(metavar="BASE", help="A commit, as git names it.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="BASE", help="The commit to compare with, by any name that git knows.", show_default=False
+        ),
     ],
-    head: Annotated[str, typer.Argument(metavar="HEAD", help="Another one.", show_default=False)],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="The commit to compare.", show_default=False)],
     results: Where = None,
     machine: Machine = "",
     times: Annotated[
-        bool, typer.Option("--times", help="Measure both anew, times included, in turns.")
+        bool, typer.Option("--times", help="Measure both commits again in turns, times included.")
     ] = False,
     bench: Annotated[
         str,
         typer.Option(
-            "--bench", metavar="REGEX", help="Benchmarks whose name matches alone.", show_default=False
+            "--bench", metavar="REGEX", help="Only benchmarks whose name matches.", show_default=False
         ),
     ] = "",
     every: Every = False,
@@ -100,18 +103,18 @@ def history(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", help="Write a page that needs no network.", show_default=False
+            "--html", metavar="FILE", help="Write an HTML page that works offline.", show_default=False
         ),
     ] = None,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="This method alone.")] = "",
-    family: Annotated[str, typer.Option("--family", metavar="NAME", help="This structure alone.")] = "",
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Only this method.")] = "",
+    family: Annotated[str, typer.Option("--family", metavar="NAME", help="Only this structure.")] = "",
     measure: Annotated[
-        str, typer.Option("--measure", metavar="NAME", help="This measure alone: flops, time, …")
+        str, typer.Option("--measure", metavar="NAME", help="Only this measure: flops, time, …")
     ] = "",
     every: Every = False,
     as_json: AsJson = False,
 ) -> None:
-    """Every benchmark over the commits that have results: as a table, as JSON, as a page."""
+    """List every benchmark over the commits that have results: as a table, JSON or a page."""
     from curvlab.bench.compact import document
     from curvlab.bench.history import Filter, narrowed, series
     from curvlab.bench.page import page

@@ -50,7 +50,7 @@ class Checked:
 
 def check(
     name: Annotated[str, typer.Argument(help="A part's name, package.module:Class, or a plugin's name.")],
-    kind: Annotated[str | None, typer.Option("--kind", help="Check parts of this kind alone.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Check only parts of this kind.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the part, in TOML; may be repeated."),
@@ -124,7 +124,7 @@ def _by_path(registry: Registry, path: str, kind: str | None) -> PartEntry:
         kinds = [k for k in PROTOCOLS if isinstance(found, type) and issubclass(found, protocol(k))]
         if len(kinds) != 1:
             raise UsageError(
-                f"{path} is a subclass of no protocol: say --kind" if not kinds else f"{path}: say --kind"
+                f"{path} is not a subclass of a protocol; add --kind" if not kinds else f"{path}: say --kind"
             )
         kind = kinds[0]
     return registry.part(kind, path)
@@ -136,7 +136,9 @@ def _settings(texts: list[str], entries: list[Entry]) -> dict[str, Any]:
         return {}
     if len(entries) > 1:
         names = ", ".join(f"{_kind(e)} {e.name}" for e in entries)
-        raise UsageError(f"--set is of one part, and the name is of {names}: say --kind, or the part's name")
+        raise UsageError(
+            f"--set needs a single part, but the name means {names}; add --kind, or name the part"
+        )
     from curvlab.config.layers import load
     from curvlab.config.tree import plain
 

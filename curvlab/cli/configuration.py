@@ -10,7 +10,7 @@ import typer
 from curvlab.cli.output import print_json, print_text
 
 Configs = Annotated[
-    list[Path], typer.Argument(help="TOML files; later ones override earlier.", show_default=False)
+    list[Path], typer.Argument(help="TOML files; later files override earlier ones.", show_default=False)
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override one value: TOML, else a string.")
@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Check and show configurations.", r
 
 @app.command()
 def check(configs: Configs, overrides: Overrides = None) -> None:
-    """Build everything that a run would need, and list every fault at once."""
+    """Build everything that a run needs, and list all faults at once."""
     from curvlab.config import build, load
 
     plan = build(load(configs, overrides or ()))
@@ -31,7 +31,7 @@ def check(configs: Configs, overrides: Overrides = None) -> None:
 
 @app.command()
 def show(configs: Configs, overrides: Overrides = None) -> None:
-    """The resolved configuration as TOML: every value, and where it came from."""
+    """Show the resolved configuration as TOML: every value and its origin."""
     from curvlab.config import load, resolve
     from curvlab.config.toml_text import annotated
 
@@ -40,7 +40,7 @@ def show(configs: Configs, overrides: Overrides = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """The JSON Schema of a configuration, for editors; built from the installed parts."""
+    """Print the JSON Schema of a configuration, for editors, built from the installed parts."""
     from curvlab.config.json_schema import json_schema
     from curvlab.registry import installed
 

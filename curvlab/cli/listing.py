@@ -16,14 +16,16 @@ from curvlab.registry.suggest import advice
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 tasks_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
-plugins_app = typer.Typer(no_args_is_help=True, help="What is installed.", rich_markup_mode=None)
+plugins_app = typer.Typer(no_args_is_help=True, help="List, check and write plugins.", rich_markup_mode=None)
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this method whole.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show everything about this method.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The methods; with a NAME, its composition as TOML, its knobs, what it needs, its reference."""
+    """List the methods; with a NAME, show its composition as TOML, its knobs, needs and reference."""
     registry = installed()
     if name is not None:
         _one_method(registry.method(name), as_json)
@@ -40,10 +42,10 @@ def methods(
 
 
 def parts(
-    kind: Annotated[str | None, typer.Argument(help="List this kind alone.", show_default=False)] = None,
+    kind: Annotated[str | None, typer.Argument(help="List only this kind.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every registered part: kind, name, distribution, version, one line."""
+    """List every registered part: kind, name, distribution, version, summary."""
     registry = installed()
     if kind is not None and kind not in PROTOCOLS:
         raise UsageError(f'unknown kind "{kind}"\n  {advice(kind, PROTOCOLS, "Kinds")}')
@@ -62,11 +64,11 @@ def parts(
 
 @tasks_app.callback()
 def tasks(context: typer.Context, as_json: AsJson = False) -> None:
-    """The tasks, and where each takes its data from; `prepare` makes the data of those that need it."""
+    """List the tasks and the source of their data; `prepare` makes data for those that need it."""
     if context.invoked_subcommand is not None:
         if as_json:
             raise UsageError(
-                f"--json is of the listing: `curvlab tasks {context.invoked_subcommand}` has none"
+                f"`curvlab tasks {context.invoked_subcommand}` has no option --json; only `curvlab tasks` has"
             )
         return
     registry = installed()
@@ -80,7 +82,7 @@ def tasks(context: typer.Context, as_json: AsJson = False) -> None:
 
 @plugins_app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """The plugins that were found, those that are broken, clashing or slow with the reason."""
+    """List the installed plugins, and why some are broken, clashing or slow."""
     records = installed().plugins
     if as_json:
         print_json([asdict(record) for record in records])

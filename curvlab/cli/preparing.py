@@ -34,20 +34,21 @@ def prepare(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The task.", show_default=False)] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="The folder to make.", show_default=False)
+        Path | None, typer.Option("--to", metavar="DIR", help="The folder to create.", show_default=False)
     ] = None,
     asked: Annotated[
-        bool, typer.Option("--help", "-h", help="Show this, or after a NAME the options of that task.")
+        bool,
+        typer.Option("--help", "-h", help="Show this message, or after a NAME the options of that task."),
     ] = False,
 ) -> None:
-    """Make the data of a task, once, in a folder that its runs then read."""
+    """Make the data of a task once, in a folder for its runs."""
     if name is None:
         if not asked:
-            raise UsageError(f"which task? {_HOW}")
+            raise UsageError(f"the name of a task is missing: {_HOW}")
         print_text(context.get_help())
         return
     if name.startswith("-"):
-        raise UsageError(f"{name} stands before the task's name: {_HOW}")
+        raise UsageError(f"the option {name} must follow the name of the task: {_HOW}")
     registry = installed()
     entry = registry.part("task", name)
     cls = _preparation(entry)
@@ -55,7 +56,7 @@ def prepare(
         print_text(_help(entry, cls))
         return
     if to is None:
-        raise UsageError(f"where to? {_HOW}")
+        raise UsageError(f"--to DIR is missing: {_HOW}")
     from curvlab.config.builder import Builder
 
     builder = Builder(registry)

@@ -35,8 +35,10 @@ def continued(folder: Path, changes: Sequence[str]) -> Layers:
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     wrong = [key for key in changed if not _free(key)]
     if wrong:
-        hint = f"start a new run with `curvlab train`; free to change are {', '.join(FREE)}"
-        raise ConfigError(*(Fault("a change would falsify the run", path=key, hint=hint) for key in wrong))
+        hint = f"start a new run with `curvlab train`; a resumed run may change {', '.join(FREE)}"
+        raise ConfigError(
+            *(Fault("this setting cannot change in a resumed run", path=key, hint=hint) for key in wrong)
+        )
     given = {budget for budget in BUDGETS if budget in changed}
     if not given:
         return after

@@ -35,27 +35,32 @@ Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", s
 def train(
     config: Annotated[
         list[Path],
-        typer.Argument(metavar="CONFIG…", help="TOML files; later ones override.", show_default=False),
+        typer.Argument(
+            metavar="CONFIG…", help="TOML files; later files override earlier ones.", show_default=False
+        ),
     ],
     settings: Set = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the run's folder is made.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder in which to create the run's folder.")
+    ] = Path("runs"),
     name: Annotated[
-        str | None, typer.Option("--name", metavar="N", help="First part of the folder's name: run.name.")
+        str | None,
+        typer.Option("--name", metavar="N", help="The first part of the run folder's name, as run.name."),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on in the newest unfinished run of this configuration, if any."),
+        typer.Option(
+            "--resume", help="Continue the newest unfinished run of this configuration, if there is one."
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show coverage, bytes of state and cost of a step; train nothing."),
+        typer.Option("--dry-run", help="Show coverage, bytes of state and cost of a step, without training."),
     ] = False,
     as_json: Json = False,
     quiet: Silent = False,
 ) -> None:
-    """Train: one run, in a folder of its own."""
+    """Train one run, in a new folder."""
     from curvlab.config import build, load
 
     given = settings or []
@@ -73,12 +78,12 @@ def train(
 
         folder = unfinished(out, plan)
     if resume and not quiet:
-        complain(f"going on in {folder}" if folder else "nothing to go on with: a new run")
+        complain(f"continuing {folder}" if folder else "no unfinished run; starting a new one")
     _train(plan, out, folder, as_json, quiet)
 
 
 def resume(run: Folder, settings: Set = None, as_json: Json = False, quiet: Silent = False) -> None:
-    """Go on from the newest whole checkpoint of a run."""
+    """Continue a run from its newest complete checkpoint."""
     from curvlab.config import build
     from curvlab.reporting.rundir import RunDir
 
@@ -87,7 +92,7 @@ def resume(run: Folder, settings: Set = None, as_json: Json = False, quiet: Sile
 
 
 def evaluate(run: Folder, as_json: Json = False) -> None:
-    """Compute the metrics of a run's newest checkpoint anew."""
+    """Compute the metrics of a run's newest checkpoint again."""
     from curvlab.config import build
     from curvlab.engine.run import evaluate as computed
     from curvlab.reporting.console import metrics_in_words
@@ -139,7 +144,7 @@ def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: boo
     with warned_once(quiet=quiet):
         run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
     if run.was_over:
-        hint = "give it a larger budget to go on: --set run.steps=N"
+        hint = "to continue, set a larger budget: --set run.steps=N"
         complain(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}")
         if as_json:
             print_json(run.summary)

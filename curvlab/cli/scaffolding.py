@@ -18,13 +18,16 @@ from curvlab.scaffold.project import project, write
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help=f"What it brings: {', '.join(KINDS)}.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help=f"The kind of part: {', '.join(KINDS)}.", show_default=False)],
     name: Annotated[
-        str, typer.Argument(help="What a configuration will call it: my-arrow.", show_default=False)
+        str,
+        typer.Argument(help="The name of the part in configurations, such as my-arrow.", show_default=False),
     ],
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="D", help="Where: new or empty.  [default: ./curvlab-NAME]"),
+        typer.Option(
+            "--dir", metavar="D", help="The folder to write, new or empty.  [default: ./curvlab-NAME]"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

@@ -81,8 +81,9 @@ class Arms:
         for block in chosen:
             kinds.setdefault((block in refused, apart(block)), []).append(block.name)
         if is_joint(self.method) and sum(not falls for falls, _ in kinds) > 1:
-            what = f'method "{self.name}" steps all parameters at once: their groups may differ in lr and'
-            raise ConfigError(Fault(f"{what} weight_decay alone", hint="set momentum and damping alike"))
+            what = f'method "{self.name}" steps all parameters at once, so groups may differ only in lr and'
+            hint = "use the same momentum and damping in all groups"
+            raise ConfigError(Fault(f"{what} weight_decay", hint=hint))
         # the method's own arms come first: the facts of a step are those of the first
         for (falls, _), members in sorted(kinds.items(), key=lambda item: item[0][0]):
             self._add(FALLBACK if falls else self.name, blocks.select(members))
@@ -164,7 +165,9 @@ class Arms:
         self.unread = unread
         names = sorted(n for _, _, members in layout for n in members)
         if names != sorted(blocks.layout.names):
-            raise CheckpointError("the state is of another method or model: its blocks are others")
+            raise CheckpointError(
+                "the state belongs to another method or model: its blocks differ from this model's"
+            )
         self.members = []
         for name, treatment, members in layout:
             self._add(treatment, blocks.select(members), name)
@@ -175,7 +178,7 @@ class Arms:
         """A block; no longer a layer if its calls do not explain its gradient and others could treat it."""
         if self.method.fallback is None or block.name not in blocks.untapped:
             return block
-        return replace(block, adapter=None, reason="its layer's calls do not explain its gradient")
+        return replace(block, adapter=None, reason="the calls of its layer do not explain its gradient")
 
     def _require_fallback(self, blocks: Blocks, refused: Sequence[Block]) -> None:
         fallback = self.method.fallback
@@ -185,7 +188,7 @@ class Arms:
                     Fault(
                         f'method "{self.name}" does not treat {", ".join(b.parameters)}:'
                         f" {self.refusal(blocks, b)}",
-                        hint="give it a [method.fallback] that treats any parameter (`curvlab methods`)",
+                        hint='add a [method.fallback] that treats any parameter, such as use = "adamw"',
                     )
                     for b in refused
                 )

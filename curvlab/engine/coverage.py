@@ -60,16 +60,18 @@ def shortfall(name: str, rows: Sequence[Coverage]) -> str:
         return ""
     others = Counter(r.reason for r in trained if r.reason)
     why = "; ".join(f"{reason} ({n})" for reason, n in others.most_common(REASONS))
-    more = "" if len(others) <= REASONS else f"; and {len(others) - REASONS} more, see optimizer.coverage()"
+    more = "" if len(others) <= REASONS else f"; {len(others) - REASONS} more reasons in optimizer.coverage()"
     share = f"{len(own)} of {len(trained)} parameters" if own else f"none of {len(trained)} parameters"
-    percent = f", {100 * mine / total:.0f} % of their numbers" if own else ""
-    return f'method "{name}" treats {share} itself{percent}; its fallback trains the rest: {why}{more}'
+    percent = f" ({100 * mine / total:.0f} % of the elements)" if own else ""
+    return f'method "{name}" treats {share}{percent}; its fallback trains the rest: {why}{more}'
 
 
 def report(name: str, rows: Sequence[Coverage], *, strict: bool) -> None:
     """Warn of a shortfall; raises ``CoverageError`` instead if ``strict``."""
     said = shortfall(name, rows)
     if said and strict:
-        raise CoverageError(Fault(said, hint="leave out strict=True to train these by the fallback"))
+        raise CoverageError(
+            Fault(said, hint="remove strict=True to train these parameters with the fallback")
+        )
     if said:
         warnings.warn(said, CoverageWarning, stacklevel=4)

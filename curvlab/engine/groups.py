@@ -46,8 +46,8 @@ def resolve(
         for item in _items(given.get("params", ()), k):
             mine.update(names.of(item, k, faults))
         for name in sorted(mine & holder.keys(), key=order.index):
-            what = f'parameter "{name}" is in two groups, {holder[name]} and {k}'
-            faults.append(Fault(what, path=_at(k), hint="name it in one of them"))
+            what = f'parameter "{name}" is in two groups: groups[{holder[name]}] and groups[{k}]'
+            faults.append(Fault(what, path=_at(k), hint="remove it from one of them"))
         holder.update(dict.fromkeys(mine, k))
         settings = {key: value for key, value in given.items() if key != "params"}
         found.append(Group(tuple(name for name in order if name in mine), settings))
@@ -71,7 +71,7 @@ class _Names:
             matches = [first for name, first in self._every.items() if fnmatchcase(name, item)]
             if not matches:
                 what = f'no parameter of the model matches "{item}"'
-                hint = f"Names are such as {', '.join(list(self._every)[:3])}."
+                hint = f"Parameters of this model are, for example, {', '.join(list(self._every)[:3])}."
                 faults.append(Fault(what, path=_at(k), hint=hint))
             return matches
         name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
@@ -83,11 +83,13 @@ class _Names:
                 Fault(
                     f"{which} is not a parameter of the model",
                     path=_at(k),
-                    hint="pass parameters of this model, or patterns of their names",
+                    hint="pass parameters of this model, or patterns that match their names",
                 )
             )
         else:
-            what = f"{type(p).__name__} is neither a parameter nor a pattern of names"
+            what = (
+                f"params holds {p!r} of type {type(p).__name__}; expected a parameter or a pattern of names"
+            )
             faults.append(
                 Fault(what, path=_at(k), hint='write "params": "*.bias", or parameters of the model')
             )
@@ -98,7 +100,7 @@ def _listed(groups: Any) -> Sequence[Mapping[str, Any]]:
     """The groups, if they are mappings in a sequence."""
     listed = None if isinstance(groups, (str, Mapping, Tensor)) else list(groups)
     if listed is None or not all(isinstance(group, Mapping) for group in listed):
-        what = "groups must be a list of dictionaries, each with params"
+        what = "groups must be a list of dictionaries, each with the key params"
         raise ConfigError(
             Fault(what, path="groups", hint='groups=[{"params": "*.bias", "weight_decay": 0.0}]')
         )
@@ -112,7 +114,7 @@ def _items(params: Any, k: int) -> Iterator[Any]:
     elif isinstance(params, Iterable):
         yield from params
     else:
-        what = f"params = {params!r} is neither a pattern of names nor parameters"
+        what = f"params = {params!r}; expected parameters or patterns of names"
         raise ConfigError(Fault(what, path=_at(k)))
 
 
@@ -120,7 +122,7 @@ def _unknown(given: Mapping[str, Any], known: set[str], k: int) -> list[Fault]:
     """Keys that no group has here, and missing ``params``."""
     hint = f"Keys are params, {', '.join(sorted(known))}."
     faults = [
-        Fault(f"{key} is not a setting of a group of this method", path=_at(k), hint=hint)
+        Fault(f"{key} is not a setting of this method's parameter groups", path=_at(k), hint=hint)
         for key in given
         if key != "params" and key not in known
     ]

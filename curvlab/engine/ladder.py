@@ -106,7 +106,7 @@ def _good(arm: Arm, seen: Pass, step: int) -> bool:
     wrong = list(non_finite_statistics(seen.layers))
     if wrong:
         raise Diverged(f"step {step}: the layer statistics are not finite: {', '.join(wrong)}")
-    what = f'step {step}: the state of "{arm.name}" is not finite, load an earlier one'
+    what = f'step {step}: the state of "{arm.name}" is not finite; load an earlier checkpoint'
     small = require_finite_state(arm.state, arm.state.watch, what)
     # parameters may be infinite where they do not count, as a mask is; transforms read them
     _, tame = arm.state.watch.inspect(arm.blocks.parameters.values())

@@ -88,21 +88,21 @@ def _knobs(method: Method, key: str, value: Any) -> Mapping[str, float]:
     """The knobs that a key turns, and their numbers."""
     if key == "lr":
         if not _turns(method, "lr"):
-            what = "the rate of a method that was composed in place is not a knob"
+            what = "this method has no knob lr, because its parts were written out in the configuration"
             raise ConfigError(Fault(what, path="lr", hint="set the lr of its step rule"))
         return {"lr": _finite(key, value)}
     if not _is_live(method, key):
         shown = ", ".join(live(method))
-        hint = f"Take it out; live in this method's groups: {shown}."
+        hint = f"Remove it. Parameter groups of this method may set {shown}."
         if key == "damping" and "damping" in method.knobs:
-            hint = f"λ of {type(method.damping).__name__} adapts by itself; take it out."
-        raise ConfigError(
-            Fault(f"{key} of a parameter group is not a setting of this method", key, hint=hint)
-        )
+            hint = f"Remove it: {type(method.damping).__name__} adapts λ itself."
+        raise ConfigError(Fault(f"{key} is not a setting of this method's parameter groups", key, hint=hint))
     if key != "betas":
         return {key: _finite(key, value)}
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ConfigError(Fault(f"betas = {value!r} must be a pair of numbers", path="betas"))
+        raise ConfigError(
+            Fault(f"betas = {value!r} of a parameter group must be a pair of numbers", path="betas")
+        )
     return {"beta1": _finite("betas[0]", value[0]), "beta2": _finite("betas[1]", value[1])}
 
 

@@ -44,10 +44,8 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.preconditioner.pairs() is not None:
-            what = (
-                f"{type(self.preconditioner).__name__} learns from the pairs of a solve that it preconditions"
-            )
-            hint = 'make it the inner of [method.preconditioner] use = "iterative"'
+            what = f"{type(self.preconditioner).__name__} works only inside a solve, from which it learns"
+            hint = 'set it as inner of [method.preconditioner] use = "iterative"'
             raise ConfigError(Fault(what, path="preconditioner", hint=hint))
         if not self.step.chooses:
             return
@@ -55,17 +53,17 @@ class Method:
         if not self.preconditioner.iterates:
             raise ConfigError(
                 Fault(
-                    f"{rule} chooses among the iterates of a solve, and {preconditioner} keeps none",
+                    f"{rule} chooses among the iterates of a solve, but {preconditioner} keeps none",
                     path="step",
-                    hint='give the solver that keeps them, such as krylov = { use = "flexible-cg" }',
+                    hint='use a solver that keeps its iterates, such as krylov = { use = "flexible-cg" }',
                 )
             )
         if self.on_update:
             raise ConfigError(
                 Fault(
-                    f"{rule} chooses among the iterates of a solve, which on_update would not transform",
+                    f"on_update does not work with {rule}, which chooses among the iterates of a solve",
                     path="on_update",
-                    hint="leave on_update empty, or use another step rule",
+                    hint="remove on_update, or use another step rule",
                 )
             )
 
@@ -90,7 +88,7 @@ class Method:
         """
         places = self.knobs.get(knob)
         if not places:
-            known = ", ".join(self.knobs) or "none, as it was composed in place"
+            known = ", ".join(self.knobs) or "none, because its parts were written out in the configuration"
             raise ConfigError(Fault(f"the method has no knob {knob}", path=knob, hint=f"Knobs: {known}."))
         method = self
         for place in places:

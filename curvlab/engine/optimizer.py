@@ -95,7 +95,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.reported = False
         self.blocks = partition(model, method.preconditioner.joins)
         if not self.blocks.members:
-            raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
+            raise ConfigError(
+                Fault("no parameter of the model requires a gradient, so there is nothing to train")
+            )
         self._frozen = {n: p for n, p in model.named_parameters() if n not in self.blocks.parameters}
         self._kind = self.blocks.like.dtype, self.blocks.like.device
         self._groups(method, groups)
@@ -325,7 +327,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             raise ConfigError(
                 Fault(
                     f"the model's parameters are {now}, but were {was} when the optimizer was made",
-                    hint="convert or move the model first, then make the optimizer",
+                    hint="convert or move the model first, and then make the optimizer",
                 )
             )
 
@@ -388,7 +390,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """An empty one begins anew, as with torch's optimizers; raises ``ConfigError`` for any other."""
         if value:
             raise ConfigError(
-                Fault("the state of a curvlab optimizer cannot be assigned", hint="use load_state_dict()")
+                Fault("optimizer.state of curvlab cannot be assigned", hint="use load_state_dict()")
             )
         if hasattr(self, "assignment"):  # torch's constructor sets one before there is any
             self.assignment.renew()

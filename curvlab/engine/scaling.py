@@ -36,9 +36,9 @@ def unscaled_by(optimizer: Any, needs: Needs) -> tuple[float, float] | None:
     if scaler is None:
         raise ConfigError(
             Fault(
-                "the gradients were unscaled before step() by a scaler that is not torch.amp.GradScaler:"
-                " the layer statistics carry a scale that is not known",
-                hint='leave unscaling to its step(), and clip with on_gradient = [{ use = "clip" }]',
+                "a scaler other than torch.amp.GradScaler unscaled the gradients before step();"
+                " the scale of the layer statistics is not known",
+                hint='let the scaler\'s step() unscale; to clip, set on_gradient = [{ use = "clip" }]',
             )
         )
     return 1.0, scaler.get_scale()

@@ -49,8 +49,10 @@ class Settings:
         self._look_up(groups)
         found = {tuple(groups[self._index[p]].get(key) for key in SHARED) for p in block.parameters}
         if len(found) > 1:
-            what = f'the parameters of layer "{block.name}" are in groups with different {_differing(found)}'
-            raise ConfigError(Fault(what, hint="these settings are those of a whole layer; set both alike"))
+            what = f'the parameters of layer "{block.name}" are in groups that differ in {_differing(found)}'
+            raise ConfigError(
+                Fault(what, hint="these settings hold for a whole layer; give its groups the same values")
+            )
         return next(iter(found))
 
     def forget(self) -> None:
@@ -67,7 +69,10 @@ class Settings:
             for key in self.refused:
                 if key in g:
                     raise ConfigError(
-                        Fault(f'{key} in param_groups: method "{arms.name}" does not have it', path=key)
+                        Fault(
+                            f'{key} in param_groups is not a setting of method "{arms.name}"; remove it',
+                            path=key,
+                        )
                     )
         if now == self._seen and [len(g["params"]) for g in groups] == self._sizes:
             return
@@ -111,9 +116,9 @@ class Settings:
         for block in arm.blocks.members:
             kinds.setdefault(self.shared(groups, block), []).append(block.name)
         if len(kinds) > 1 and arm.joint:
-            what = f'method "{arms.name}" steps all parameters at once: their groups may differ in lr and'
-            hint = f"set {_differing(set(kinds))} alike"
-            raise ConfigError(Fault(f"{what} weight_decay alone", hint=hint))
+            what = f'method "{arms.name}" steps all parameters at once, so groups may differ only in lr and'
+            hint = f"use the same {_differing(set(kinds))} in all groups"
+            raise ConfigError(Fault(f"{what} weight_decay", hint=hint))
         for names in list(kinds.values())[:-1]:
             _, arm = arms.split(arm, names)
 

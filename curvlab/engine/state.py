@@ -185,7 +185,7 @@ def _same_keys(mine: set[str], theirs: set[str]) -> None:
     if mine != theirs:
         missing, extra = sorted(mine - theirs)[:3], sorted(theirs - mine)[:3]
         raise CheckpointError(
-            f"the state is of another method or model: missing {missing or 'nothing'}, "
+            f"the state belongs to another method or model: missing {missing or 'nothing'}, "
             f"unexpected {extra or 'nothing'}"
         )
 

@@ -139,7 +139,7 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors.update({f"random/{name}": state for name, state in _random_states(training.plan).items()})
     checked = {name: t for name, t in tensors.items() if name not in training.infinite}
     require_finite_tensors(
-        checked, f"step {training.progress.step}: no checkpoint was written, not finite are"
+        checked, f"step {training.progress.step}: no checkpoint was written, because these are not finite"
     )
     return tensors, {
         "method": training.plan.method_name,
@@ -230,7 +230,7 @@ def _restore_model(model: nn.Module, saved: Mapping[str, Tensor], where: str) ->
     wrong += [n for n in mine if n in saved and _kind(mine[n]) != _kind(saved[n])]
     if wrong:
         names = ", ".join(wrong[:5])
-        raise CheckpointError(f"{where} is of another model: {names} differ in name, shape or dtype")
+        raise CheckpointError(f"{where} belongs to another model: {names} differ in name, shape or dtype")
     for name, tensor in mine.items():
         tensor.copy_(saved[name])
 

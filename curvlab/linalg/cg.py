@@ -63,7 +63,7 @@ def conjugate_gradients(
     definite during the solve.  One product with A per iteration (and one more if ``x0`` is given).
     ``pairs`` says which directions are kept with their products; ``trace`` takes down the way.
     """
-    assert A.psd, f"conjugate gradients need a PSD operator, got {type(A).__name__}"
+    assert A.psd, f"conjugate gradients need a positive semi-definite operator, got {type(A).__name__}"
     x = b.zeros_like() if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - A @ x
     z = r if M is None else M(r)

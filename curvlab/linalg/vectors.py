@@ -112,7 +112,7 @@ class BlockVector:
         self, layout: BlockLayout, flat: Float[Tensor, " D"], outers: dict[str, Outer] | None = None
     ) -> None:
         if flat.shape != (layout.size,):
-            raise ValueError(f"a buffer of shape {tuple(flat.shape)} for a layout of {layout.size}")
+            raise ValueError(f"the buffer has shape {tuple(flat.shape)}; its layout needs ({layout.size},)")
         self.layout = layout
         self._flat = flat
         #: blocks that have been looked at, and their parts; whoever shares the buffer shares them
@@ -367,8 +367,8 @@ class BlockVector:
     def _check(self, other: BlockVector) -> None:
         if other.layout != self.layout:
             mine, theirs = set(self.layout.shapes.items()), set(other.layout.shapes.items())
-            what = f"{sorted(mine ^ theirs)} do not match" if mine ^ theirs else "the order is another"
-            raise ValueError(f"vectors over different blocks: {what}")
+            what = f"{sorted(mine ^ theirs)} do not match" if mine ^ theirs else "they have another order"
+            raise ValueError(f"the vectors have different blocks: {what}")
 
     def _alias(self) -> BlockVector:
         """Another vector in the same buffer."""

@@ -37,9 +37,9 @@ def require_trainable(model: nn.Module) -> None:
 def require_dense(name: str, grad: Tensor | None) -> None:
     """Refuse a gradient in a sparse layout; ``name`` is its parameter's.  Raises ``ConfigError``."""
     if grad is not None and grad.layout is not torch.strided:
-        what = f'the gradient of parameter "{name}" is sparse ({_short(grad.layout)}), and must be dense'
+        what = f'the gradient of parameter "{name}" is sparse ({_short(grad.layout)}); expected a dense one'
         raise ConfigError(
-            Fault(what, hint="make its layer with sparse=False, or call to_dense() on the gradient")
+            Fault(what, hint="make its layer with sparse=False, or replace the gradient by grad.to_dense()")
         )
 
 
@@ -56,7 +56,7 @@ def _dtypes(trained: dict[str, nn.Parameter]) -> Iterator[Fault]:
         first.setdefault(p.dtype, name)
     for dtype, name in first.items():
         if dtype not in FAMILIES:
-            what = f'parameter "{name}" is {_short(dtype)}: parameters are trained in a floating dtype'
+            what = f'parameter "{name}" is {_short(dtype)}; expected a floating-point dtype'
             yield Fault(what, hint="convert it to float32, or freeze it with requires_grad_(False)")
     families: dict[torch.dtype, str] = {}
     for dtype, name in first.items():
@@ -65,9 +65,8 @@ def _dtypes(trained: dict[str, nn.Parameter]) -> Iterator[Fault]:
     if len(families) > 1:
         (a, one), (b, other) = [(trained[name].dtype, name) for name in families.values()]
         yield Fault(
-            f'parameter "{one}" is {_short(a)} and parameter "{other}" is {_short(b)}:'
-            " a model is trained in one precision",
-            hint="convert the model, model.float() or model.double(), or freeze one of the two",
+            f'parameter "{one}" is {_short(a)} and parameter "{other}" is {_short(b)}; expected one dtype',
+            hint="convert the model with model.float() or model.double(), or freeze one of the two",
         )
 
 
@@ -77,9 +76,7 @@ def _devices(trained: dict[str, nn.Parameter]) -> Iterator[Fault]:
         first.setdefault(p.device, name)
     if len(first) > 1:
         (a, one), (b, other) = list(first.items())[:2]
-        what = (
-            f'parameter "{one}" is on {a} and parameter "{other}" is on {b}: a model is trained on one device'
-        )
+        what = f'parameter "{one}" is on {a} and parameter "{other}" is on {b}; expected one device'
         yield Fault(what, hint="move the model with model.to(device), or freeze one of the two")
 
 
@@ -90,7 +87,7 @@ def _sparse(model: nn.Module) -> Iterator[Fault]:
         if module.weight.requires_grad:
             weight = f"{name}.weight" if name else "weight"
             kind = type(module).__name__
-            what = f'parameter "{weight}" would have sparse gradients: its {kind} has sparse=True'
+            what = f'parameter "{weight}" would get sparse gradients, because its {kind} has sparse=True'
             yield Fault(what, hint="make the layer with sparse=False, or set its attribute sparse to False")
 
 

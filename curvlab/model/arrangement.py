@@ -143,8 +143,8 @@ def _require_clear(block: str, call: Called, n: int) -> None:
     if first % n == 0 or others.count(n) > 1:
         raise ConfigError(
             Fault(
-                f'layer "{block}" was called on leading axes of {list(call.axes)} entries, for {n} examples:'
-                " it is unclear which of them are the examples",
-                hint="call it with the examples as the first axis, or choose another batch size",
+                f'layer "{block}" was called on leading axes {list(call.axes)} in a batch of {n} examples;'
+                " expected the examples on the first axis, and it is unclear which axis counts them",
+                hint="call the layer with the examples as the first axis, or choose another batch size",
             )
         )

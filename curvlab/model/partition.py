@@ -62,7 +62,7 @@ def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | No
             members.append(Block(block_name, parameters, adapter.shape(module), layers, adapter))
             continue
         if adapter is not None:
-            reason = "not asked for as a layer"
+            reason = "the method reads no statistics of this layer"
         members.extend(_alone(names[id(p)], p, reason) for p in own)
     members.sort(key=lambda block: not block.complex)
     if known is None:
@@ -122,23 +122,23 @@ def _obstacle(
     """What forbids reading a layer although its kind is known: its parent, freezing, or tying."""
     parent = model.get_submodule(module_name.rpartition(".")[0]) if module_name else None
     if isinstance(parent, nn.MultiheadAttention):
-        return "MultiheadAttention reads this weight without calling the layer"
+        return "nn.MultiheadAttention uses this weight without calling its layer"
     packed = [getattr(module, name) for name in adapter.parameters(module)]
     if set(map(id, packed)) != set(map(id, module.parameters(recurse=False))):
-        return "the layer has parameters beside its weight and bias"
+        return "the layer has parameters other than weight and bias"
     if any(p.is_complex() for p in packed):
-        return "part of the layer is complex"
+        return "a parameter of the layer is complex"
     if any(p.numel() == 0 for p in packed):
-        return "part of the layer has no elements"
+        return "a parameter of the layer has no elements"
     if not all(p.requires_grad for p in packed):
-        return "part of the layer is frozen"
+        return "a parameter of the layer is frozen"
     sharers = {n for p in packed for n, _ in owners[id(p)]}
     for p in packed:
         if {n for n, _ in owners[id(p)]} != sharers:
-            return "only part of the layer is tied to another"
+            return "weight and bias are not tied to the same layers"
         for other_name, other in owners[id(p)]:
             if adapter.refuses(other) is not None:
                 return f'tied to "{other_name}" ({type(other).__name__}), which has no layer adapter'
             if adapter.groups(other) != adapter.groups(module):
-                return f'tied to "{other_name}", which has other groups'
+                return f'tied to "{other_name}", which has another number of groups'
     return None

@@ -132,8 +132,8 @@ def _require_plain(block: Block, output: Tensor) -> None:
     if debug_unwrap(output) is not output:
         raise ConfigError(
             Fault(
-                f'layer "{block.name}" was called inside torch.func.vmap or another transform of torch.func,'
-                " where its inputs and gradients cannot be recorded",
+                f'layer "{block.name}" was called inside torch.func.vmap or another transform of torch.func.'
+                " Its inputs and gradients cannot be recorded there",
                 hint="call the model on the whole batch without vmap, or use a method without layer"
                 " statistics, such as soap",
             )

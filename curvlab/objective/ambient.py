@@ -53,7 +53,9 @@ class Ambient:
         examples: Declared = None,
     ) -> None:
         if reduction not in ("mean", "sum", "mean-tokens"):
-            raise ConfigError(Fault(f"reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"'))
+            raise ConfigError(
+                Fault(f"unknown reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"')
+            )
         self.blocks, self.reduction, self.ranks = blocks, reduction, ranks
         self.alike = ranks is None  #: whether gradients were seen to be the same on all ranks
         self.needs = Needs()
@@ -122,15 +124,13 @@ class Ambient:
             if not all(n for n, _ in of_ranks):
                 raise ConfigError(
                     Fault(
-                        'reduction = "sum" but the model was not called before step()',
+                        'reduction = "sum" needs a call of the model before step(), and there was none',
                         hint="call the model itself, so that its examples can be counted",
                     )
                 )
             gradient.scale_(len(of_ranks) / total)
         if self.needs.examples and not total and bool(gradient.flat.any()):
-            what = (
-                "the number of examples is not known: the gradients come from no backward pass of the model"
-            )
+            what = "the number of examples is not known: no backward pass of the model made these gradients"
             raise ConfigError(Fault(what, hint="call the model and loss.backward() before step()"))
         self._require_alike(gradient)
         self._untap(sorted({name for _, names in of_ranks for name in names}))
@@ -144,7 +144,7 @@ class Ambient:
 
     def _require_alike(self, gradient: BlockVector) -> None:
         if self.ranks is not None and not self.alike:
-            hint = "wrap the model in DistributedDataParallel, which averages them"
+            hint = "wrap the model in DistributedDataParallel, which averages the gradients over ranks"
             self.ranks.require_same("the gradients", [gradient.flat], hint)
             self.alike = True
 
@@ -169,12 +169,12 @@ class Ambient:
             inside = ", ".join(sorted(self.ledger.obstacles))
             raise ConfigError(
                 Fault(
-                    "no call of a layer explains the gradients of this step"
-                    + (f": the model was called inside {inside}" if inside else ""),
-                    hint="call the model on a whole batch, outside of such a transform"
+                    "the gradients of this step do not come from the recorded calls of the layers"
+                    + (f", because the model was called inside {inside}" if inside else ""),
+                    hint="call the model on a whole batch, outside of the transform"
                     if inside
-                    else "make the optimizer first, then call the model and loss.backward(); a model that was"
-                    " compiled and called before must be compiled anew, or by model.compile()",
+                    else "make the optimizer first, then call the model and loss.backward(). Was the model"
+                    " compiled and called before? Compile it again, or use model.compile()",
                 )
             )
         self.blocks.untapped.update(names)

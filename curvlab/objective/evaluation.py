@@ -80,8 +80,9 @@ class Evaluation:
         if self.listening and self.blocks.tapped and not tape.calls and _wrapped(self.model):
             raise ConfigError(
                 Fault(
-                    "no layer was recorded when the model was called: torch.compile removed its hooks",
-                    hint="make the optimizer before the model's first call, or compile by model.compile()",
+                    "the hooks on this model's layers did not fire, because torch.compile compiled the model"
+                    " before the optimizer was made",
+                    hint="make the optimizer before the model's first call, or compile with model.compile()",
                 )
             )
         more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None

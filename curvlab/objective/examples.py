@@ -19,7 +19,7 @@ from curvlab.model.arrangement import Called
 #: what a user declares: a number, or a function of the model's inputs; ``None``: it is read off
 Declared = int | Callable[..., int] | None
 
-HINT = "declare it: curvlab.optimizer(…, examples=…) takes a number or a function of the model's inputs"
+HINT = "declare it with curvlab.optimizer(…, examples=…): a number, or a function of the model's inputs"
 
 
 class Forward:
@@ -76,7 +76,7 @@ class Forward:
             if axes and fits.isdisjoint(axes):
                 self.problem = (
                     f"the first axis of the model's first input has {self.examples} entries,"
-                    f" {whose} {axes[0]}; which one counts the examples of the batch?"
+                    f" {whose} {axes[0]}; it is unclear which one counts the examples"
                 )
                 self.examples = None
         return [t for t in tensors if t.requires_grad]
@@ -91,11 +91,9 @@ def begun(declared: Declared, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         return Forward(_number(declared(*args, **kwargs) if callable(declared) else declared))
     first = next((t for t in tensors_in((args, kwargs)) if t.dim()), None)
     if first is None:
-        return Forward(
-            None, "no input of the model is a tensor with an axis, so its examples cannot be counted"
-        )
+        return Forward(None, "no input of the model is a tensor with an axis that could count the examples")
     if torch.func.debug_unwrap(first) is not first:
-        return Forward(None, "the model was called inside torch.func.vmap, where its batch cannot be seen")
+        return Forward(None, "the model was called inside torch.func.vmap, which hides the batch")
     forward = Forward(int(first.shape[0]), inferred=True)
     forward.positions = first.shape[:2].numel()
     return forward
@@ -107,7 +105,7 @@ def outside(declared: Declared) -> Forward:
         return Forward(_number(declared))
     return Forward(
         None,
-        "layers were called, but not the model itself: call the model, so that its examples can be counted",
+        "layers were called without the model itself; call the model, so that its examples can be counted",
     )
 
 
@@ -123,7 +121,7 @@ def count(batch: Sequence[Forward]) -> int:
         return known[0]
     if known:
         sizes = " and ".join(map(str, known))
-        problem = f"one backward pass runs through calls of the model with {sizes} examples"
+        problem = f"one backward pass goes through calls of the model with {sizes} examples"
     else:
         problem = batch[0].problem
     raise ConfigError(Fault(f"the number of examples is not known: {problem}", hint=HINT))
@@ -133,7 +131,7 @@ def _number(value: Any) -> int:
     if isinstance(value, Tensor) and value.dim() == 0:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(Fault(f"examples gives {value!r}, expected a number of examples", path="examples"))
+        raise ConfigError(Fault(f"examples is {value!r}; expected a whole number ≥ 0", path="examples"))
     return value
 
 

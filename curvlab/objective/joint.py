@@ -43,8 +43,8 @@ class Joint(Objective):
     def __call__(self) -> Float[Tensor, ""]:
         raise ConfigError(
             Fault(
-                "an objective of several processes is no closure",
-                hint="give it to step(), or call backward() of a model in DistributedDataParallel",
+                "an objective over several processes cannot be called as a closure",
+                hint="pass it to optimizer.step(), or use loss.backward() with DistributedDataParallel",
             )
         )
 
@@ -78,8 +78,8 @@ class Joint(Objective):
         if needs.variance:
             raise ConfigError(
                 Fault(
-                    "the variance of gradients cannot be had over several processes",
-                    hint='take a sampler that does not judge by it, such as "geometric"',
+                    "the sampler needs the variance of gradients, which several processes do not compute",
+                    hint='use a sampler that does not need it, such as "geometric"',
                 )
             )
         if Labels.MODEL in needs.layers:
@@ -163,15 +163,16 @@ def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
     if isinstance(model, DistributedDataParallel):
         raise ConfigError(
             Fault(
-                "the model is a DistributedDataParallel",
-                hint="give the optimizer the one inside: model.module",
+                "the model is wrapped in DistributedDataParallel; expected the model inside",
+                hint="pass model.module to curvlab.optimizer",
             )
         )
     shards = [name for name, p in model.named_parameters() if _sharded(p)]
     if shards:
         raise ConfigError(
             Fault(
-                f"parameter {shards[0]} is a DTensor: curvature needs whole matrices, each rank holds a part",
+                f"parameter {shards[0]} is a DTensor, of which each rank holds a part; curvature needs whole"
+                " matrices",
                 hint="train with DistributedDataParallel",
             )
         )
@@ -180,7 +181,7 @@ def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
     ranks.require_same(
         "the model's parameters",
         model.parameters(),
-        "start from one seed or load one state_dict on all; group=None if each has a model of its own",
+        "use one seed or load one state_dict on all ranks; pass group=None if each rank has its own model",
     )
     return ranks
 

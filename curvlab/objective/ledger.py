@@ -490,7 +490,7 @@ class Ledger:
         raise ConfigError(
             Fault(
                 f"more than {MOST_PASSES} backward passes were accumulated without a step",
-                hint="clear the gradients between passes that no step is made of: optimizer.zero_grad()",
+                hint="call optimizer.step(), or optimizer.zero_grad() after passes that no step uses",
             )
         )
 

@@ -259,7 +259,7 @@ def loss_of(criterion: object, reduction: str = "mean") -> Loss:
         return ModelLoss("sum" if reduction == "sum" else "mean")
     reduction = getattr(criterion, "reduction", reduction)
     if reduction not in ("mean", "sum", "mean-tokens"):
-        raise ConfigError(Fault(f"a criterion with reduction = {reduction!r}", hint='use "mean" or "sum"'))
+        raise ConfigError(Fault(f"the criterion has reduction = {reduction!r}", hint='use "mean" or "sum"'))
     over: Over = "sum" if reduction == "sum" else "mean"
     if type(criterion) is nn.CrossEntropyLoss:
         return CrossEntropy(over, criterion.label_smoothing, criterion.ignore_index, criterion.weight)
@@ -273,7 +273,8 @@ def loss_of(criterion: object, reduction: str = "mean") -> Loss:
     if type(criterion) is nn.BCEWithLogitsLoss and not weighed:
         return BinaryCrossEntropy(over)
     if not callable(criterion):
-        raise ConfigError(Fault(f"a criterion of type {type(criterion).__name__}", hint="pass a callable"))
+        what = f"the criterion is of type {type(criterion).__name__}; expected a callable"
+        raise ConfigError(Fault(what, hint="pass a loss of torch.nn, or a function of outputs and targets"))
     for function, known in _FUNCTIONS.items():
         if criterion is function:  # a callable record may have no hash to look it up by
             return known(over)

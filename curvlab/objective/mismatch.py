@@ -10,7 +10,7 @@ class LayerMismatch(UserWarning):
 def mismatch(name: str) -> str:
     """The message for the layer block ``name``."""
     return (
-        f'layer "{name}": its calls do not explain its gradient, because its weight is also used elsewhere'
-        " (for example by F.linear or in a penalty) or a hook changes the gradient. The method's fallback, if"
-        " there is one, trains it with its true gradient; curvature does not include it"
+        f'the calls of layer "{name}" do not explain its gradient: its weight is also used elsewhere (for'
+        " example by F.linear or in a penalty), or a hook changes the gradient. The method's fallback, if"
+        " there is one, trains the layer with its true gradient; curvature does not include it"
     )

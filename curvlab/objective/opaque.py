@@ -51,7 +51,10 @@ class Opaque(Loss):
         if not isinstance(value, Tensor) or value.dim() != 0:
             what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(
-                Fault(f"the criterion returned {what}", hint="return a scalar tensor; see reduction")
+                Fault(
+                    f"the criterion returned {what}; expected a scalar tensor",
+                    hint='return the mean over the examples, or their sum with reduction = "sum"',
+                )
             )
         return value
 
@@ -90,9 +93,9 @@ class Opaque(Loss):
         """Warn (``NoCurvature``) if the Hessian's product with a random vector is zero."""
         if not bool(bent.any()):
             warnings.warn(
-                f"the criterion {self.criterion!r} has no curvature in the outputs: Gauss-Newton products"
-                " with it are zero, and only damping is left. If the outputs are log-probabilities, use"
-                " nn.NLLLoss() or F.nll_loss, or nn.CrossEntropyLoss() on logits",
+                f"the criterion {self.criterion!r} is linear in the outputs, so Gauss-Newton products"
+                " are zero and only damping is left. If the outputs are log-probabilities, use"
+                " nn.NLLLoss() or F.nll_loss; for logits, use nn.CrossEntropyLoss()",
                 NoCurvature,
                 stacklevel=3,
             )
@@ -139,9 +142,9 @@ def own_loss(outputs: Any, targets: Any = None) -> Tensor:
         return found
     raise ConfigError(
         Fault(
-            f"without a criterion the model must return its loss; its output is {described(outputs)}",
-            hint='return a scalar, or an output with a scalar "loss" (put "labels" into the batch of a'
-            " Hugging Face model), or give a criterion and targets",
+            f"there is no criterion, so the model must return its loss; it returned {described(outputs)}",
+            hint='give a criterion and targets, or return a scalar or an output with a scalar "loss"'
+            ' (for a Hugging Face model, put "labels" into the batch)',
         )
     )
 
@@ -161,7 +164,7 @@ class ModelLoss(Opaque):
             part=part or f'labels = "{labels}"',
             block="",
             expected=expected or "a criterion whose output Hessian is known",
-            got="the loss that the model returns itself",
+            got="a loss that the model returns itself",
             hint="give a criterion and targets: curvlab.objective(model, criterion, inputs, targets); or "
             + ALTERNATIVES,
         )

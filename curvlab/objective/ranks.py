@@ -70,7 +70,9 @@ class Ranks:
         others = [r for r, theirs in enumerate(self.each(digest.hexdigest())) if theirs != digest.hexdigest()]
         if others:
             ranks = ", ".join(map(str, others))
-            raise ConfigError(Fault(f"{what} of rank {self.rank} are not those of rank {ranks}", hint=hint))
+            raise ConfigError(
+                Fault(f"{what} of rank {self.rank} differ from those of rank {ranks}", hint=hint)
+            )
 
     def own(self, generator: torch.Generator) -> torch.Generator:
         """Random numbers that are another rank's nowhere; ``generator`` moves on alike on all of them."""
@@ -129,7 +131,7 @@ def ranks_of(group: Any) -> Ranks | None:
     if not isinstance(group, str):
         return None if group is None else Ranks(group)
     if group != "world":
-        raise ConfigError(Fault(f"group = {group!r}", hint='give a group, "world", or None for this process'))
+        raise ConfigError(Fault(f"unknown group = {group!r}", hint='pass a process group, "world", or None'))
     return Ranks(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else None
 
 
@@ -163,6 +165,6 @@ def _cat(block: str, pieces: Sequence[Tensor], dim: int) -> Tensor:
             block,
             expected="the same number of positions on every rank",
             got=" and ".join(str(shape) for shape in sorted(set(rest))),
-            hint="pad the batches of one step to one length on all ranks",
+            hint="pad the batches of a step to the same length on all ranks",
         )
     return torch.cat(list(pieces), dim)

@@ -75,9 +75,9 @@ def examples_of(inputs: Any, targets: Any) -> int:
             return next(iter(found))
     raise ConfigError(
         Fault(
-            f"the number of examples is unclear: leading axes of the inputs have {_listed(given)} entries,"
+            f"the number of examples is unclear: the first axes of the inputs have {_listed(given)} entries,"
             f" those of the targets {_listed(theirs)}",
-            hint="give tensors that lead with the examples",
+            hint="give tensors whose first axis counts the examples",
         )
     )
 
@@ -86,8 +86,11 @@ def require_cuttable(inputs: Any, targets: Any, size: int) -> None:
     """Raise ``ConfigError`` unless every tensor of a pair leads with the examples."""
     given, theirs = _lengths(inputs), _lengths(targets)
     if len(given | theirs) > 1:
-        what = f"{_listed(given)} inputs and {_listed(theirs)} targets cannot be cut alike"
-        raise ConfigError(Fault(f"micro_batch = {size}: {what}", hint="give targets by example"))
+        what = (
+            f"{_listed(given)} inputs and {_listed(theirs)} targets cannot be split into equal micro-batches"
+        )
+        hint = "give inputs and targets whose first axis counts the examples"
+        raise ConfigError(Fault(f"micro_batch = {size}: {what}", hint=hint))
 
 
 def _lengths(what: Any) -> set[int]:

@@ -22,7 +22,7 @@ def require_elementwise(name: str, outputs: Any, targets: Any) -> None:
         hint = f"give targets of shape {f}"
         if outputs.numel() == targets.numel():
             hint += f", for example targets.view{f}" if len(f) > 1 else f", or outputs of shape {y}"
-        raise _misfit(name, outputs, targets, "they would be broadcast, which is seldom meant", hint)
+        raise _misfit(name, outputs, targets, "torch would broadcast them, which is rarely intended", hint)
     if not f:
         raise _misfit(name, outputs, targets, "there is no axis of examples", "give outputs of shape (n, …)")
     if name == "BCEWithLogitsLoss" and not targets.is_floating_point():
@@ -36,7 +36,7 @@ def require_logits(name: str, outputs: Any, targets: Any, weights: Tensor | None
     """
     _require_tensors(name, outputs, targets)
     if outputs.dim() < 2:
-        hint = "give outputs of shape (n, classes), examples leading"
+        hint = "give outputs of shape (n, classes), with the examples on the first axis"
         raise _misfit(name, outputs, targets, "the outputs have no axis of classes", hint)
     n, classes, *rest = outputs.shape
     soft = targets.is_floating_point()
@@ -84,7 +84,7 @@ def _require_tensors(name: str, outputs: Any, targets: Any) -> None:
             raise ConfigError(
                 Fault(
                     f"{name} takes one tensor of outputs and one of targets; {what} is {described(found)}",
-                    hint="give a criterion of your own that takes them: "
+                    hint="write a criterion that selects them, such as "
                     "lambda outputs, targets: criterion(outputs[0], targets)",
                 )
             )

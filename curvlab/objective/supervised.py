@@ -196,14 +196,16 @@ class SupervisedObjective(Objective):
 def _sample(loss: Loss, inputs: Any, targets: Any, micro_batch: int | None) -> Sample:
     """What was given as a sample; raises ``ConfigError`` if it cannot be cut as asked."""
     if micro_batch is not None and micro_batch < 1:
-        raise ConfigError(Fault(f"micro_batch = {micro_batch}", hint="give a positive number or None"))
+        raise ConfigError(
+            Fault(f"micro_batch = {micro_batch} must be positive", hint="pass a number ≥ 1, or None")
+        )
     if isinstance(inputs, Chosen):
         return inputs
     if targets is None and not isinstance(loss, ModelLoss):
         raise ConfigError(
             Fault(
-                "inputs without targets",
-                hint="pass both, or a Chosen sample; or criterion = None if the model returns its loss",
+                "inputs were given without targets",
+                hint="pass both, or a Chosen sample; or pass criterion = None if the model returns its loss",
             )
         )
     if micro_batch is not None:

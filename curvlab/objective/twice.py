@@ -11,7 +11,7 @@ from torch import Tensor
 from curvlab.errors import ConfigError, Fault
 
 #: what works where second derivatives do not exist
-ALTERNATIVES = 'use labels = "data" where the method has that knob, or a method that needs gradients only'
+ALTERNATIVES = 'set labels = "data" if the method has that knob, or use a method that needs gradients only'
 
 #: the node that ``once_differentiable`` leaves; it cuts the graph without an error
 CUT = "Error"
@@ -37,7 +37,7 @@ def require_twice(what: str, gradients: Iterable[Tensor]) -> None:
         if node is None or node in seen:
             continue
         if type(node).__name__ == CUT:
-            raise _once(what, "a function in it is marked with once_differentiable")
+            raise _once(what, "it contains a function marked with once_differentiable")
         seen.add(node)
         waiting += [below for below, _ in node.next_functions]
 
@@ -46,7 +46,7 @@ def _once(what: str, why: str) -> ConfigError:
     return ConfigError(
         Fault(
             f"Gauss-Newton products need second derivatives of {what},"
-            f" and torch cannot differentiate it twice: {why}",
+            f" but torch cannot differentiate it twice: {why}",
             hint=ALTERNATIVES,
         )
     )

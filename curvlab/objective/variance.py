@@ -80,19 +80,19 @@ class Spread:
             raise UnsupportedEvidence(
                 "the variance of gradients",
                 "",
-                expected="a model whose output is one tensor, examples leading",
+                expected="a model whose output is one tensor with the examples on its first axis",
                 got=described(outputs),
-                hint="choose a sampler that does not ask how gradients differ",
+                hint='use a sampler that does not need the variance, such as "geometric"',
             )
         if not _same_first(outputs, others_changed):
             raise UnsupportedEvidence(
                 "the variance of gradients",
                 "",
-                expected="a model that treats each example by itself",
+                expected="a model that treats each example independently",
                 got=f"{first_difference(self.model, a, b, _same_first)}, whose output for one example"
                 " depends on the others",
-                hint="call eval() on it (batch norm: it then uses its running statistics), or choose a"
-                " sampler that does not ask how gradients differ",
+                hint="call eval() on it (batch norm then uses its running statistics), or use a"
+                ' sampler that does not need the variance, such as "geometric"',
             )
         with self.randomness.repeated():
             drawn = [values_at(self.model, {}, chunk.inputs) for _ in range(2)]
@@ -159,8 +159,8 @@ class Spread:
                 return self._in_groups(chunk.inputs, bent, parameters)
             except RuntimeError as error:
                 warnings.warn(
-                    f"torch.func.vmap cannot batch this model ({error}); its examples are differentiated"
-                    " one by one, by a backward pass each",
+                    f"torch.func.vmap cannot batch this model ({error}). The variance of gradients is"
+                    " computed with one backward pass per example, which is slow",
                     SlowVariance,
                     stacklevel=2,
                 )

@@ -60,7 +60,7 @@ class LevenbergMarquardt(Damping[LambdaState]):
             raise ConfigError(Fault(f"low = {self.low!r} must be below high = {self.high!r}", path="low"))
         if not self.minimum <= self.initial <= self.maximum:
             raise ConfigError(
-                Fault(f"initial = {self.initial!r} is outside [minimum, maximum]", path="initial")
+                Fault(f"initial = {self.initial!r} must lie between minimum and maximum", path="initial")
             )
 
     def needs(self, step: int) -> Needs:

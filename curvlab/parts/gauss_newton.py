@@ -38,8 +38,8 @@ class GaussNewton(CurvatureEstimator[GaussNewtonState]):
             raise UnsupportedEvidence(
                 "gauss-newton",
                 "",
-                expected="to be multiplied with on the step that it was observed",
-                got="a part that asks for the matrix before, or keeps it",
-                hint='use it in "iterative"; "inverted" and "eigenbasis" need an estimate of factors',
+                expected="a product in the step that observed the batch",
+                got="a part that uses the matrix before or after that step",
+                hint='use it in "iterative"; "inverted" and "eigenbasis" need an estimator of factors',
             )
         return state.operator

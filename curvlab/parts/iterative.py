@@ -55,17 +55,17 @@ class Iterative(Preconditioner[IterativeState]):
                 Fault(
                     f"inner = {inner} changes during a solve, and krylov = {krylov} needs one that does not",
                     path="krylov",
-                    hint='use = "flexible-cg" bears it',
+                    hint='use krylov = "flexible-cg"',
                 )
             )
         pairs = None if self.inner is None else self.inner.pairs()
         if pairs is not None and pairs.which is Which.ALL and pairs.count < self.krylov.limit:
             raise ConfigError(
                 Fault(
-                    f"inner keeps all pairs of a solve, at most {pairs.count}, and krylov makes up to "
-                    f"{self.krylov.limit}",
+                    f"inner is set to keep all pairs of a solve, but has room for {pairs.count}, and krylov"
+                    f" makes up to {self.krylov.limit}",
                     path="inner",
-                    hint=f"give it a memory of {self.krylov.limit}, two vectors each, or keep some of them",
+                    hint=f"set its memory to {self.krylov.limit} (two vectors each), or select fewer pairs",
                 )
             )
 

@@ -39,11 +39,15 @@ class Routed(Preconditioner[RoutedState]):
 
     def __post_init__(self) -> None:
         if not self.routes:
-            raise ConfigError(Fault("routes is empty", path="routes", hint='give at least one, such as "*"'))
+            raise ConfigError(
+                Fault("routes is empty", path="routes", hint='add at least one pattern, such as "*"')
+            )
         for pattern, part in self.routes.items():
             if part.pairs() is not None:  # a slice of a pair (s, A s) is not a pair of A's block
-                what = f"{type(part).__name__} learns from a solve of all blocks together"
-                raise ConfigError(Fault(what, path=f"routes.{pattern}", hint="use it unrouted"))
+                what = (
+                    f"{type(part).__name__} cannot be a route: it learns from a solve of all blocks together"
+                )
+                raise ConfigError(Fault(what, path=f"routes.{pattern}", hint="use it outside of routed"))
 
     def needs(self, step: int) -> Needs:
         united = GRADIENT_ONLY

@@ -97,7 +97,9 @@ class SubsampledCurvature(Sampler[Any]):
     def __post_init__(self) -> None:
         check_bounds(self)
         if isinstance(self.base, SubsampledCurvature):
-            raise ConfigError(Fault("base is subsampled-curvature itself", path="base"))
+            raise ConfigError(
+                Fault("base must not be subsampled-curvature again", path="base", hint='use base = "uniform"')
+            )
 
     def init(self, size: int, batch_size: int, seed: int) -> Any:
         return self.base.init(size, batch_size, seed)

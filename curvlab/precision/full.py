@@ -105,9 +105,9 @@ def _require_wide(A: Tensor) -> None:
         dtype = str(A.dtype).removeprefix("torch.")
         raise ConfigError(
             Fault(
-                f"a factor in {dtype} cannot be factorised, and this method factorises its factors",
-                hint="keep the parameters in float32, model.float(), and compute in"
-                f" {dtype} by torch.autocast; or take a method without inverses, such as singd",
+                f"this method factorizes its curvature factors, and a factor in {dtype} cannot be factorized",
+                hint="keep the parameters in float32 with model.float(), and compute in"
+                f" {dtype} with torch.autocast; or use a method without inverses, such as singd",
             )
         )
 

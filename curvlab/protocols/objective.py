@@ -63,8 +63,9 @@ class Objective(ABC):
         """
         raise ConfigError(
             Fault(
-                f"{type(self).__name__} does not say what its mean is over, which several processes need",
-                hint="let it define mass(purpose)",
+                f"{type(self).__name__} does not define mass(purpose), the weight of its mean;"
+                " training in several processes needs it",
+                hint="define mass(purpose) in the objective",
             )
         )
 

@@ -47,7 +47,11 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sh
     """
     if len(terms) != 1:
         raise UnsupportedEvidence(
-            part, block, "statistics of 1 loss term", f"{len(terms)}", hint="route this block elsewhere"
+            part,
+            block,
+            "statistics of 1 loss term",
+            f"{len(terms)}",
+            hint="route this block to another preconditioner",
         )
     a, g = terms[0].inputs, terms[0].grads
     n, s = a.shape[:2]
@@ -67,5 +71,5 @@ def _matching(sharing: Mapping[str, Rule], part: str, block: str) -> Rule:
     for pattern, rule in sharing.items():
         if fnmatchcase(block, pattern):
             return rule
-    what = f'{part}: of the patterns {", ".join(sharing) or "(none)"} none matches block "{block}"'
-    raise ConfigError(Fault(what, path="sharing", hint='end with "*" = "auto"'))
+    what = f'{part}: none of the patterns {", ".join(sharing) or "(none)"} matches block "{block}"'
+    raise ConfigError(Fault(what, path="sharing", hint='add the pattern "*" = "auto" at the end'))

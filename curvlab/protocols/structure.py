@@ -267,8 +267,8 @@ def powers(values: Float[Tensor, "*b d"], p: float) -> Float[Tensor, "*b d"]:
     fit = (values > 0 if p < 0 else values >= 0) & values.isfinite()
     if not holds(fit.all()):
         raise NotPositiveDefinite(
-            f"a factor of dimension {values.shape[-1]} has an eigenvalue without a power {p:.3g}: "
-            f"{float(values[~fit][0]):.3g}"
+            f"a factor of dimension {values.shape[-1]} has the eigenvalue {float(values[~fit][0]):.3g}, "
+            f"which has no power {p:.3g}"
         )
     return values**p
 
@@ -299,7 +299,7 @@ def as_gram(family: Family, part: str) -> Gram:
                 Fault(
                     f"{part} needs a structure that is a Gram (symmetric, positive semi-definite), "
                     f"and {type(option).__name__} is not one",
-                    hint='use a Gram family such as "dense" or "diagonal"',
+                    hint='use a Gram family, such as "dense" or "diagonal"',
                 )
             )
     assert isinstance(family, Gram)
@@ -314,7 +314,7 @@ def as_group(family: Family, part: str) -> Group:
                 Fault(
                     f"{part} needs a structure that is a Group (closed under products), "
                     f"and {type(option).__name__} is not one",
-                    hint='use a Group family such as "dense" or "diagonal"',
+                    hint='use a Group family, such as "dense" or "diagonal"',
                 )
             )
     assert isinstance(family, Group)
@@ -381,7 +381,7 @@ def _per_matrix(c: Any, t: Tensor) -> Any:
 def naive(thing: object, method: str) -> None:
     """Warn that ``method`` of ``thing`` makes a dense matrix, since its class does not write it."""
     warnings.warn(
-        f"{type(thing).__name__}.{method} falls back to a dense matrix; write it to be fast",
+        f"{type(thing).__name__}.{method} falls back to a dense matrix, which is slow; override it",
         NaiveFallback,
         stacklevel=3,
     )

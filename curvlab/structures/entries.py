@@ -76,7 +76,7 @@ def _weights(
     if not torch.equal(family.member(probe).dense(), probe * (free != 0)):
         name = type(family).__name__
         raise PluginError(
-            f"{name}: dense() of member(A) is not A at the free entries and zero elsewhere (dimension {d}); "
-            f"mend the two, or write {name}.project if the scalars of a member are not entries of its matrix"
+            f"{name}: dense() of member(A) must be A at the free entries and zero elsewhere (dimension {d}); "
+            f"fix the two, or define {name}.project if the scalars of a member are not entries of its matrix"
         )
     return (2.0 / (free + free.mT).clamp(min=1.0)).to(dtype=dtype, device=device)

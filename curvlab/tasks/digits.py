@@ -69,7 +69,7 @@ def load() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
-            f"the digits lie inside scikit-learn, which cannot be imported ({error}): "
+            f"the digits are part of scikit-learn, which cannot be imported ({error}); run "
             'pip install "curvlab[digits]"'
         ) from error
     pixels, classes = load_digits(return_X_y=True)

@@ -30,8 +30,8 @@ ROW, GREY = (PIXELS,), (1, SIDE, SIDE)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 HOW_TO_GET = (
-    "Fashion-MNIST's four IDX files are not here: run `apt-get install dataset-fashion-mnist` on Debian or "
-    "Ubuntu, or put them into a folder and name it in the task's `root` setting or in CURVLAB_DATA"
+    "To get Fashion-MNIST's four IDX files, run `apt-get install dataset-fashion-mnist` on Debian or Ubuntu, "
+    "or put them into a folder and name it in the task's `root` setting or in CURVLAB_DATA"
 )
 
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
@@ -102,7 +102,7 @@ def find_files(root: str | None) -> Path:
     for folder in places:
         if all(_file(folder, name) for name in FILES):
             return folder
-    raise DataError(HOW_TO_GET + f" (looked in {', '.join(map(str, places))})")
+    raise DataError(f"Fashion-MNIST was not found in {', '.join(map(str, places))}. {HOW_TO_GET}")
 
 
 def images(folder: Path, part: str) -> Tensor:

@@ -23,7 +23,7 @@ def at_least(least: float, **values: float) -> list[Fault]:
 def share(**values: float) -> list[Fault]:
     """A fault for each value that is not a share of something: more than 0 and less than 1."""
     wrong = {n: v for n, v in values.items() if not 0 < v < 1}
-    return _faults(wrong, "must lie between 0 and 1, neither included")
+    return _faults(wrong, "must be above 0 and below 1")
 
 
 def widths(count: int | None = None, **values: Sequence[int]) -> list[Fault]:

@@ -109,9 +109,9 @@ def test_a_method_is_checked_by_training_with_it(invoke: Invoke) -> None:
         (("armijoo",), 'Did you mean "armijo"'),
         (("armijo", "--kind", "setp"), 'Did you mean "step"'),
         (("armijo", "--kind", "sampler"), 'no sampler and no plugin is called "armijo"'),
-        (("core", "--kind", "schedule", "--set", "steps=3"), "--set is of one part"),
+        (("core", "--kind", "schedule", "--set", "steps=3"), "--set needs a single part"),
         (("no_such_module:Thing",), "cannot be imported: ModuleNotFoundError"),
-        (("math:pi",), "is a subclass of no protocol"),
+        (("math:pi",), "is not a subclass of a protocol"),
         (("core", "--kind", "krylov", "--set", "nonsense"), "nonsense"),
     ],
 )

@@ -88,13 +88,13 @@ def test_what_is_missing_is_asked_for_with_the_whole_command(invoke: Invoke) -> 
 def test_options_before_the_name_are_refused(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("tasks", "prepare", "--minutes", "3", TASK, "--to", str(tmp_path))
     assert result.exit_code == 2
-    assert "--minutes stands before the task's name" in result.stderr
+    assert "the option --minutes must follow the name of the task" in result.stderr
 
 
 def test_the_listings_option_is_refused_where_nothing_is_listed(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("tasks", "--json", "prepare", TASK, "--to", str(tmp_path / "a"))
     assert result.exit_code == 2
-    assert "--json is of the listing" in result.stderr
+    assert "has no option --json" in result.stderr
 
 
 def test_a_task_without_preparation_says_so_and_where_its_data_are(invoke: Invoke, tmp_path: Path) -> None:

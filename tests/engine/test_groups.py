@@ -53,10 +53,13 @@ def test_a_tied_parameter_goes_by_any_of_its_names() -> None:
 
 FAULTS: dict[str, tuple[list[Any], str]] = {
     "no match": ([{"params": "*.gain"}], r'matches "\*.gain"'),
-    "twice": ([{"params": "*.bias"}, {"params": "0.*"}], r'"0.bias" is in two groups, 0 and 1'),
+    "twice": (
+        [{"params": "*.bias"}, {"params": "0.*"}],
+        r'"0.bias" is in two groups: groups\[0\] and groups\[1\]',
+    ),
     "foreign": ([{"params": nn.Linear(3, 4).weight}], r"shape \[4, 3\] is not a parameter of the model"),
     "foreign pair": ([{"params": nn.Linear(3, 4).named_parameters()}], r'"weight" is not a parameter'),
-    "neither": ([{"params": [3]}], r"int is neither"),
+    "neither": ([{"params": [3]}], r"of type int; expected a parameter"),
     "no params": ([{"lr": 0.1}], r"params is missing"),
     "unknown key": ([{"params": "0.*", "wieght_decay": 0.1}], r"wieght_decay is not a setting"),
     "not of this method": ([{"params": "0.*", "nesterov": True}], r"nesterov is not a setting"),

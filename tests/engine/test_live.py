@@ -147,7 +147,7 @@ def test_a_fallback_at_work_is_turned_beside_its_method() -> None:
 def test_a_method_composed_in_place_has_a_rate_and_no_knobs() -> None:
     method = Method(preconditioner=Identity(), damping=Constant(), step=Rate(0.5))
     assert live(method) == {"lr": 0.5}
-    with pytest.raises(ConfigError, match="composed in place"):
+    with pytest.raises(ConfigError, match="written out in the configuration"):
         method.turned("lr", 0.1)
 
 

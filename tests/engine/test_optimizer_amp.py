@@ -100,7 +100,7 @@ def test_statistics_whose_scale_no_scaler_tells_are_refused() -> None:
     x, y = batch(0)
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.found_inf, optimizer.grad_scale = torch.zeros(()), None
-    with pytest.raises(ConfigError, match="layer statistics carry a scale that is not known"):
+    with pytest.raises(ConfigError, match="the scale of the layer statistics is not known"):
         optimizer.step()
 
 

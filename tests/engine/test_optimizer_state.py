@@ -236,7 +236,7 @@ def foreign() -> Iterator[tuple[str, dict[str, Any], str]]:
     yield (
         "another method's",
         optimizer("adamw", network()).state_dict(),
-        "of another method or model",
+        "to another method or model",
     )
     other = nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 3)).double()
     yield "another model's", optimizer("kfac", other).state_dict(), "expected shape"

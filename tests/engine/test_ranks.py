@@ -97,12 +97,12 @@ def test_processes_may_train_models_of_their_own(ranks: list[dict[str, Any]]) ->
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("parameters", "the model's parameters of rank 1 are not those of rank 0"),
+        ("parameters", "the model's parameters of rank 1 differ from those of rank 0"),
         ("wrapped", "model.module"),
         ("gradients", "wrap the model in DistributedDataParallel"),
         ("variance", "variance of gradients"),
-        ("mass", "does not say what its mean is over"),
-        ("closure", "is no closure"),
+        ("mass", "does not define mass"),
+        ("closure", "cannot be called as a closure"),
         ("positions", "the same number of positions on every rank"),
         ("shards", "last.weight is a DTensor"),
     ],

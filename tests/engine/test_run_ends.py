@@ -111,7 +111,7 @@ def test_no_checkpoint_holds_a_number_that_is_not_finite(
         PLAIN, task=Watched(), reporters=(Spoiling(at),), steps=steps, log_every=1, eval_every=40
     )
     with pytest.raises(
-        Diverged, match=rf"step {at}: no checkpoint was written, not finite are: model/0.weight"
+        Diverged, match=rf"step {at}: no checkpoint was written, because these are not finite: model/0.weight"
     ):
         run_small(tmp_path, plan)
     (folder,) = tmp_path.iterdir()

@@ -225,7 +225,7 @@ def test_an_operator_that_does_not_promise_to_be_positive_is_not_solved() -> Non
     class Unknown(Matrix):
         psd = False
 
-    with pytest.raises(AssertionError, match="PSD operator, got Unknown"):
+    with pytest.raises(AssertionError, match="positive semi-definite operator, got Unknown"):
         conjugate_gradients(
             Unknown(torch.eye(3).double()), vector(torch.ones(3).double()), max_iterations=1, tolerance=1e-3
         )

@@ -248,9 +248,9 @@ def test_vectors_over_other_blocks_do_not_mix() -> None:
         with pytest.raises(ValueError, match="different blocks"):
             mix()
     turned = BlockLayout({"y": (2,), "x": (2,)}).zeros(like=torch.zeros(1))
-    with pytest.raises(ValueError, match="the order is another"):
+    with pytest.raises(ValueError, match="they have another order"):
         BlockLayout({"x": (2,), "y": (2,)}).zeros(like=torch.zeros(1)).add_(turned)
-    with pytest.raises(ValueError, match=r"shape \(3,\) for a layout of 2"):
+    with pytest.raises(ValueError, match=r"shape \(3,\); its layout needs \(2,\)"):
         BlockVector(u.layout, torch.zeros(3))
 
 

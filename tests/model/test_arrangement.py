@@ -62,7 +62,9 @@ def test_rows_that_are_no_multiple_are_each_on_their_own() -> None:
 
 @pytest.mark.parametrize("axes", [(4, 2), (3, 2, 2), (6, 3, 2)])
 def test_what_can_be_read_in_two_ways_is_refused_in_words(axes: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r'layer "layer" was called on leading axes of .* for 2 examples'):
+    with pytest.raises(
+        ConfigError, match=r'layer "layer" was called on leading axes .* in a batch of 2 examples'
+    ):
         of(2, axes)
 
 

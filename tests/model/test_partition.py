@@ -58,7 +58,7 @@ def test_a_block_that_is_no_layer_says_why(specimen: Specimen) -> None:
 def test_weight_and_bias_are_blocks_of_their_own_where_nobody_joins_them() -> None:
     blocks = partition(nested(), lambda layer: layer == "0.0")
     assert [b.name for b in blocks.members] == ["0.0", "0.1.0.weight", "0.1.0.bias", "1.weight", "1.bias"]
-    assert {b.reason for b in blocks.members} == {"", "not asked for as a layer"}
+    assert {b.reason for b in blocks.members} == {"", "the method reads no statistics of this layer"}
 
 
 def test_a_layer_is_asked_about_by_the_name_its_block_will_have() -> None:
@@ -128,7 +128,7 @@ def test_a_parameter_without_elements_is_in_no_block_and_is_listed() -> None:
     model = WithoutElements()
     blocks = partition(model, lambda layer: True)
     assert [(b.name, b.is_layer) for b in blocks.members] == [("narrow.bias", False), ("layer", True)]
-    assert blocks["narrow.bias"].reason == "part of the layer has no elements"
+    assert blocks["narrow.bias"].reason == "a parameter of the layer has no elements"
     left_out = {"nothing", "narrow.weight", "gone.weight", "gone.bias"}
     assert empty(model) == dict.fromkeys(left_out, "no elements")
     model.nothing.requires_grad_(False)

@@ -148,22 +148,22 @@ ZOO: Mapping[str, Specimen] = {
     "frozen bias": Specimen(
         lambda: frozen(nested(), "1.bias"),
         {"0.0": ("0.0",), "0.1.0": ("0.1.0",)},
-        {"1.weight": "part of the layer is frozen"},
+        {"1.weight": "a parameter of the layer is frozen"},
     ),
     "frozen weight": Specimen(
-        lambda: frozen(nn.Linear(4, 3), "weight"), {}, {"bias": "part of the layer is frozen"}
+        lambda: frozen(nn.Linear(4, 3), "weight"), {}, {"bias": "a parameter of the layer is frozen"}
     ),
     "tied layers": Specimen(lambda: tied(weight=True, bias=True), BOTH),
     "tied layers without bias": Specimen(lambda: tied(weight=True, bias=False, has_bias=False), BOTH),
     "tied weights, own biases": Specimen(
         lambda: tied(weight=True, bias=False),
         {},
-        dict.fromkeys(("0.weight", "0.bias", "2.bias"), "only part of the layer is tied"),
+        dict.fromkeys(("0.weight", "0.bias", "2.bias"), "weight and bias are not tied"),
     ),
     "tied biases, own weights": Specimen(
         lambda: tied(weight=False, bias=True),
         {},
-        dict.fromkeys(("0.weight", "0.bias", "2.weight"), "only part of the layer is tied"),
+        dict.fromkeys(("0.weight", "0.bias", "2.weight"), "weight and bias are not tied"),
     ),
     "one layer used twice": Specimen(repeated, ALONE),
     "embedding tied to a layer": Specimen(
@@ -183,14 +183,14 @@ ZOO: Mapping[str, Specimen] = {
         {
             "in_proj_weight": "MultiheadAttention has no layer adapter",
             "in_proj_bias": "MultiheadAttention has no layer adapter",
-            "out_proj.weight": "without calling the layer",
-            "out_proj.bias": "without calling the layer",
+            "out_proj.weight": "without calling its layer",
+            "out_proj.bias": "without calling its layer",
         },
     ),
     "transformer layer": Specimen(
         lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
         {"linear1": ("linear1",), "linear2": ("linear2",)},
-        {"self_attn.out_proj.weight": "without calling the layer", "norm1.weight": "LayerNorm has no"},
+        {"self_attn.out_proj.weight": "without calling its layer", "norm1.weight": "LayerNorm has no"},
     ),
     "norms": Specimen(
         lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.BatchNorm1d(4)),
@@ -210,7 +210,7 @@ ZOO: Mapping[str, Specimen] = {
     "half-frozen convolution": Specimen(
         lambda: frozen(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), "0.bias", "1.weight"),
         {},
-        {"0.weight": "part of the layer is frozen", "1.bias": "part of the layer is frozen"},
+        {"0.weight": "a parameter of the layer is frozen", "1.bias": "a parameter of the layer is frozen"},
     ),
     "transposed convolution": Specimen(
         lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Conv2d(2, 2, 3)),
@@ -224,7 +224,7 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "convolution used with two strides": Specimen(lambda: strided(groups=1), BOTH),
     "convolutions tied across groups": Specimen(
-        lambda: strided(groups=2), {}, {"0.weight": 'tied to "2", which has other groups'}
+        lambda: strided(groups=2), {}, {"0.weight": 'tied to "2", which has another number of groups'}
     ),
     "subclass that computes": Specimen(
         lambda: nn.Sequential(Doubled(4, 3)), {}, {"0.weight": "overrides Linear.forward"}
@@ -233,9 +233,9 @@ ZOO: Mapping[str, Specimen] = {
     "subclass with another parameter": Specimen(
         lambda: nn.Sequential(Gained(4, 3)),
         {},
-        dict.fromkeys(("0.weight", "0.bias", "0.gain"), "parameters beside its weight and bias"),
+        dict.fromkeys(("0.weight", "0.bias", "0.gain"), "parameters other than weight and bias"),
     ),
-    "weight norm": Specimen(weight_normed, {"1": ("1",)}, {"0.bias": "parameters beside"}),
+    "weight norm": Specimen(weight_normed, {"1": ("1",)}, {"0.bias": "parameters other than"}),
     "parameter on the root": Specimen(Rooted, {"layer": ("layer",)}, {"scale": "Rooted has no"}),
     "parameter in two modules": Specimen(shared_scale, {"1": ("1",)}, {"0.by": "Scale has no"}),
     "parameter list": Specimen(

@@ -203,7 +203,7 @@ def test_asked_for_statistics_of_passes_it_did_not_see_it_says_so() -> None:
     F.mse_loss(model(x), y).backward()
     ambient, _ = listening(model)
     with pytest.raises(
-        ConfigError, match="no call of a layer explains the gradients.*\n.*make the optimizer"
+        ConfigError, match="do not come from the recorded calls of the layers.*\n.*make the optimizer"
     ):
         ambient.collect(None)
 
@@ -212,7 +212,7 @@ def test_a_sum_over_nothing_is_refused_in_words() -> None:
     model, x, y = made("in-place activation")
     F.mse_loss(model(x), y, reduction="sum").backward()
     ambient, _ = listening(model, "sum", Needs())
-    with pytest.raises(ConfigError, match='reduction = "sum" but the model was not called'):
+    with pytest.raises(ConfigError, match='reduction = "sum" needs a call of the model'):
         ambient.collect(None)
 
 

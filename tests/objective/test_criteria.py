@@ -161,7 +161,7 @@ def test_a_criterion_that_is_linear_in_the_outputs_is_warned_about_once() -> Non
         return -f.log_softmax(-1).detach()[:, 0].mean() - f.gather(1, t.unsqueeze(1)).mean()
 
     asked = objective(model, linear, x, y)
-    with pytest.warns(NoCurvature, match="criterion .*linear.* has no curvature") as caught:
+    with pytest.warns(NoCurvature, match="criterion .*linear.* is linear in the outputs") as caught:
         ask(asked, PRODUCTS, layers_of(model), step=0)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -246,7 +246,9 @@ def test_several_outputs_and_a_known_criterion_are_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="the model's output is a tuple of 2"):
         ask(asked, GRADIENT_ONLY, layers_of(model))
     other = objective(model, both, inputs, (torch.arange(7) % 3, normal(7, 2)))
-    with pytest.raises(UnsupportedEvidence, match="one tensor, examples leading, got a tuple of 2"):
+    with pytest.raises(
+        UnsupportedEvidence, match="one tensor with the examples on its first axis, got a tuple of 2"
+    ):
         ask(other, Needs(variance=True), layers_of(model))
 
 
@@ -294,8 +296,8 @@ def test_what_a_models_own_loss_cannot_give_is_refused_in_words() -> None:
     asked = objective(model, None, {"x": x, "labels": y})
     for needs in (PRODUCTS, wanting(Labels.MODEL)):
         with pytest.raises(
-            UnsupportedEvidence, match=r"the loss that the model returns itself\n.*give a criterion"
+            UnsupportedEvidence, match=r"a loss that the model returns itself\n.*give a criterion"
         ):
             ask(asked, needs, layers_of(model))
-    with pytest.raises(ConfigError, match="its output is a dict with keys logits"):
+    with pytest.raises(ConfigError, match="it returned a dict with keys logits"):
         ask(objective(model, None, {"x": x}), GRADIENT_ONLY, layers_of(model))

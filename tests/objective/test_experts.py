@@ -125,7 +125,7 @@ def test_time_first_has_the_statistics_of_examples_first() -> None:
 
 def test_axes_that_may_both_be_the_examples_are_refused_in_words() -> None:
     x, y = normal(6, 3, 4), normal(3, 3)
-    with pytest.raises(ConfigError, match=r"leading axes of \[6, 3\] entries, for 3 examples"):
+    with pytest.raises(ConfigError, match=r"leading axes \[6, 3\] in a batch of 3 examples"):
         seen_by(TimeFirst(0).double(), x, y)
 
 

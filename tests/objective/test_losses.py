@@ -253,7 +253,7 @@ def test_reduction_none_is_refused_in_words(criterion: nn.Module) -> None:
 
 
 def test_what_cannot_be_called_is_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match="a criterion of type int"):
+    with pytest.raises(ConfigError, match="the criterion is of type int"):
         loss_of(3)
 
 

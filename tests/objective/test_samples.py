@@ -128,7 +128,7 @@ def test_a_chosen_sample_is_cast_as_it_is_fetched() -> None:
 
 
 def test_inputs_without_targets_are_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match="inputs without targets"):
+    with pytest.raises(ConfigError, match="inputs were given without targets"):
         SupervisedObjective(nn.Linear(4, 3), CrossEntropy(), torch.zeros(2, 4))
 
 

@@ -215,7 +215,7 @@ def test_a_weight_used_beside_its_layer_is_found_out_once_and_trained_with_its_t
 ) -> None:
     model, x, y = made("weight used functionally too")
     asked, blocks = objective(model, nn.MSELoss(), x, y, micro_batch=micro_batch), layers_of(model)
-    with pytest.warns(LayerMismatch, match='layer "layer": its calls do not explain its gradient') as caught:
+    with pytest.warns(LayerMismatch, match='calls of layer "layer" do not explain its gradient') as caught:
         ask(asked, wanting(Labels.DATA), blocks, step=0)
     assert len(caught) == 1
     assert blocks.untapped == {"layer"}
@@ -342,7 +342,9 @@ def test_a_micro_batch_below_one_is_refused_in_words() -> None:
 def test_inputs_that_cannot_be_cut_are_refused_in_words() -> None:
     model, x, y = classifier()
     for inputs in ({"x": x, "edges": x[:2]}, (x, x[:2])):
-        with pytest.raises(ConfigError, match="2 and 7 inputs and 7 targets cannot be cut alike"):
+        with pytest.raises(
+            ConfigError, match="2 and 7 inputs and 7 targets cannot be split into equal micro-batches"
+        ):
             objective(model, nn.CrossEntropyLoss(), inputs, y, micro_batch=2)
 
 
@@ -441,5 +443,5 @@ def test_a_reduction_of_none_is_refused_in_words() -> None:
 
 def test_targets_flattened_beyond_the_inputs_cannot_be_cut_alike() -> None:
     x, y = normal(5, 6, 4), torch.zeros(30, dtype=torch.long)
-    with pytest.raises(ConfigError, match="5 inputs and 30 targets cannot be cut alike"):
+    with pytest.raises(ConfigError, match="5 inputs and 30 targets cannot be split into equal micro-batches"):
         objective(nn.Linear(4, 3).double(), nn.CrossEntropyLoss(), x, y, micro_batch=2)

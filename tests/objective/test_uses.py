@@ -95,7 +95,7 @@ def test_a_use_beside_the_layer_is_found_in_the_step_that_begins_it(
         for step in range(3):
             right(blocks, ask(asked, NEEDS, blocks, step=step), model, SQUARED(model(x), y))
     model.way = way
-    with pytest.warns(LayerMismatch, match='layer "layer": its calls do not explain its gradient') as caught:
+    with pytest.warns(LayerMismatch, match='calls of layer "layer" do not explain its gradient') as caught:
         seen = ask(asked, NEEDS, blocks, step=3)
     assert len(caught) == 1
     right(blocks, seen, model, SQUARED(model(x), y))

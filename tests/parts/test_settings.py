@@ -123,7 +123,7 @@ def test_a_schedule_as_long_as_its_warm_up_is_refused() -> None:
 
 
 def test_curvature_is_sampled_once() -> None:
-    with pytest.raises(ConfigError, match="base is subsampled-curvature itself"):
+    with pytest.raises(ConfigError, match="base must not be subsampled-curvature again"):
         SubsampledCurvature(sampled())
 
 

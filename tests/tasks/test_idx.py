@@ -44,8 +44,8 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "not IDX": (idx(ARRAY, zeros=0x504B), "magic number 0x504b"),
     "other axes": (idx(ARRAY.reshape(6, 4)), "magic number 0x00000802"),
     "another shape": (idx(ARRAY.reshape(2, 4, 3)), "shape [2, 4, 3], expected ['any', 3, 4]"),
-    "gzip cut short": (gzip.compress(idx(ARRAY))[:-9], "damaged or cut short"),
-    "gzip damaged": (gzip.compress(idx(ARRAY))[:12] + b"\xff" * 20, "damaged or cut short"),
+    "gzip cut short": (gzip.compress(idx(ARRAY))[:-9], "damaged or incomplete"),
+    "gzip damaged": (gzip.compress(idx(ARRAY))[:12] + b"\xff" * 20, "damaged or incomplete"),
 }
 
 

@@ -49,12 +49,12 @@ class NewtonSchulz(Preconditioner[None]):
         if block.complex:
             return "complex parameter"
         if len(block.shape) != 2:
-            return f"not a matrix: its shape is {list(block.shape)}"
+            return f"not a matrix, but of shape {list(block.shape)}"
         if 1 in block.shape:
-            return f"a matrix of one row or column, {list(block.shape)}, has one direction only"
+            return f"a matrix of one row or column, of shape {list(block.shape)}"
         for pattern in self.skip:
             if fnmatchcase(block.name, pattern):
-                return f'skipped by pattern "{pattern}"'
+                return f'excluded by the pattern "{pattern}" in skip'
         return None
 
     def init(self, like: BlockVector, ctx: Context) -> None:

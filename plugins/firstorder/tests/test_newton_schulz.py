@@ -74,7 +74,7 @@ def test_blocks_of_one_shape_together_equal_each_alone() -> None:
     [
         ("norm", (8,), "not a matrix"),
         ("conv", (8, 4, 3, 3), "not a matrix"),
-        ("row", (1, 8), "one direction"),
+        ("row", (1, 8), "one row or column"),
         ("head.weight", (10, 8), 'pattern "head.*"'),
     ],
 )

@@ -16,13 +16,13 @@ def curvlab_register(registry: Any) -> None:
         "krylov",
         "flexible-cg",
         "curvlab_hessianfree.flexible_cg:FlexibleCG",
-        summary="conjugate gradients that bear a preconditioner which changes",
+        summary="conjugate gradients for a preconditioner that changes between iterations",
     )
     registry.add(
         "krylov",
         "minres",
         "curvlab_hessianfree.minres:MinRes",
-        summary="the least residual in every Krylov space",
+        summary="the smallest residual in every Krylov space",
     )
     registry.add(
         "krylov",
@@ -46,7 +46,7 @@ def curvlab_register(registry: Any) -> None:
         "step",
         "subspace",
         "curvlab_hessianfree.subspace:Subspace",
-        summary="the least loss in the space that the solve went through",
+        summary="the smallest loss in the space that the solve spanned",
     )
     registry.add(
         "sampler",
@@ -64,6 +64,6 @@ def curvlab_register(registry: Any) -> None:
         "sampler",
         "inner-product",
         "curvlab_hessianfree.variance_tests:InnerProductTest",
-        summary="samples that grow when the gradient may not point downhill",
+        summary="samples that grow when the gradient is not surely a descent direction",
     )
     registry.methods("curvlab_hessianfree")

@@ -34,8 +34,8 @@ class CGBacktracking(StepRule[Any]):
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.then.chooses:
-            what = f"then = {type(self.then).__name__} chooses among iterates too"
-            raise ConfigError(Fault(what, path="then", hint='a line search, such as "armijo", goes there'))
+            what = f"then = {type(self.then).__name__} also chooses among iterates; expected a line search"
+            raise ConfigError(Fault(what, path="then", hint='use a line search, such as then = "armijo"'))
 
     def needs(self, step: int) -> Needs:
         return Needs(losses=self.tries) | self.then.needs(step)

@@ -77,7 +77,7 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
 
 def mean_square(stats: LayerStats, positions: int) -> Tensor:
     """``mean_n (∂ℓ_n/∂W)²`` elementwise, ``[o, i]``; rows carry ``√positions`` too much for a sum."""
-    assert stats.grads is not None, "labels = data come with gradients"
+    assert stats.grads is not None, 'labels = "data" come with output gradients'
     a, g = stats.inputs, stats.grads[0]
     scale = 1.0 / (len(a) * positions)
     if a.shape[1] == 1 == g.shape[1]:

@@ -97,7 +97,7 @@ class Growing(Sampler[GrowingState]):
             check_portion(name, getattr(self, name))
         if self.acceptance_size is not None and not self._own:
             what = f'acceptance_size = {self.acceptance_size!r}, but acceptance = "{self.acceptance}"'
-            hint = 'only "held-out" and "disjoint" are samples of their own, with a size'
+            hint = 'remove acceptance_size, or set acceptance to "held-out" or "disjoint"'
             raise ConfigError(Fault(what, path="acceptance_size", hint=hint))
 
     # what a rule says
@@ -172,10 +172,10 @@ class Growing(Sampler[GrowingState]):
         pool = self.pool(state)
         if self._disjoint and gradient + curvature + state.acceptance > pool:
             sizes = f"{gradient}, {curvature} and {state.acceptance}"
-            what = f"disjoint samples of {sizes} examples need more than the {pool} there are"
+            what = f"disjoint samples of {sizes} examples do not fit into {pool} examples"
             raise ConfigError(Fault(what, path="acceptance", hint="make one of the three smaller"))
         if not self.least <= gradient <= pool:
-            what = f"{min(gradient, pool)} of {pool} examples for the first gradient, {self.least} are needed"
+            what = f"the first gradient has {min(gradient, pool)} of {pool} examples, but needs {self.least}"
             hint = f"{state.acceptance} of {state.size} are held out" if self._own else ""
             raise ConfigError(Fault(what, path="gradient", hint=hint))
 

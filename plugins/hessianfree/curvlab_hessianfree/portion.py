@@ -19,7 +19,9 @@ def check_portion(name: str, value: Portion | None) -> None:
     """Raises ``ConfigError`` for what is neither; 1 might mean one example or all of them."""
     if value is None or (value >= 2 if isinstance(value, int) else 0 < value <= 1):
         return
-    hint = "write 1.0 for all of them" if value == 1 else "a fraction is above 0 and at most 1.0"
+    hint = (
+        "write 1.0 for all of them" if value == 1 else "give a fraction above 0 and at most 1.0, or a count"
+    )
     raise ConfigError(
         Fault(f"{name} = {value!r} is neither a fraction nor a count of 2 or more", path=name, hint=hint)
     )

@@ -74,7 +74,7 @@ class VarianceTest(Growing):
                 "",
                 "the variance of the gradients of single examples",
                 "none",
-                'the task\'s objective does not give it: use another sampler, such as "geometric"',
+                'the objective of this task does not compute it; use another sampler, such as "geometric"',
             )
         square = float(seen.gradient.dot(seen.gradient))
         population = self.pool(state) if self.finite_population else None

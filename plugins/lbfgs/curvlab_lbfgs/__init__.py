@@ -16,12 +16,12 @@ def curvlab_register(registry: Any) -> None:
         "preconditioner",
         "lbfgs",
         "curvlab_lbfgs.lbfgs:Lbfgs",
-        summary="the inverse that the last steps, or a Krylov solver's directions, tell of the curvature",
+        summary="the inverse curvature estimated from the last steps, or from a Krylov solver's directions",
     )
     registry.add(
         "step",
         "strong-wolfe",
         "curvlab_lbfgs.strong_wolfe:StrongWolfe",
-        summary="a line search that ends where the loss and its slope have both fallen enough",
+        summary="a line search until the loss and its slope have both decreased enough",
     )
     registry.methods("curvlab_lbfgs")

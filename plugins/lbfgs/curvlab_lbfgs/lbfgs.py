@@ -80,26 +80,26 @@ class Lbfgs(Preconditioner[LbfgsState]):
         if self.source is Source.STEPS and self.select is not Which.LAST:
             raise ConfigError(
                 Fault(
-                    f'lbfgs: select = "{self.select}" chooses among the pairs of a solve',
+                    f'lbfgs: select = "{self.select}" chooses among pairs of a solve, but source = "steps"',
                     path="select",
-                    hint='of steps the last ones are kept; or source = "solve"',
+                    hint='remove select, or set source = "solve"',
                 )
             )
 
         if self.initial is not None and (self.initial.varying or self.initial.pairs() is not None):
             raise ConfigError(
                 Fault(
-                    f"lbfgs: H₀ must be one linear map in a step, and {type(self.initial).__name__} is not",
+                    f"lbfgs: initial = {type(self.initial).__name__} is not one fixed linear map in a step",
                     path="initial",
-                    hint='one that holds the inverse of an estimate is, such as "kfac"',
+                    hint='use a preconditioner that stores an inverse, such as "kfac"',
                 )
             )
         if self.source is Source.STEPS and self.running:
             raise ConfigError(
                 Fault(
-                    "lbfgs: running = true is of pairs of a solve",
+                    'lbfgs: running = true needs source = "solve"',
                     path="running",
-                    hint='pairs of steps are kept while there is room anyway; or source = "solve"',
+                    hint='remove running, or set source = "solve"',
                 )
             )
 

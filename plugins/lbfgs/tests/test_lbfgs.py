@@ -320,8 +320,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no memory": (lambda: Lbfgs(memory=0), "memory = 0"),
     "steps that run": (lambda: Lbfgs(running=True), "running = true"),
     "a choice among steps": (lambda: Lbfgs(select=Which.FIRST), 'select = "first"'),
-    "nobody to learn from": (alone, "learns from the pairs of a solve"),
-    "all pairs in too small a memory": (all_of_a_long_solve, "at most 4, and krylov makes up to 103"),
+    "nobody to learn from": (alone, "works only inside a solve"),
+    "all pairs in too small a memory": (all_of_a_long_solve, "room for 4, and krylov makes up to 103"),
 }
 
 

@@ -69,7 +69,7 @@ def layers(net: nn.Module) -> Iterator[nn.Module]:
         known = ", ".join(sorted(kind.__name__ for kind in DERIVATIVES))
         raise ConfigError(
             Fault(
-                f"no derivatives in the inputs go through {type(net).__name__}",
+                f"derivatives with respect to the inputs are not known for {type(net).__name__}",
                 hint=f"build the network of nn.Sequential, nn.Linear and {known}",
             )
         )

@@ -165,7 +165,7 @@ def test_a_pattern_of_names_chooses_how_a_layer_is_shared() -> None:
 
 
 def test_a_layer_that_no_pattern_names_is_refused_before_anything_moves() -> None:
-    with pytest.raises(ConfigError, match=r'patterns first none matches block "second"'):
+    with pytest.raises(ConfigError, match=r'none of the patterns first matches block "second"'):
         one_step({"first": "reduce"})
 
 

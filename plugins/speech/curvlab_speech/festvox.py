@@ -31,8 +31,8 @@ FILE = "kallpc16k.group"
 DEBIAN = Path("/usr/share/festival/voices/english/kal_diphone/group")
 
 HOW_TO_GET = (
-    f"{FILE} is not here: run `apt-get install festvox-kallpc16k` on Debian or Ubuntu, or put the file into "
-    "a folder and name it in the task's `root` setting or in CURVLAB_DATA"
+    f"{FILE} was not found: run `apt-get install festvox-kallpc16k` on Debian or Ubuntu, or put the file "
+    "into a folder and name it in the task's `root` setting or in CURVLAB_DATA"
 )
 
 _MAGIC, _HEADER_END = b"EST_File", b"EST_Header_End\n"

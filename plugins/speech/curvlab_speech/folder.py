@@ -55,8 +55,8 @@ def find(root: str | None) -> Path:
     if base:
         return Path(base).expanduser() / NAME
     raise DataError(
-        "where is the synthetic speech?  Name its folder in the task's setting `root`, or put it into "
-        f"CURVLAB_DATA as {NAME}. {how_to_make('DIR')}"
+        "the folder of the synthetic speech is not known. Name it in the task's setting `root`, or put it "
+        f"into CURVLAB_DATA as {NAME}. {how_to_make('DIR')}"
     )
 
 
@@ -76,11 +76,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path}: cannot be read: {error}") from error
     version = document.get("version") if isinstance(document, dict) else None
     if version != VERSION:
-        raise DataError(f"{path}: version {version}, expected {VERSION}; prepare the data anew")
+        raise DataError(f"{path}: version {version}, expected {VERSION}; prepare the data again")
     try:
         return Manifest(**{**document, "phonemes": tuple(document["phonemes"])})
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a manifest of ours: {error}; prepare the data anew") from error
+        raise DataError(
+            f"{path}: not a manifest of speech-frames: {error}; prepare the data again"
+        ) from error
 
 
 def read(folder: Path) -> Corpus:
@@ -90,13 +92,13 @@ def read(folder: Path) -> Corpus:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read: {error.strerror or error}; prepare the data anew"
+            f"{path}: cannot be read: {error.strerror or error}; prepare the data again"
         ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.sha256:
         raise DataError(
-            f"{path}: SHA-256 {found[:12]}…, but {MANIFEST} says {manifest.sha256[:12]}…: "
-            "damaged, or of another making; prepare the data anew"
+            f"{path} has SHA-256 {found[:12]}…; {MANIFEST} expects {manifest.sha256[:12]}…: "
+            "damaged, or prepared by another version; prepare the data again"
         )
     tensors = load(data)
     return Corpus(tensors["frames"], tensors["labels"].long(), tensors["bounds"], manifest.classes)

@@ -80,7 +80,7 @@ class SyntheticSpeech(Preparation):
         if not to.exists() or (to.is_dir() and not any(to.iterdir())):
             return False
         if not (to / folder.MANIFEST).is_file():
-            raise DataError(f"{to} is not empty and holds no synthetic speech: give another folder by --to")
+            raise DataError(f"{to} is not empty and holds no synthetic speech; name another folder with --to")
         found = folder.read_manifest(to)
         mine = asdict(self) | {"voices": list(self.voices)}
         if found.asked != mine or found.text != text:
@@ -89,7 +89,7 @@ class SyntheticSpeech(Preparation):
             ]
             raise DataError(
                 f"{to} holds other synthetic speech ({', '.join(differ) or 'of another text'}): "
-                "give another folder by --to, or delete it"
+                "name another folder with --to, or delete this one"
             )
         folder.read(to)  # raises if it is damaged
         return True
@@ -113,8 +113,8 @@ class SyntheticSpeech(Preparation):
                 break
         else:
             raise DataError(
-                f"the text's {len(chosen)} sentences last for {seconds / SECONDS:.1f} minutes, "
-                f"not {self.minutes:g}: give a longer text or fewer minutes"
+                f"the {len(chosen)} sentences of the text last {seconds / SECONDS:.1f} minutes; "
+                f"expected {self.minutes:g}. Use a longer text or fewer minutes"
             )
         phonemes = tuple(sorted({name for utterance in names for name in utterance}))
         number_of = {name: k for k, name in enumerate(phonemes)}

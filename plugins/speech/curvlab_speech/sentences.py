@@ -9,8 +9,8 @@ from curvlab.errors import DataError
 from curvlab.tasks.verses import verses as of_the_bible
 
 HOW_TO_GET = (
-    "the program `bible`, whose verses are spoken, is not here: run `apt-get install bible-kjv` on Debian or "
-    "Ubuntu, or give a text of your own by --text FILE"
+    "the program `bible`, which prints the text to speak, was not found: run `apt-get install bible-kjv` on "
+    "Debian or Ubuntu, or name a text of your own with --text FILE"
 )
 
 #: a sentence ends at one of these before a space

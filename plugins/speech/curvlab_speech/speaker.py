@@ -57,12 +57,12 @@ class Speaker:
         try:
             self._library = ctypes.CDLL(LIBRARY)
         except OSError as error:
-            raise Unable(f"{LIBRARY} cannot be loaded ({error}): apt-get install espeak-ng") from error
+            raise Unable(f"{LIBRARY} cannot be loaded ({error}); run `apt-get install espeak-ng`") from error
         self.sample_rate = self._library.espeak_Initialize(
             _SYNCHRONOUS, 0, None, _PHONEME_EVENTS | _DO_NOT_EXIT
         )
         if self.sample_rate <= 0:
-            raise Unable(f"{LIBRARY} finds no data of its own: apt-get install espeak-ng-data")
+            raise Unable(f"{LIBRARY} does not find its data; run `apt-get install espeak-ng-data`")
         self._sound: list[bytes] = []
         self._phonemes: list[tuple[str, int]] = []
         self._end = 0

@@ -66,7 +66,7 @@ class SpeechFrames(Task):
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         corpus = self._corpus()
         if corpus.utterances < 2:
-            raise DataError(f"{corpus.utterances} utterance: none can be held out; prepare more minutes")
+            raise DataError(f"{corpus.utterances} utterance: too few to hold some out; prepare more minutes")
         kept, apart = (
             corpus.of(chosen) for chosen in held_out(corpus.utterances, self.held_out, self.data_seed)
         )

@@ -57,13 +57,13 @@ def test_data_of_another_making_are_refused(prepared: Path) -> None:
     data = bytearray((prepared / DATA).read_bytes())
     data[-1] ^= 1
     (prepared / DATA).write_bytes(data)
-    with pytest.raises(DataError, match=f"but {MANIFEST} says"):
+    with pytest.raises(DataError, match=f"{MANIFEST} expects"):
         folder.read(prepared)
 
 
 def test_data_that_are_gone_are_missed(prepared: Path) -> None:
     (prepared / DATA).unlink()
-    with pytest.raises(DataError, match=r"speech\.safetensors: cannot be read.*prepare the data anew"):
+    with pytest.raises(DataError, match=r"speech\.safetensors: cannot be read.*prepare the data again"):
         folder.read(prepared)
 
 
@@ -71,7 +71,7 @@ def test_data_that_are_gone_are_missed(prepared: Path) -> None:
     ("keys", "says"),
     [
         ({"version": 2}, "version 2, expected 1"),
-        ({"colour": "red"}, "not a manifest of ours"),
+        ({"colour": "red"}, "not a manifest of speech-frames"),
     ],
 )
 def test_manifests_of_others_are_refused(keys: dict[str, object], says: str, prepared: Path) -> None:

@@ -115,7 +115,7 @@ def test_every_utterance_has_its_own_noise(text: str, tones: list[Utterance], tm
 def test_a_text_that_is_too_short_is_refused_with_its_length(
     text: str, tones: list[Utterance], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"100 sentences last for 1\.7 minutes, not 2"):
+    with pytest.raises(DataError, match=r"100 sentences of the text last 1\.7 minutes; expected 2"):
         made(tmp_path / "a", minutes=2, text=text)
     assert not (tmp_path / "a").exists()
 

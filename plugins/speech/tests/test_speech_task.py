@@ -117,7 +117,7 @@ def test_one_utterance_cannot_be_held_out(tmp_path: Path) -> None:
     from curvlab_speech import folder
 
     folder.write(tmp_path, corpus().of(torch.tensor([0])), manifest())
-    with pytest.raises(DataError, match="none can be held out"):
+    with pytest.raises(DataError, match="too few to hold some out"):
         made(small(tmp_path))
 
 
@@ -134,8 +134,8 @@ METHOD = {
 }
 
 BAD = [
-    ({"held_out": 0.0}, "held_out = 0.0 must lie between 0 and 1"),
-    ({"held_out": 1.0}, "held_out = 1.0 must lie between 0 and 1"),
+    ({"held_out": 0.0}, "held_out = 0.0 must be above 0 and below 1"),
+    ({"held_out": 1.0}, "held_out = 1.0 must be above 0 and below 1"),
     ({"context": -1}, "context = -1 must be at least 0"),
     ({"batch_size": 0}, "batch_size = 0 must be at least 1"),
     ({"hidden": (0,)}, "hidden = [0] must hold widths of at least 1"),

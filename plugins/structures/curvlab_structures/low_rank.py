@@ -58,7 +58,7 @@ class LowRankMatrix(Structure):
         raise CapabilityError(
             Fault(
                 "members of low-rank cannot be added: the sum has a higher rank",
-                hint='feed their rows to average_, or use a linear family such as "block-diagonal"',
+                hint='pass their rows to average_, or use a linear family, such as "block-diagonal"',
             )
         )
 
