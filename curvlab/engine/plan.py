@@ -12,7 +12,6 @@ from curvlab.protocols.report import Reporter
 from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.task import Task
 
-
 #: no machine has more cores; torch would start as many threads as it is told to, until the machine is full
 MOST_THREADS = 1024
 

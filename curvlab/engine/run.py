@@ -38,6 +38,7 @@ from curvlab.files import require_temporary_folder
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
+
 @dataclass(frozen=True)
 class Run:
     """What a run leaves behind: its folder, the content of its ``summary.json``, and the live parts.
@@ -71,7 +72,7 @@ def train(
     The folder is made once model, data and optimizer are: a faulty configuration leaves nothing.
     ``summary.json`` is written whatever the end.  Raises ``Stopped`` after a signal's checkpoint,
     ``Diverged`` naming the step and the last good checkpoint, ``CheckpointError``, ``DataError``;
-    ``RunFolderError`` if the folder cannot be written, was moved or deleted meanwhile, or holds a damaged file;
+    ``RunFolderError`` if the folder cannot be written, was moved meanwhile, or holds a damaged file;
     ``OutOfMemory``.
     """
     require_temporary_folder()
@@ -173,7 +174,9 @@ class _Found:
     def events(self) -> list[Event]:
         """What the run's log should say of it."""
         step, name = self.checkpoint.step, self.checkpoint.path.name
-        found = [Event("damaged-checkpoint", step, {"fault": fault, "instead": name}) for fault in self.faults]
+        found = [
+            Event("damaged-checkpoint", step, {"fault": fault, "instead": name}) for fault in self.faults
+        ]
         if self.checkpoint.format == 1:
             why = "format 1 has no checksum of state.json"
             found.append(Event("unverified-checkpoint", step, {"checkpoint": name, "reason": why}))
@@ -182,7 +185,8 @@ class _Found:
 
 def _to_go_on_from(folder: Path) -> _Found | None:
     """A run that was killed before its first checkpoint has none, and goes on from its first step."""
-    found = checkpoint.newest(folder / CHECKPOINTS)
+    with memory_in_words():
+        found = checkpoint.newest(folder / CHECKPOINTS)
     return None if found is None else _Found(*found)
 
 

@@ -90,7 +90,9 @@ def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     unknown = {k for k in plain if k not in {*checks, "version"} and not k.startswith(own)}
     wrong = [*(key for key, good in checks.items() if not good), *sorted(unknown)]
     if wrong:
-        raise CheckpointError(f"the optimizer's state has missing, unknown or malformed {', '.join(wrong[:5])}")
+        raise CheckpointError(
+            f"the optimizer's state has missing, unknown or malformed {', '.join(wrong[:5])}"
+        )
 
 
 def _are_tables(groups: Any) -> bool:

@@ -22,7 +22,6 @@ from curvlab.errors import CheckpointError
 from curvlab.protocols.report import Event
 from curvlab.protocols.task import Workload
 
-
 #: what ``capture`` gives beside tensors, and what format 1 lacked of it
 _PARTS = frozenset({"method", "configuration", "threads", "optimizer", "strides", "sampler", "progress"})
 _SINCE_2 = frozenset({"configuration", "threads"})
@@ -187,12 +186,16 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
             f'{where} is of method "{method}", the configuration asks for '
             f'"{plan.method_name}"; resume with the run\'s own resolved.toml'
         )
-    theirs, mine = dict(_leaves(checkpoint.plain.get("configuration", {}))), dict(_leaves(_numbers_from(plan)))
+    theirs, mine = (
+        dict(_leaves(checkpoint.plain.get("configuration", {}))),
+        dict(_leaves(_numbers_from(plan))),
+    )
     differing = [key for key in mine if key in theirs and theirs[key] != mine[key]]
     if differing:
         listed = "; ".join(f"{k} was {theirs[k]!r} and is {mine[k]!r}" for k in differing[:5])
         raise CheckpointError(
-            f"{where} is of another configuration: {listed}; restore the run's own resolved.toml and checkpoints"
+            f"{where} is of another configuration: {listed}; "
+            "restore the run's own resolved.toml and checkpoints"
         )
 
 

@@ -71,7 +71,9 @@ class RunLog(Reporter):
         line = {"kind": "eval", "step": record.step, "seconds": record.seconds, **record.metrics}
         self._append(METRICS, line)
         with writing(self.folder / METRICS):
-            os.fsync(self._files[METRICS].fileno())  # rare, and the lines that a checkpoint of this step counts on
+            os.fsync(
+                self._files[METRICS].fileno()
+            )  # rare, and the lines that a checkpoint of this step counts on
 
     def happened(self, event: Event) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -110,7 +112,7 @@ def cut(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
 
 
 def whole_lines(path: Path) -> tuple[list[bytes], bool]:
-    """The lines of a ``.jsonl`` file, each a JSON object, and whether a torn one follows; none without a file.
+    """The lines of a ``.jsonl`` file, each a JSON object, and whether a torn one follows.
 
     Raises ``RunFolderError`` naming a line that is damaged.
     """

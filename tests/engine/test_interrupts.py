@@ -10,7 +10,9 @@ import pytest
 from curvlab.engine.interrupts import EXIT_CODES, Interrupts
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)]
+)
 def test_a_signal_is_noted_and_the_program_goes_on(name: str, code: int) -> None:
     with Interrupts() as interrupts:
         assert interrupts.caught is None

@@ -32,7 +32,8 @@ def newest_of(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
 )
 def test_a_signal_ends_the_run_with_a_whole_checkpoint_of_its_last_step(
     tmp_path: Path, number: signal.Signals, code: int
@@ -232,7 +233,9 @@ def test_memory_that_runs_out_ends_the_run_in_words(tmp_path: Path, error: Excep
             base.metrics = fail  # type: ignore[method-assign]
             return base
 
-    with pytest.raises(OutOfMemory, match=r"out of memory.*7 steps were taken; the last good checkpoint is .*-0{7}6"):
+    with pytest.raises(
+        OutOfMemory, match=r"out of memory.*7 steps were taken; the last good checkpoint is .*-0{7}6"
+    ):
         run_small(tmp_path, small_plan(PLAIN, task=Hungry()))
     (folder,) = tmp_path.iterdir()
     assert RunDir(folder).summary["exit_code"] == 1
