@@ -118,13 +118,13 @@ def require_unmoved(handle: int, path: Path) -> None:
 
 
 def require_temporary_folder() -> None:
-    """Raise ``RunFolderError`` if no folder for temporary files can be written: torch's optimizers need one."""
+    """Raise ``RunFolderError`` if no folder for temporary files can be written; torch needs one."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise RunFolderError(
-            "no folder for temporary files can be written, and torch needs one: the disk is full or read-only, or "
-            "a limit (`ulimit -f`) forbids it; make room, or set TMPDIR to a folder elsewhere"
+            "no folder for temporary files can be written, and torch needs one: the disk is full or "
+            "read-only, or a limit (`ulimit -f`) forbids it; make room, or set TMPDIR to a folder elsewhere"
         ) from error
 
 

@@ -214,7 +214,7 @@ def _unlike(keys: set[str]) -> str:
 
 @contextmanager
 def _damage_found(path: Path) -> Iterator[None]:
-    """Inside, a missing file and one that the disk cannot read are damage; other errors are raised in words."""
+    """Inside, a missing file and one that the disk cannot read are damage; other errors become messages."""
     with reading(path):
         try:
             yield

@@ -81,7 +81,7 @@ def resolved_of(folder: Path) -> str:
     seal = _SEALED.match(data)
     if seal and int(seal.group(1), 16) != zlib.crc32(data[seal.end() :]):
         raise RunFolderError(
-            f"{path} is not what curvlab wrote: it is damaged, or was edited, and the run would go on as another; "
+            f"{path} is not what curvlab wrote: it is damaged or was edited, and another run would go on; "
             "restore it, and change a run by `curvlab resume RUN --set key=value`"
         )
     try:

@@ -14,7 +14,7 @@ from curvlab.errors import OutOfMemory
 _SIGNS = re.compile(
     r"can't allocate memory|not enough memory|bad_alloc|[Oo]ut of memory|calculation overflowed"
 )
-_BYTES = re.compile(r"tried to allocate ([\d.]+ ?\w+)")
+_BYTES = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
 
 
 @contextmanager
@@ -28,8 +28,8 @@ def memory_in_words() -> Iterator[None]:
         found = _BYTES.search(str(error))
         wanted = f" (it asked for {found.group(1).rstrip('.')})" if found else ""
         raise OutOfMemory(
-            f"out of memory: an allocation failed{wanted}; take a smaller batch_size or model, or a method or "
-            "structure with less state (`curvlab train CONFIG --dry-run` shows its bytes)"
+            f"out of memory: an allocation failed{wanted}; take a smaller batch_size or model, or a method "
+            "or structure with less state (`curvlab train CONFIG --dry-run` shows its bytes)"
         ) from error
 
 

@@ -78,7 +78,7 @@ def train(
     The folder is made once model, data and optimizer are: a faulty configuration leaves nothing.
     ``summary.json`` is written whatever the end.  Raises ``Stopped`` after a signal's checkpoint,
     ``Diverged`` naming the step and the last good checkpoint, ``CheckpointError``, ``DataError``;
-    ``RunFolderError`` if the folder cannot be written, was moved or deleted meanwhile, or holds a damaged file;
+    ``RunFolderError`` if the folder cannot be written, was moved meanwhile, or holds a damaged file;
     ``OutOfMemory``.
     """
     require_temporary_folder()
@@ -191,7 +191,8 @@ class _Found:
 
 def _to_go_on_from(folder: Path) -> _Found | None:
     """A run that was killed before its first checkpoint has none, and goes on from its first step."""
-    found = checkpoint.newest(folder / CHECKPOINTS)
+    with memory_in_words():
+        found = checkpoint.newest(folder / CHECKPOINTS)
     return None if found is None else _Found(*found)
 
 

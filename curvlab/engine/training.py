@@ -194,7 +194,8 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
     if differing:
         listed = "; ".join(f"{k} was {theirs[k]!r} and is {mine[k]!r}" for k in differing[:5])
         raise CheckpointError(
-            f"{where} is of another configuration: {listed}; restore the run's own resolved.toml and checkpoints"
+            f"{where} is of another configuration: {listed}; "
+            "restore the run's own resolved.toml and checkpoints"
         )
 
 

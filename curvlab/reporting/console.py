@@ -14,8 +14,11 @@ from typing import Any
 
 from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
 
-#: events that are shown as a line, in whatever view: the run goes on from elsewhere than one would think
-SHOWN = ("damaged-checkpoint", "unverified-checkpoint")
+#: events that are shown as a line, in whatever view, with their details in it
+SHOWN = {
+    "damaged-checkpoint": "checkpoint {fault}; the run goes on from {instead}",
+    "unverified-checkpoint": "checkpoint {checkpoint} cannot be verified: {reason}",
+}
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class Console(Reporter):
 
     def happened(self, event: Event) -> None:
         if event.name in SHOWN:
-            facts = ", ".join(f"{name} {value}" for name, value in event.detail.items())
-            print(f"warning: {event.name}: {facts}", file=sys.stderr, flush=True)
+            print(f"warning: {SHOWN[event.name].format(**event.detail)}", file=sys.stderr, flush=True)
         for view in self._views:
             view.happened(event)
 

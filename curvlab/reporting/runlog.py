@@ -112,7 +112,7 @@ def cut(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
 
 
 def whole_lines(path: Path) -> tuple[list[bytes], bool]:
-    """The lines of a ``.jsonl`` file, each a JSON object, and whether a torn one follows; none without a file.
+    """The lines of a ``.jsonl`` file, each a JSON object, and whether a torn one follows.
 
     Raises ``RunFolderError`` naming a line that is damaged.
     """

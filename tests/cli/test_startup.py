@@ -93,3 +93,36 @@ def test_importing_curvlab_costs_next_to_nothing(shell: Shell) -> None:
     )
     assert result.stdout == "[]\n"
     assert time.perf_counter() - started < SECONDS * MARGIN
+
+
+#: the command line, with a Ctrl-C while the module that is named first is looked for
+INTERRUPTED = """
+import signal, sys
+from curvlab.__main__ import main
+name = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, found, path=None, target=None):
+        if found == name:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass  # as some extension modules do
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "torch"])
+def test_ctrl_c_while_modules_are_imported_ends_with_130(module: str, shell: Shell) -> None:
+    """Before any command, and in one, whatever the module makes of ``KeyboardInterrupt``."""
+    done = shell(module, "config", "schema", python=INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_elsewhere_is_keyboard_interrupt(shell: Shell) -> None:
+    code = (
+        "import signal\nfrom curvlab.cli import app, listing\nfrom curvlab.__main__ import main\n"
+        "listing.installed = lambda: signal.raise_signal(signal.SIGINT)\nmain()"
+    )
+    done = shell("parts", python=code)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
