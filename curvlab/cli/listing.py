@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curvlab.cli.output import complain, print_json, print_table, print_text
+from curvlab.cli.output import complain, fitted, print_json, print_table, print_text
 from curvlab.errors import PluginError, UsageError
 from curvlab.registry import MethodEntry, PartEntry, PluginRecord, Registry, installed
 from curvlab.registry.kinds import PROTOCOLS
@@ -112,14 +112,15 @@ def _one_method(entry: MethodEntry, as_json: bool) -> None:
         return
     import tomli_w
 
-    lines = [f"# {entry.name} ({entry.origin}): {entry.summary}"]
-    lines += [f"# {key}: {text}" for key, text in words.items() if text]
+    lines = [fitted(f"# {entry.name} ({entry.origin}): {entry.summary}", "#   ")]
+    lines += [fitted(f"# {key}: {text}", "#   ") for key, text in words.items() if text]
     width = max((len(knob) for knob in knobs), default=0)
     lines += ["#", "# knobs:"] if knobs else []
     for knob, facts in knobs.items():
         default = "" if facts["default"] is None else f" (default {facts['default']})"
         note = f": {facts['help']}" if facts["help"] else ""
-        lines.append(f"#   {knob:<{width}}  sets {', '.join(facts['sets'])}{default}{note}")
+        line = f"#   {knob:<{width}}  sets {', '.join(facts['sets'])}{default}{note}"
+        lines.append(fitted(line, "#   " + " " * (width + 2)))
     print_text("\n".join(lines) + "\n\n" + tomli_w.dumps({"method": plain(file.composition)}).rstrip())
 
 

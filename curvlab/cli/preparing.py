@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curvlab.cli.output import print_text
+from curvlab.cli.output import fitted, print_text
 from curvlab.errors import UsageError
 from curvlab.registry import PartEntry, installed
 from curvlab.registry.suggest import advice
@@ -126,8 +126,10 @@ def _help(entry: PartEntry, cls: type[Preparation]) -> str:
         default = "" if setting.required or setting.default is None else str(as_plain(setting.default))
         rows.append((f"{option} VALUE", _words(setting), f" [default: {default}]" if default else ""))
     width = max(len(option) for option, _, _ in rows)
-    lines = [f"  {option.ljust(width)}  {what}{default}" for option, what, default in rows]
-    about = inspect.getdoc(cls) or ""
+    below = " " * (width + 4)
+    lines = [fitted(f"  {option.ljust(width)}  {what}{default}", below) for option, what, default in rows]
+    paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+    about = "\n\n".join(map(fitted, paragraphs))
     return "\n".join(
         [f"Usage: curvlab tasks prepare {entry.name} --to DIR [--OPTION VALUE]…", "", about, "", *lines]
     )

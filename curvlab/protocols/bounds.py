@@ -118,7 +118,8 @@ Natural = Annotated[int, Bounds(least=0)]
 
 def check_bounds(part: Any) -> None:
     """Raise ``ConfigError`` with every field of a dataclass that is outside the bounds of its type."""
-    faults = bound_faults(type(part), {f.name: getattr(part, f.name) for f in fields(part)})
+    cls: type = type(part)
+    faults = bound_faults(cls, {name: getattr(part, name) for name in _bounded(cls)})
     if faults:
         raise ConfigError(*faults)
 

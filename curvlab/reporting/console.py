@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from curvlab.errors import shortened
+from curvlab.protocols.bounds import Positive, check_bounds
 from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
 
 #: events that are shown as a line, in whatever view, with their details in it
@@ -19,6 +21,8 @@ SHOWN = {
     "damaged-checkpoint": "checkpoint {fault}; the run goes on from {instead}",
     "unverified-checkpoint": "checkpoint {checkpoint} cannot be verified: {reason}",
 }
+#: characters of the live line: its bar, the time left, and a run's name at most; 80 leave room for the loss
+BAR, TIME_LEFT, LONGEST_NAME = 10, 7, 18
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,11 @@ class Console(Reporter):
     If standard output or standard error is not a terminal, nothing moves: each evaluation is one line.
     """
 
-    updates_per_second: float = 4.0  #: how often the live display is drawn anew
+    updates_per_second: Positive = 4.0  #: how often the live display is drawn anew
     _views: list[View] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         object.__setattr__(self, "_views", [])
 
     def started(self, manifest: Mapping[str, Any]) -> None:
@@ -96,21 +101,24 @@ class Live(View):
 
         budget = manifest["budget"]
         self._unit = next(unit for unit in ("epochs", "steps", "seconds") if budget.get(unit) is not None)
-        self._loss = self._metrics = self._rate = ""
+        self._loss = self._rate = ""
+        self._metrics: Mapping[str, float] = {}
         self._events = 0
         self._last: tuple[int, float] | None = None
+        self._terminal = Terminal(file=sys.stderr)
+        self._name = shortened(manifest["name"], LONGEST_NAME)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=BAR),
             TextColumn("{task.fields[done]}"),
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(),
-            console=Terminal(file=sys.stderr),
+            console=self._terminal,
             refresh_per_second=updates_per_second,
             transient=True,
         )
         self._task = self._progress.add_task(
-            manifest["name"], total=float(budget[self._unit]), done="", facts="starting"
+            self._name, total=float(budget[self._unit]), done="", facts="starting"
         )
         self._progress.start()
 
@@ -127,7 +135,7 @@ class Live(View):
         self._describe()
 
     def evaluated(self, record: EvalRecord) -> None:
-        self._metrics = metrics_in_words(record.metrics)
+        self._metrics = record.metrics
         self._last = None  # the time of an evaluation says nothing about the rate of steps
         self._describe()
 
@@ -140,8 +148,21 @@ class Live(View):
 
     def _describe(self) -> None:
         events = f"{self._events} event{'s' * (self._events != 1)}" if self._events else ""
-        facts = "  ".join(word for word in (self._loss, self._metrics, self._rate, events) if word)
-        self._progress.update(self._task, facts=facts)
+        metrics = [metrics_in_words({name: value}) for name, value in self._metrics.items()]
+        taken = len(self._name) + BAR + len(self._progress.tasks[0].fields["done"]) + TIME_LEFT + 4
+        words = [word for word in (self._loss, *metrics, events, self._rate) if word]
+        self._progress.update(self._task, facts=as_many_as_fit(words, self._terminal.width - taken))
+
+
+def as_many_as_fit(words: Sequence[str], width: int) -> str:
+    """The first of ``words`` that fit into ``width`` characters, two spaces apart: no number is cut off."""
+    facts = ""
+    for word in words:
+        longer = f"{facts}  {word}" if facts else word
+        if len(longer) > width:
+            break
+        facts = longer
+    return facts
 
 
 def metrics_in_words(metrics: Mapping[str, float]) -> str:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,25 +149,22 @@ def _wrong(result: Any) -> str:
     return f"{len(result.output)} characters: {result.output[:300]!r}" if len(result.output) > LONGEST else ""
 
 
-def beyond_schema(fuzz: Fuzz, files: int) -> tuple[int, int, Counter[str], list[str]]:
-    """How many files are TOML; how many pass the schema alone, and why; which pass ``check`` alone."""
+def beyond_schema(fuzz: Fuzz, answers: Sequence[Answer]) -> tuple[int, Counter[str], list[str]]:
+    """How many files are TOML; why ``check`` alone rejects some; which the schema alone rejects."""
     schema = json_schema(fuzz.registry)
-    parsed, rejected, reasons, unjust = 0, 0, Counter[str](), []
-    for number in range(files):
-        path = fuzz.file(number)
+    parsed, reasons, unjust = 0, Counter[str](), []
+    for number, answer in enumerate(answers):
+        path = fuzz.folder / f"{number}.toml"
         try:
-            data = tomli.loads(path.read_bytes().decode("utf-8-sig"))
-            fits = accepts(schema, data, schema)
+            fits = accepts(schema, tomli.loads(path.read_bytes().decode("utf-8-sig")), schema)
         except (ValueError, RecursionError):
             continue  # not TOML, which a schema does not see
         parsed += 1
-        code, said = fuzz.check(number).code, fuzz.check(number).text
-        if code and fits:
-            rejected += 1
-            reasons[_reason(said)] += 1
-        elif not code and not fits:
+        if answer.code and fits:
+            reasons[_reason(answer.text)] += 1
+        elif not answer.code and not fits:
             unjust.append(str(path))
-    return parsed, rejected, reasons, unjust
+    return parsed, reasons, unjust
 
 
 def _reason(said: str) -> str:
@@ -189,7 +186,8 @@ def main(arguments: list[str]) -> int:
         folder = given.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         fuzz = Fuzz(given.seed, folder)
-        sound = [number for number in range(given.files) if fuzz.check(number).code == 0]
+        answers = [fuzz.check(number) for number in range(given.files)]
+        sound = [number for number, answer in enumerate(answers) if answer.code == 0]
         for number in range(given.sets):
             fuzz.set(number)
         # those that pass the check come further in a dry run
@@ -197,8 +195,10 @@ def main(arguments: list[str]) -> int:
             fuzz.dry_run(number)
         print("\n".join(f"{name}  {count}" for name, count in sorted(fuzz.codes.items())))
         if given.schema:
-            parsed, rejected, reasons, unjust = beyond_schema(fuzz, given.files)
-            print(f"accepted by the schema, rejected by check: {rejected} of {parsed} files that are TOML")
+            parsed, reasons, unjust = beyond_schema(fuzz, answers)
+            print(
+                f"accepted by the schema, rejected by check: {reasons.total()} of {parsed} files that are TOML"
+            )
             print("\n".join(f"  {count}  {reason}" for reason, count in reasons.most_common()))
             print(f"rejected by the schema, in order for check: {len(unjust)}")
             print("\n".join(f"  {path}" for path in unjust[:20]))

@@ -131,6 +131,9 @@ def assignment(data: Mapping[str, Any], chance: random.Random, names: Mapping[st
         )
     elif kind < 0.3:
         key = _misspelt(key, chance)
+    near = _above(data, tuple(key.split(".")))[key.split(".")[-1]] if kind >= 0.6 else None
+    if isinstance(near, (int, float)) and not isinstance(near, bool):
+        return f"{key}={chance.choice((near, near, near * 2, near + 1, -near, near / 3))}"
     value = chance.choice((*RAW, *map(str, _ODD_TEXT), *(_toml(v) for v in ODD), _name(chance, names)))
     return f"{key}={value}" if chance.random() < 0.95 else key
 
