@@ -24,7 +24,7 @@ from curvlab.engine.manifest import describe
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
 from curvlab.engine.training import Training, capture, prepare, restore, restore_model
-from curvlab.errors import CheckpointError, CurvlabError, Diverged, NotPositiveDefinite, Stopped
+from curvlab.errors import CheckpointError, CurvlabError, Diverged, NotPositiveDefinite, Stopped, raised
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
@@ -207,6 +207,8 @@ def _in_words(error: BaseException, training: Training, folder: Path) -> BaseExc
         return Stopped(f"stopped at once after step {step}; {last}; {go_on}", 130)
     if isinstance(error, Stopped):
         return Stopped(f"{error}; {go_on}", error.exit_code)
+    if not isinstance(error, Exception):  # a part that raises SystemExit(0) does not make the run a success
+        return CurvlabError(f"a part raised {raised(error)} after step {step}; {last}; {go_on}")
     return error
 
 

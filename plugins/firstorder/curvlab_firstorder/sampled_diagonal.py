@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
@@ -78,7 +78,7 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
         for name, terms in seen.layers[Labels.MODEL].items():
             state.observed[name] += 1
             mass = 1 - self.decay ** state.observed[name] if self.bias_correction else 1.0
-            fresh = sum(self._diagonal(term) for term in terms)
+            fresh = torch.stack([self._diagonal(term) for term in terms]).sum(0)
             state.diagonal[name].lerp_(fresh, (1 - self.decay) / mass)
 
     def curvature(self, state: DiagonalState) -> BlockDiagonal:
