@@ -117,3 +117,22 @@ def test_a_part_that_exits_while_a_command_runs_ends_it_with_a_message_and_code_
     assert done.exit_code == 1
     assert says in done.stderr
     assert "mod_leaving.py:7)" in done.stderr
+
+
+@pytest.mark.parametrize("raises", ["RuntimeError('no luck')", "SystemExit(0)", "GeneratorExit"])
+def test_a_part_that_raises_when_it_is_made_is_a_fault_at_its_key(raises: str, site: Path) -> None:
+    (site / "mod_unmade.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from curvlab.parts.steps import Rate\n"
+        "@dataclass(frozen=True)\n"
+        "class Unmade(Rate):\n"
+        "    lr: float = 0.1\n"
+        "    def __post_init__(self):\n"
+        f"        raise {raises}\n"
+    )
+    (site / "c.toml").write_text(FOREIGN.replace("mod_foreign:Step", "mod_unmade:Unmade"))
+    done = CliRunner().invoke(app, ["config", "check", str(site / "c.toml")])
+    assert done.exit_code == 3
+    assert f"{site / 'c.toml'}:9:1: method.step: " in done.stderr
+    assert f"cannot be made: {raises.split('(')[0]}" in done.stderr
+    assert "mod_unmade.py:7)" in done.stderr
