@@ -216,7 +216,9 @@ class Stopped(CurvlabError):
 _LONGEST_MESSAGE = 300
 
 #: packages through which plugins and parts are called; their frames are not where a plugin failed
-_CALLERS = ("curvlab", "importlib", "_frozen_importlib", "pluggy", "contextlib")
+_CALLERS = frozenset(
+    {"curvlab", "importlib", "_frozen_importlib", "pluggy", "contextlib", "typer", "click", "torch"}
+)
 
 
 def raised(error: BaseException) -> str:
@@ -242,9 +244,11 @@ def place_of(trace: TracebackType | None) -> str:
     found, package = "", ""
     for frame, line in traceback.walk_tb(trace):
         top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if not package and top not in _CALLERS:
-            package = top
-        if package and top == package:
+        if top in _CALLERS:
+            package = ""
+            continue
+        package = package or top
+        if top == package:
             found = f"{frame.f_code.co_filename}:{line}"
     return _on_one_line(found)
 

@@ -29,8 +29,8 @@ def add_plugin_commands(app: typer.Typer, registry: Registry) -> set[str]:
             with isolated():
                 call(app=own)
                 # Typer reads the signatures here: one that it cannot read would later end every command
-                entries: list[CommandInfo | TyperInfo] = [*own.registered_commands, *own.registered_groups]
-                found = [(info, _names(info)) for info in entries]
+                everything: list[CommandInfo | TyperInfo] = [*own.registered_commands, *own.registered_groups]
+                found = [(info, _names(info)) for info in everything]
         except KeyboardInterrupt:
             raise
         except BaseException as err:  # a plugin may raise anything, SystemExit included

@@ -31,8 +31,9 @@ from curvlab.config.schema import (
 from curvlab.config.tree import Node, describe, node_of
 from curvlab.config.values import as_plain, validated
 from curvlab.engine.method import Method
-from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError
+from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError, raised
 from curvlab.protocols.bounds import bound_faults
+from curvlab.registry.identity import PROJECT
 from curvlab.registry.imports import part_class
 from curvlab.registry.kinds import METHOD
 from curvlab.registry.records import PartEntry
@@ -189,7 +190,18 @@ class Builder:
         made = self._fields(table.without("use", *fixed), free, place, f'{kind} "{entry.name}"')
         if made is None or fixed:
             return None
-        built = self._construct(cls, made, entry.preset, table, place)
+        try:
+            built = self._construct(cls, made, entry.preset, table, place)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as err:  # a part may raise anything; what core raises is a bug of ours
+            if entry.distribution == PROJECT:
+                raise
+            fault = table.fault(
+                f'{kind} "{entry.name}" ({entry.origin}) cannot be made: {raised(err)}', "", place
+            )
+            (self.plugin_faults if entry.distribution else self.faults).append(fault)
+            return None
         if built is None or not self._can(built.value, annotation, table, place):
             return None
         use = Node(self.registry.use(entry), table.table["use"].origin)

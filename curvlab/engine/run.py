@@ -33,6 +33,7 @@ from curvlab.errors import (
     OutOfMemory,
     RunFolderError,
     Stopped,
+    raised,
 )
 from curvlab.files import require_temporary_folder
 from curvlab.protocols.report import Event, Reporter
@@ -277,6 +278,8 @@ def _in_words(error: BaseException, training: Training, folder: Path) -> BaseExc
         return Stopped(f"stopped at once after step {step}; {last}; {go_on}", 130)
     if isinstance(error, Stopped):
         return Stopped(f"{error}; {go_on}", error.exit_code)
+    if not isinstance(error, Exception):  # a part that raises SystemExit(0) does not make the run a success
+        return CurvlabError(f"a part raised {raised(error)} after step {step}; {last}; {go_on}")
     return error
 
 
