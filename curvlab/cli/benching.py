@@ -88,8 +88,8 @@ def compare(
     told = summary(before, after, changes)
     complain(told)
     if markdown is not None:
-        lines = [comparison_row(known, change) for change in shown]
-        _write(markdown, in_markdown(told, COMPARISON, lines), "--markdown", append=True)
+        table = in_markdown(told, COMPARISON, [comparison_row(known, change) for change in shown])
+        _write(markdown, table, "--markdown", append=True)
     worse = regressions(changes)
     if worse:
         names = "\n".join(f"  {change.key}" for change in worse)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from curvlab.config.merge import at
@@ -64,8 +65,12 @@ class MethodFile:
         return None if found is None else plain(found)
 
 
+@lru_cache(maxsize=256)
 def read_method(entry: MethodEntry) -> MethodFile:
-    """Read a method's file; raises ``PluginError`` that names file, line and key of every fault."""
+    """Read a method's file, once for an entry.
+
+    Raises ``PluginError`` that names file, line and key of every fault.
+    """
     source = Source(entry.path, entry.text, f"method {entry.name}", entry.distribution or "unknown")
     tree = source.tree(entry.document)
     faults = [

@@ -36,6 +36,7 @@ class Registry:
         self.manager = pluggy.PluginManager(PROJECT)
         self.plugins: list[PluginRecord] = []
         self._entries: dict[tuple[str, str], list[PartEntry | MethodEntry]] = {}
+        self._in_order: list[PartEntry | MethodEntry] | None = None
 
     # -- what a plugin calls -----------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class Registry:
     def _insert(self, kind: str, entry: PartEntry | MethodEntry) -> None:
         self._check(kind, entry)
         self._entries.setdefault((kind, entry.name), []).append(entry)
+        self._in_order = None
 
     def _check(self, kind: str, entry: PartEntry | MethodEntry) -> None:
         if not _NAME.fullmatch(entry.name):
@@ -155,6 +157,12 @@ class Registry:
             )
 
     def _sorted(self) -> list[PartEntry | MethodEntry]:
+        """Sorted once after the last insertion: every name of a configuration is looked up here."""
+        if self._in_order is None:
+            self._in_order = self._ordered()
+        return self._in_order
+
+    def _ordered(self) -> list[PartEntry | MethodEntry]:
         order = {kind: i for i, kind in enumerate(KINDS)}
         keys = sorted(self._entries, key=lambda key: (order[key[0]], key[1]))
         return [e for key in keys for e in sorted(self._entries[key], key=lambda e: e.distribution)]

@@ -96,3 +96,12 @@ def test_a_summary_that_is_no_string_is_the_plugins_fault() -> None:
 
 def test_every_kind_but_the_method_has_a_protocol() -> None:
     assert set(KINDS) == {*PROTOCOLS, "method"}
+
+
+def test_what_is_added_after_a_listing_is_in_the_next_one_at_its_place() -> None:
+    registry = Registry("d", "1")
+    registry.add("step", "second", "package.module:Class", summary="one line")
+    assert [e.name for e in registry.parts("step")] == ["second"]
+    registry.add("step", "first", "package.module:Class", summary="one line")
+    assert [e.name for e in registry.parts("step")] == ["first", "second"]
+    assert registry.part("step", "first").name == "first"

@@ -272,8 +272,6 @@ def test_pytest_collects_a_test_for_each_check_of_an_authors_class(tmp_path: Pat
     (tmp_path / "test_mine.py").write_text(AUTHORS_FILE)
     options = [
         "--import-mode=importlib",
-        "-n",
-        "2",
         "-p",
         "no:cacheprovider",
         "-rA",
