@@ -22,8 +22,10 @@ def nonnegative(
     Raises ``NotPositiveDefinite``, with the value, for one below that.  Reads one number back to the host.
     """
     d = values.shape[-1]
-    allowed = (d + AVERAGED) * torch.finfo(dtype or values.dtype).eps
-    wrong = values < -allowed * values.amax(-1, keepdim=True).clamp(min=0.0)
+    numbers = torch.finfo(dtype or values.dtype)
+    allowed = (d + AVERAGED) * numbers.eps
+    # products of gradients as small as 1e-20 are denormal in float32, and keep no relative accuracy
+    wrong = values < -allowed * values.amax(-1, keepdim=True).clamp(min=0.0) - d * numbers.tiny
     if bool(wrong.any()):
         where = wrong.any(-1)
         low, high = float(values[where].min()), float(values[where].amax(-1).min())

@@ -23,6 +23,11 @@ def test_what_rounding_explains_is_zero_and_the_rest_is_as_it_was(dtype: torch.d
     assert torch.equal(nonnegative(values.double(), dtype), expected.double())
 
 
+def test_numbers_that_nearly_underflow_are_zero() -> None:
+    values = torch.tensor([-1e-44, 0.0, 1e-44])
+    assert torch.equal(nonnegative(values), values.clamp(min=0.0))
+
+
 def test_what_it_does_not_explain_is_named_with_the_largest() -> None:
     """In a batch, of the matrix at fault; in the dtype in which the matrix was computed."""
     values = torch.tensor([[0.0, 1.0, 2e6], [-6e-3, 0.5, 2.0]], dtype=torch.float64)
