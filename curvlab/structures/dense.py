@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.gram import gram
+from curvlab.linalg.psd import nonnegative
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
 
@@ -78,7 +79,7 @@ class Dense(Family, Gram, Group):
 
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
         values, vectors = backend.eigh(M.dense())
-        return values.clamp_(min=0.0), vectors
+        return nonnegative(values), vectors
 
     def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> DenseMatrix:
         values, vectors = self.eigh(M, backend)

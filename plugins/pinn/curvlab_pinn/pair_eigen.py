@@ -12,6 +12,7 @@ from curvlab.errors import UnsupportedEvidence, naming_block
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker, KroneckerEigen, KroneckerSum
 from curvlab.linalg.operator import BlockOperator, LinearOperator
+from curvlab.linalg.psd import nonnegative
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.preconditioner import Inverse
@@ -25,11 +26,12 @@ class PairEigen(Inverse):
     """Adds λ to each of the four factors: ``[(B₁ + λI) ⊗ (A₁ + λI) + (B₂ + λI) ⊗ (A₂ + λI)]⁻¹``, exactly.
 
     With ``A_h = (A₁ + λI)^{-1/2}``, ``s_A, E_A`` the eigenvalues and vectors of ``A_h (A₂ + λI) A_h``,
-    ``K_A = A_h E_A``, and B's likewise: ``X ↦ K_B [ (K_Bᵀ X K_A) / (1 + s_B s_Aᵀ) ] K_Aᵀ``.  Four
+    ``K_A = A_h E_A``, and B's likewise: ``X ↦ K_B [ (K_Bᵀ X K_A) / (1 + s_B s_Aᵀ) ] K_Aᵀ``.  Six
     eigendecompositions per block, in float64 whatever the factors are in: the sum spreads over many orders
-    of magnitude.  A block of one Kronecker product has the second pair zero; a side that is the identity in
-    both stays the identity.  Dangel, Müller and Zeinhofer
-    2024 (arXiv 2405.15603).
+    of magnitude.  λ is added after eigenvalues that rounding made negative are set to zero: it may be below
+    the rounding of a factor, as 1e-8 is in float32.  One that rounding does not explain raises
+    ``NotPositiveDefinite``.  A block of one Kronecker product has the second pair zero; a side that is the
+    identity in both stays the identity.  Dangel, Müller and Zeinhofer 2024 (arXiv 2405.15603).
     """
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
@@ -89,15 +91,18 @@ def _together(
     sides: list[Factor | None], ctx: Context
 ) -> tuple[Float[Tensor, "d d"] | None, Float[Tensor, " d"]]:
     """K and s with ``Kᵀ (M₁ + λI) K = I`` and ``Kᵀ (M₂ + λI) K = Diag(s)``; of identities K is ``None``."""
-    damped = []
+    spectra = []
     for side in sides:
         if side is None:
             return None, torch.full((1,), float(len(sides) - 1), dtype=torch.float64)
-        M = _structure(side).dense().double()
-        damped.append(M + ctx.damping * torch.eye(len(M), dtype=M.dtype, device=M.device))
-    values, Q = ctx.backend.eigh(damped[0])
+        M = _structure(side).dense()
+        values, Q = ctx.backend.eigh(M.double())
+        spectra.append((nonnegative(values, M.dtype) + ctx.damping, Q))
+    values, Q = spectra[0]
     half = (Q * powers(values, -0.5)) @ Q.mT
-    if len(damped) == 1:
+    if len(spectra) == 1:
         return half, torch.zeros_like(values)
-    s, E = ctx.backend.eigh(half @ damped[1] @ half)
-    return half @ E, s.clamp(min=0.0)
+    values, Q = spectra[1]
+    root = (half @ Q) * values.sqrt()
+    s, E = ctx.backend.eigh(root @ root.mT)
+    return half @ E, nonnegative(s)

@@ -32,6 +32,12 @@ def pair(scale: float = 1.0) -> KroneckerSum:
     return KroneckerSum((Kronecker(gram(O, 1), gram(I, 2)), Kronecker(gram(O, 3, 2, scale), gram(I, 4, 3))))
 
 
+def nearest(M: Tensor) -> DenseMatrix:
+    """The nearest PSD matrix, in float64."""
+    values, Q = torch.linalg.eigh(M.double())
+    return DenseMatrix((Q * values.clamp(min=0.0)) @ Q.mT, Dense())
+
+
 def damped(term: Kronecker, damping: float = LAMBDA) -> Tensor:
     """``(B + λI) ⊗ (A + λI)`` on row-major vectors."""
     B, A = (M.dense() + damping * torch.eye(M.d, dtype=DTYPE) for M in (term.B, term.A))  # type: ignore[union-attr]
@@ -79,7 +85,7 @@ def test_it_begins_as_the_identity_with_what_it_will_hold() -> None:
 
 
 def test_factors_in_float32_are_inverted_in_float64() -> None:
-    """A pair whose condition number is far beyond float32's digits."""
+    """A pair whose condition number is far beyond float32's digits; negative eigenvalues count as zero."""
     wide = pair(1e6)
     narrow = KroneckerSum(
         tuple(
@@ -89,7 +95,7 @@ def test_factors_in_float32_are_inverted_in_float64() -> None:
     )
     exact = KroneckerSum(
         tuple(
-            Kronecker(*(DenseMatrix(M.dense().double(), Dense()) for M in (t.B, t.A)))  # type: ignore[union-attr]
+            Kronecker(*(nearest(M.dense()) for M in (t.B, t.A)))  # type: ignore[union-attr]
             for t in narrow.terms
         )
     )
@@ -100,6 +106,33 @@ def test_factors_in_float32_are_inverted_in_float64() -> None:
     assert found.D.dtype == torch.float32
     off = float(((found @ V.float()).double() - expected @ V).norm() / (expected @ V).norm())
     assert off < 1e-4
+
+
+def test_a_damping_below_the_rounding_of_singular_factors_is_enough() -> None:
+    """Factors in float32 of rank 2 and 3, negative by rounding: the inverse of their nearest PSD matrices."""
+    singular = [
+        gram(d, seed, rank=rank, scale=1e3).dense().float() for d, seed, rank in ((O, 1, 2), (I, 2, 3))
+    ]
+    clipped = [nearest(M) for M in singular]
+    assert min(float(torch.linalg.eigvalsh(M.double())[0]) for M in singular) < -1e-8
+    B, A = (DenseMatrix(M, Dense()) for M in singular)
+    C, psd = KroneckerSum((Kronecker(B, A),) * 2), KroneckerSum((Kronecker(*clipped),) * 2)
+    V, ctx = normal(O, I, seed=5), reference_context(1e-8)
+    found = PairEigen()(BlockDiagonal({"w": C}), ctx).blocks["w"] @ V.float()
+    expected = PairEigen()(BlockDiagonal({"w": psd}), ctx).blocks["w"] @ V
+    assert float((found.double() - expected).norm()) < 1e-4 * float(expected.norm())
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_factor_that_rounding_does_not_explain_is_named(place: int) -> None:
+    """Any of the four; by its block and its eigenvalue, however large λ is."""
+    factors = [gram(O, 1), gram(I, 2), gram(O, 3), gram(I, 4)]
+    d = factors[place].d
+    wrong = torch.diag(torch.tensor([-0.006, *range(1, d)], dtype=DTYPE))
+    factors[place] = DenseMatrix(wrong, Dense())
+    C = KroneckerSum((Kronecker(*factors[:2]), Kronecker(*factors[2:])))
+    with pytest.raises(NotPositiveDefinite, match=r'block "w".* -0\.006'):
+        PairEigen()(BlockDiagonal({"w": C}), reference_context(1.0))
 
 
 def test_other_structures_are_inverted_too() -> None:

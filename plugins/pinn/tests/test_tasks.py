@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import curvlab
 from curvlab.errors import ConfigError
 from curvlab.protocols.sampler import Draw
 from curvlab_pinn.tasks import Heat, Poisson
@@ -15,11 +16,12 @@ from curvlab_pinn.workload import PinnWorkload
 from tests.limits.registered import optimizer
 
 SMALL: dict[str, Any] = {"hidden": (16,), "interior": 90, "boundary": 24, "test": 500, "batch_size": 114}
+WIDE = {**SMALL, "hidden": (64,)}
 
 
-def workload(task: Poisson | Heat) -> PinnWorkload:
+def workload(task: Poisson | Heat, dtype: torch.dtype = torch.float64) -> PinnWorkload:
     torch.manual_seed(0)
-    return task.workload(task.model(), dtype=torch.float64, device=torch.device("cpu"))
+    return task.workload(task.model(), dtype=dtype, device=torch.device("cpu"))
 
 
 def everything(made: PinnWorkload) -> Draw:
@@ -44,6 +46,17 @@ def test_the_method_solves_what_adamw_does_not(task: Poisson | Heat) -> None:
     beside = trained(other, optimizer("adamw", other.model, lr=1e-2), 40)
     assert found < 0.5
     assert found < 0.5 * beside
+
+
+@pytest.mark.parametrize("task", [Poisson(**WIDE), Heat(**WIDE)], ids=lambda t: type(t).__name__)
+def test_in_float32_no_factorization_fails(task: Poisson | Heat) -> None:
+    """With the default λ, 1e-8, below the rounding of every factor: the loss falls as in float64."""
+    made, events = workload(task, torch.float32), list[str]()
+    ours = curvlab.optimizer("kfac-pinn", made.model, precision="float32")
+    ours.on_event = lambda event: events.append(event.name)
+    found = trained(made, ours, 25)
+    assert set(events) <= {"rejected"}
+    assert found < 0.3
 
 
 def test_the_error_is_relative_to_the_solution() -> None:

@@ -46,7 +46,8 @@ class Shampoo(Preconditioner[ShampooState]):
     algorithm 1, with an average for their sum (Anil et al. 2020, arXiv 2002.09018).
 
     A layer is one block, its bias a column.  Blocks of one axis have a factor only with ``vectors``, and
-    are left as they are without.  An axis that has only seen zeros is left as it is, too.
+    are left as they are without.  An axis that has only seen zeros is left as it is, too.  Roots include the
+    present gradient, and the first are of the first gradient, in whichever step that comes.
 
     State: ``2 d²`` scalars per axis if K is dense.  Costs, with a block of D entries, ``2·D·Σ d_n`` flops to
     observe and to apply, and an eigendecomposition per axis to refresh.
@@ -70,7 +71,7 @@ class Shampoo(Preconditioner[ShampooState]):
         return True
 
     def fallible(self, state: ShampooState, step: int) -> bool:
-        return step % self.refresh_every == 0
+        return state.observed == 0 or step % self.refresh_every == 0
 
     def init(self, like: BlockVector, ctx: Context) -> ShampooState:
         shapes = like.layout.shapes
@@ -78,7 +79,7 @@ class Shampoo(Preconditioner[ShampooState]):
         return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
 
     def observe(self, state: ShampooState, seen: Pass, ctx: Context) -> None:
-        if ctx.step % self.observe_every:
+        if state.observed and ctx.step % self.observe_every:
             return
         state.observed += 1
         weight = (1 - self.decay) / (1 - self.decay**state.observed)
@@ -87,7 +88,7 @@ class Shampoo(Preconditioner[ShampooState]):
                 average_(grams, seen.gradient[name], weight, ctx.backend, PART)
 
     def refresh(self, state: ShampooState, ctx: Context) -> None:
-        if ctx.step % self.refresh_every:
+        if state.observed > 1 and ctx.step % self.refresh_every:
             return
         for name, grams in state.grams.items():
             for n, L in enumerate(grams):

@@ -176,3 +176,11 @@ def test_what_it_refuses() -> None:
     for name, value in (("decay", 1.0), ("exponent", 0.5), ("observe_every", 0), ("refresh_every", 0)):
         with pytest.raises(ConfigError, match=f"shampoo: {name} = {value}"):
             part(**{name: value})
+
+
+def test_the_first_gradient_has_roots_in_whichever_step_it_comes() -> None:
+    """A parameter that thaws between two refreshes is not left without a preconditioner until the next."""
+    fed = Fed(part(refresh_every=10, observe_every=5), (4, 6), LAMBDA, steps=13)
+    g = gradients((4, 6))[0]
+    assert_close(fed.step(g), written([g]), dimension=100)
+    assert_close(fed.step(2 * g), 2 * written([g]), dimension=100)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.kronecker import Factor
+from curvlab.linalg.psd import nonnegative
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.structure import Family, Gram, Group, Squared, Structure, powers
@@ -149,15 +150,15 @@ class BlockDiagonal(Family, Gram, Group):
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
         """Of every block; the vectors are scattered into a dense matrix."""
         found = [backend.eigh(stack) for _, stack in _blocks_of(M).stacks]
-        values = torch.cat([of_stack.flatten() for of_stack, _ in found])
-        return values.clamp_(min=0.0), self._of([vectors for _, vectors in found], M.d).dense()
+        values = torch.cat([nonnegative(of_stack).flatten() for of_stack, _ in found])
+        return values, self._of([vectors for _, vectors in found], M.d).dense()
 
     def power(self, M: Structure, p: float, shift: Tensor | float, backend: Backend) -> BlockDiagonalMatrix:
         """Block by block."""
         found = []
         for _, stack in _blocks_of(M).stacks:
             values, vectors = backend.eigh(stack)
-            scaled = vectors * powers(values.clamp_(min=0.0) + shift, p).unsqueeze(-2)
+            scaled = vectors * powers(nonnegative(values) + shift, p).unsqueeze(-2)
             found.append(product(scaled, vectors.mT))
         return self._of(found, M.d)
 
