@@ -313,7 +313,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             {"params": [named[n] for n in g.names if n not in self._frozen], **g.settings} for g in resolved
         ]
         # "initial_lr" is torch's schedulers' own: the rate that "lr" is a multiple of goes by another name
-        zero = {PEAK: 0.0} if self.method is not method else {}
+        own = self.method is not method and self.method.fallback is method.fallback
+        zero = {PEAK: 0.0} if own else {}
         super().__init__(listed, {**defaults, "rule_lr": rate, **zero})
 
     def _apart(self, block: Block) -> tuple[Any, ...]:

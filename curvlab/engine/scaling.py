@@ -59,8 +59,9 @@ def _scaler_under_way(frame: FrameType | None) -> GradScaler | None:
 def startable(method: Method) -> Method:
     """A method whose rate is the number 0, with 1 in its place: a group's ``lr`` is then the rate itself.
 
-    A schedule is left as it is.
+    A schedule is left as it is.  A fallback whose rate is 0 too, as where one knob sets both, starts alike.
     """
     if method.step.rate(0) != 0 or getattr(method.step, "lr", None) != 0:
         return method
-    return replace(method, step=replace(cast(Any, method.step), lr=1.0))
+    fallback = None if method.fallback is None else startable(method.fallback)
+    return replace(method, step=replace(cast(Any, method.step), lr=1.0), fallback=fallback)

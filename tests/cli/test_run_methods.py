@@ -28,7 +28,7 @@ hidden = [16]
 @pytest.fixture(autouse=True)
 def _first_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The plugins of this repository and no others, whether or not they are installed."""
-    names = ("firstorder", "kfac")
+    names = ("firstorder", "structures", "kfac")
     for name in names:
         metadata = tmp_path / "site" / f"curvlab_{name}-0.1.0.dist-info"
         metadata.mkdir(parents=True)

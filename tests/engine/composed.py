@@ -25,8 +25,8 @@ KNOBS: dict[str, dict[str, Any]] = {"cg-fac": {"max_iterations": 5}}
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
-    """Core, firstorder and kfac, nothing else."""
-    names = ("firstorder", "kfac")
+    """Core, firstorder, structures and kfac, nothing else."""
+    names = ("firstorder", "structures", "kfac")
     return discover(
         plugins=[
             Candidate(n, f"curvlab-{n}", "0", lambda n=n: importlib.import_module(f"curvlab_{n}"))

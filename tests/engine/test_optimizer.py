@@ -163,7 +163,7 @@ class Tokens(nn.Module):
 def test_what_kfac_refuses_is_trained_as_adamw_alone_would_train_it() -> None:
     torch.manual_seed(0)
     model = Tokens().double()
-    opt = optimizer("kfac", model, lr=1e-30)
+    opt = optimizer("kfac", model, settings={"step.lr": 1e-30})
     twin = copy.deepcopy(model)
     settings = composed("kfac").fallback
     assert settings is not None
@@ -270,9 +270,15 @@ def test_state_bytes_are_known_for_methods_that_hold_vectors(name: str, scalars:
     assert optimizer(name, model).state_bytes() == scalars * 8 * sum(p.numel() for p in model.parameters())
 
 
-def test_state_bytes_of_kfac_are_two_factors_two_inverses_a_momentum_and_a_bound() -> None:
-    model = nn.Linear(4, 3).double()
-    assert optimizer("kfac", model).state_bytes() == 8 * (2 * (5 * 5 + 3 * 3) + 3 * 5 + 1)
+@pytest.mark.parametrize(
+    ("grafting", "scalars"), [("adafactor", 3 + 5), ("adam", 15), ("rows", 3), ("block", 1), ("none", 0)]
+)
+def test_state_bytes_of_kfac_are_factors_inverses_an_average_moments_and_a_bound(
+    grafting: str, scalars: int
+) -> None:
+    model, factors, average = nn.Linear(4, 3).double(), 2 * (5 * 5 + 3 * 3), 3 * 5
+    held = optimizer("kfac", model, grafting=grafting).state_bytes()
+    assert held == 8 * (factors + average + scalars + 1)
 
 
 def test_a_group_of_another_models_parameters_is_refused_in_words() -> None:

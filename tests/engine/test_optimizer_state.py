@@ -227,7 +227,7 @@ def test_torchs_tools_see_every_state_under_a_parameter_of_its_block() -> None:
     live, _ = opt.snapshot()
     assert tensors.keys() == live.keys()
     assert all(torch.equal(tensors[k][1], t) for k, t in live.items())
-    assert tensors["kfac/on_update.1@3"][0] == "3.weight"
+    assert tensors["kfac/on_gradient.0.average@3"][0] == "3.weight"
     assert {owner for key, (owner, _) in tensors.items() if ".A.3." in key} == {"3.weight"}
     assert {owner for key, (owner, _) in tensors.items() if key.endswith("@1.bias")} == {"1.bias"}
 

@@ -12,7 +12,7 @@ PLUGINS = Path(__file__).parents[2]
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The working folder; the repository's plugins are found whether or not they are installed."""
-    names = ("firstorder", "hessianfree", "kfac", "lbfgs")
+    names = ("firstorder", "structures", "hessianfree", "kfac", "lbfgs")
     for name in names:
         metadata = tmp_path / "site" / f"curvlab_{name}-0.1.0.dist-info"
         metadata.mkdir(parents=True)

@@ -24,7 +24,7 @@ from curvlab.registry.loader import Candidate
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
 from tests.objective.memory import Live
 
-PLUGINS = ("firstorder", "kfac", "lbfgs", "hessianfree")
+PLUGINS = ("firstorder", "structures", "kfac", "lbfgs", "hessianfree")
 METHODS = ("hf-gn", "hf-martens", "hf-stochastic", "ksd")
 
 #: torch compiles some of its own derivatives when forward mode is first used, and deprecates how it does
