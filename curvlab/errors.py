@@ -231,7 +231,7 @@ def raised(error: BaseException) -> str:
         message = str(error)
     except BaseException as failure:  # __str__ is foreign code, too
         message = f"its message cannot be shown, since __str__ raised {type(failure).__name__}"
-    message = printable(message[: 2 * _LONGEST_MESSAGE])
+    message = _on_one_line(message[: 2 * _LONGEST_MESSAGE])
     if len(message) > _LONGEST_MESSAGE:
         message = message[: _LONGEST_MESSAGE - 1] + "…"
     words = f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -103,7 +103,8 @@ class Graft(Transform[Moments]):
         if self.rule == "gradient":
             return _norm(m)
         if self.rule == "unit":
-            return torch.where(_norm(m) > 0, m.numel() ** 0.5, 0.0).to(m.dtype)
+            length: Tensor = (_norm(m) > 0).to(m.dtype) * m.numel() ** 0.5
+            return length
         if self.rule == "block":
             return _norm(m) * _reciprocal(state.whole[name]).sqrt()
         if state.entries is not None:

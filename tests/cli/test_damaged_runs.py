@@ -489,7 +489,7 @@ def test_a_place_that_cannot_hold_runs_is_named(out: str, words: str, place: Pat
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("run.threads=1000000", "threads = 1000000 must be at most 1024"),
+        ("run.threads=1000000", "threads = 1000000 must be ≥ 1 and ≤ 1024"),
         (f"run.name={'n' * 201}", "a name of 201 bytes is too long"),
         *(
             (f"precision.device={name}", f"'{name}' is not available")
