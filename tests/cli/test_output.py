@@ -13,7 +13,9 @@ WIDE = ("structure", "block-diagonal", "curvlab-structures 0.1.0", "blocks of on
 WIDER = ("blocks.0.attention.query.weight" * 2, "128×128", "kfac", "a reason " * 12)
 
 
-@pytest.mark.parametrize("rows", [[WIDE], [WIDER, WIDE], [("a", "b", "c", "d")], [("x" * 200, "", "", "")], []])
+@pytest.mark.parametrize(
+    "rows", [[WIDE], [WIDER, WIDE], [("a", "b", "c", "d")], [("x" * 200, "", "", "")], []]
+)
 def test_a_table_fits_and_keeps_every_word(rows: list[tuple[str, ...]]) -> None:
     columns = ("kind", "name", "distribution", "what it is")
     entries = table_lines(columns, rows, 80)
