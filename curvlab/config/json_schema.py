@@ -1,8 +1,7 @@
 """JSON Schema (draft 2020-12) of a configuration, from the parts that are installed.
 
-Each kind of part has three definitions: ``$defs/step`` is a whole part, told apart by ``use``;
-``$defs/step-settings`` is a table without ``use``, which changes settings of a part chosen elsewhere;
-``$defs/step-changed`` is one that repeats the name of that part, so that no setting is required.
+Each kind of part has two definitions: ``$defs/step`` is a whole part, told apart by ``use``;
+``$defs/step-settings`` is a table without ``use``, which changes settings of a part chosen elsewhere.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class _Work:
     def define_kind(self, kind: str) -> None:
         """Any part of a kind: by name alone where no setting is required, or as a table."""
         alone: list[str] = []
-        tables, changed, over = [], [], _Options()
+        tables, over = [], _Options()
         for entry in self.registry.parts(kind):
             try:
                 settings = settings_of(part_class(entry))
@@ -103,12 +102,10 @@ class _Work:
             names = _uses(entry)
             tables.append(self.table(free, entry.summary, use=names))
             properties = {name: self.value(s.annotation, over=True) for name, s in free.items()}
-            changed.append(_object({"use": _names(names), **properties}, ["use"], entry.summary))
             over.add(properties)
             if not any(s.required for s in free.values()):
                 alone += names
         self.defs[kind] = _any([_names(alone), _IMPORT, *tables, _IMPORTED])
-        self.defs[f"{kind}-changed"] = _any(changed)
         self.defs[f"{kind}-settings"] = over.table()
 
     def define_methods(self) -> None:
@@ -134,7 +131,6 @@ class _Work:
             names += _uses(entry)
         inline = self.table(places, "a method composed in place")
         self.defs[METHOD] = _any([_names(names), *named, inline])
-        self.defs[f"{METHOD}-changed"] = self.defs[METHOD]
         self.defs[f"{METHOD}-settings"] = over.table()
 
     def _knobs(self, file: MethodFile, types: Mapping[str, Any]) -> dict[str, Schema]:
@@ -166,7 +162,7 @@ class _Work:
     def _composed(self, annotation: Any, over: bool) -> list[Schema]:
         kind = kind_of(annotation)
         if kind is not None:
-            return [_ref(kind), *([_ref(f"{kind}-changed"), _ref(f"{kind}-settings")] if over else [])]
+            return [_ref(kind), *([_ref(f"{kind}-settings")] if over else [])]
         if is_record(annotation):
             return [self.table(settings_of(annotation), "")]
         inner = element(annotation)

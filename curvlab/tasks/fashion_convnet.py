@@ -10,9 +10,10 @@ from torch import nn
 
 from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.task import Task
-from curvlab.tasks.convnet import convnet
+from curvlab.tasks.convnet import CONVOLUTIONS, convnet
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
 from curvlab.tasks.mlp import Activation
+from curvlab.tasks.settings import check, widths
 from curvlab.tasks.supervised import SupervisedWorkload
 
 
@@ -36,6 +37,7 @@ class FashionConvnet(Task):
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        check(widths(CONVOLUTIONS, channels=self.channels))
 
     def model(self) -> nn.Module:
         return convnet(self.channels, self.hidden, CLASSES, self.activation, side=SIDE)

@@ -196,9 +196,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(f"{name}  {count}" for name, count in sorted(fuzz.codes.items())))
         if given.schema:
             parsed, reasons, unjust = beyond_schema(fuzz, answers)
-            print(
-                f"accepted by the schema, rejected by check: {reasons.total()} of {parsed} files that are TOML"
-            )
+            print(f"accepted by the schema, rejected by check: {reasons.total()} of {parsed} TOML files")
             print("\n".join(f"  {count}  {reason}" for reason, count in reasons.most_common()))
             print(f"rejected by the schema, in order for check: {len(unjust)}")
             print("\n".join(f"  {path}" for path in unjust[:20]))

@@ -9,7 +9,7 @@ import pytest
 from tests.config.fuzz import Answer, Fuzz, beyond_schema
 
 FILES, SETS, DRY_RUNS = 30, 15, 2
-#: what no schema says: which module exists, which of two settings is larger, that one budget is in another file
+#: what no schema says: which module exists, which of two settings is larger
 LEFT = 2
 
 

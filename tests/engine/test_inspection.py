@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from curvlab.engine.inspection import CYCLE, StepCost, inspect
+from curvlab.config import build, load
+from curvlab.engine.inspection import StepCost, inspect
 from curvlab.engine.method import Method
 from curvlab.engine.training import prepare
 from curvlab.errors import CoverageError
@@ -56,7 +58,7 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
 
 def test_the_cost_tells_usual_steps_from_dear_ones() -> None:
     usual, dear = inspect(small_plan(CURVED)).costs  # damping learns on every second step
-    assert usual.steps == dear.steps == CYCLE // 2
+    assert usual.steps == dear.steps == usual.of_steps // 2 == 15
     assert {usual.losses, dear.losses} == {20, 21}
     assert abs(usual.products - dear.products) == 1
 
@@ -111,4 +113,19 @@ def test_the_document_is_plain_data() -> None:
         "treatment": "curved",
         "reason": "",
     }
-    assert sum(cost["steps"] for cost in document["costs"]) == CYCLE
+    assert {sum(cost["steps"] for cost in document["costs"])} == {c["of_steps"] for c in document["costs"]}
+
+
+def test_no_more_steps_are_counted_than_the_run_has() -> None:
+    plan = small_plan(PLAIN)
+    short = replace(plan, run=replace(plan.run, epochs=None, seconds=None, steps=3))
+    (cost,) = inspect(short).costs
+    assert (cost.steps, cost.of_steps) == (3, 3)
+
+
+@pytest.mark.parametrize("method", ["shampoo", "soap"])
+@pytest.mark.parametrize("structure", ["dense", "diagonal"])
+def test_factorizations_need_shapes_alone(method: str, structure: str) -> None:
+    settings = {"use": method, "structure": structure}
+    plan = build(load(data={"run": {"steps": 3}, "task": "digits", "method": settings}))
+    assert inspect(plan).state_bytes == prepare(plan, lambda event: None).optimizer.state_bytes()

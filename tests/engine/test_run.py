@@ -100,6 +100,8 @@ def test_a_run_leaves_what_the_contract_lists_readable_with_the_standard_library
 
 def test_the_summary_says_how_it_went(tmp_path: Path) -> None:
     run = run_small(tmp_path)
+    assert repr(run).startswith(f"Run('{run.folder}', finished, steps={run.summary['steps']}, val_loss=")
+    assert len(repr(run)) < 120 + len(str(run.folder))
     summary, last = run.summary, RunDir(run.folder).evaluations()[-1]
     assert (summary["exit_reason"], summary["exit_code"], summary["steps"]) == ("finished", 0, 30)
     assert summary["metrics"] == {"val_loss": last["val_loss"]}

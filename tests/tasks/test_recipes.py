@@ -157,32 +157,32 @@ def test_recipes_are_values(name: str, fashion: str) -> None:
 BAD: list[tuple[Any, dict[str, Any], str]] = [
     (Quadratic, {"dimension": 0}, "dimension = 0 must be at least 1"),
     (Quadratic, {"condition": 0.5}, "condition = 0.5 must be at least 1"),
-    (Quadratic, {"noise": -1.0}, "noise = -1.0 must be at least 0"),
-    (Quadratic, {"noise": float("nan")}, "noise = nan must be at least 0"),
+    (Quadratic, {"noise": -1.0}, "noise = -1.0 must not be negative"),
+    (Quadratic, {"noise": float("nan")}, "noise = nan must not be negative"),
     (Quadratic, {"condition": float("inf")}, "condition = inf must be at least 1"),
     (Quadratic, {"size": 0}, "size = 0 must be at least 1"),
     (TeacherStudent, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
-    (TeacherStudent, {"hidden": (8, 0)}, "hidden = [8, 0] must hold widths of at least 1"),
-    (TeacherStudent, {"teacher_hidden": (0,)}, "teacher_hidden = [0] must hold widths of at least 1"),
+    (TeacherStudent, {"hidden": (8, 0)}, "hidden.1 = 0 must be at least 1"),
+    (TeacherStudent, {"teacher_hidden": (0,)}, "teacher_hidden.0 = 0 must be at least 1"),
     (Curves, {"size": 0}, "size = 0 must be at least 1"),
     (Curves, {"code": 0}, "code = 0 must be at least 1"),
-    (Curves, {"hidden": (0,)}, "hidden = [0] must hold widths of at least 1"),
-    (Curves, {"data_seed": -1}, "data_seed = -1 must be at least 0"),
+    (Curves, {"hidden": (0,)}, "hidden.0 = 0 must be at least 1"),
+    (Curves, {"data_seed": -1}, "data_seed = -1 must not be negative"),
     (Digits, {"batch_size": -1}, "batch_size = -1 must be at least 1"),
-    (Digits, {"data_seed": -1}, "data_seed = -1 must be at least 0"),
-    (FashionMnist, {"hidden": (-4,)}, "hidden = [-4] must hold widths of at least 1"),
+    (Digits, {"data_seed": -1}, "data_seed = -1 must not be negative"),
+    (FashionMnist, {"hidden": (-4,)}, "hidden.0 = -4 must be at least 1"),
     (FashionAutoencoder, {"code": 0}, "code = 0 must be at least 1"),
-    (FashionAutoencoder, {"connections": -1}, "connections = -1 must be at least 0"),
+    (FashionAutoencoder, {"connections": -1}, "connections = -1 must not be negative"),
     (FashionConvnet, {"channels": (8, 8)}, "channels = [8, 8] must hold 3 widths of at least 1"),
-    (FashionConvnet, {"channels": (8, 0, 8)}, "channels = [8, 0, 8] must hold 3 widths of at least 1"),
+    (FashionConvnet, {"channels": (8, 0, 8)}, "channels.1 = 0 must be at least 1"),
     (FashionConvnet, {"hidden": 0}, "hidden = 0 must be at least 1"),
     (FashionConvnet, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
     (FashionVit, {"patch": 5}, "patch = 5 must be a divisor of the images' side, 28"),
-    (FashionVit, {"patch": 0}, "patch = 0 must be a divisor of the images' side, 28"),
+    (FashionVit, {"patch": 0}, "patch = 0 must be at least 1"),
     (FashionVit, {"dim": 0}, "dim = 0 must be at least 1"),
     (FashionVit, {"depth": 0}, "depth = 0 must be at least 1"),
     (FashionVit, {"heads": 3}, "heads = 3 must be a divisor of dim, 128"),
-    (FashionVit, {"heads": -4}, "heads = -4 must be a divisor of dim, 128"),
+    (FashionVit, {"heads": -4}, "heads = -4 must be at least 1"),
     (FashionVit, {"mlp_ratio": 0}, "mlp_ratio = 0 must be at least 1"),
     (FashionVit, {"batch_size": 0}, "batch_size = 0 must be at least 1"),
     (CharacterGpt, {"context": 0}, "context = 0 must be at least 1"),
@@ -197,10 +197,10 @@ def test_bad_settings_are_refused_by_name_value_and_range(
     with pytest.raises(ConfigError) as caught:
         task(**setting)
     assert says in str(caught.value)
-    assert caught.value.faults[0].path == next(iter(setting))
+    assert caught.value.faults[0].path.split(".")[0] == next(iter(setting))
 
 
 def test_every_bad_setting_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         TeacherStudent(inputs=0, batch_size=0, noise=-1.0, hidden=(0,))
-    assert {fault.path for fault in caught.value.faults} == {"inputs", "batch_size", "noise", "hidden"}
+    assert {fault.path for fault in caught.value.faults} == {"inputs", "batch_size", "noise", "hidden.0"}

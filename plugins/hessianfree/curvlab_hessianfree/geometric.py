@@ -28,8 +28,8 @@ class Geometric(Growing):
     curvature_growth: Annotated[float, Bounds(least=1)] = 1.2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_portion("curvature", self.curvature)
+        super().__post_init__()
 
     def curvature_for(self, gradient: int, pool: int) -> int:
         return count(self.curvature, pool)

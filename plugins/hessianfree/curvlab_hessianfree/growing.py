@@ -92,9 +92,9 @@ class Growing(Sampler[GrowingState]):
     least: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_bounds(self)
         for name in ("gradient", "gradient_cap", "curvature_cap", "acceptance_size"):
             check_portion(name, getattr(self, name))
+        check_bounds(self)
         if self.acceptance_size is not None and not self._own:
             what = f'acceptance_size = {self.acceptance_size!r}, but acceptance = "{self.acceptance}"'
             hint = 'remove acceptance_size, or set acceptance to "held-out" or "disjoint"'

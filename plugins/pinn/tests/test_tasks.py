@@ -88,6 +88,6 @@ def test_points_are_those_of_their_seed_alone() -> None:
 def test_wrong_settings_are_all_named() -> None:
     with pytest.raises(ConfigError) as failed:
         Poisson(dimension=0, interior=0, hidden=(0,))
-    assert {fault.path for fault in failed.value.faults} == {"dimension", "interior", "hidden"}
+    assert {fault.path for fault in failed.value.faults} == {"dimension", "interior", "hidden.0"}
     with pytest.raises(ConfigError, match="dimension = 1"):
         Heat(dimension=1)

@@ -261,5 +261,5 @@ def test_what_it_refuses() -> None:
     with pytest.raises(CapabilityError, match="soap needs a structure that is a Gram"):
         Soap(LowerToeplitz())
     for name, value in (("beta", 1.0), ("decay", -0.1), ("eps", -1.0), ("refresh_every", 0)):
-        with pytest.raises(ConfigError, match=f"soap: {name} = {value}"):
+        with pytest.raises(ConfigError, match=f"{name} = {value}"):
             part(**{name: value})

@@ -134,11 +134,11 @@ METHOD = {
 }
 
 BAD = [
-    ({"held_out": 0.0}, "held_out = 0.0 must be above 0 and below 1"),
-    ({"held_out": 1.0}, "held_out = 1.0 must be above 0 and below 1"),
-    ({"context": -1}, "context = -1 must be at least 0"),
+    ({"held_out": 0.0}, "held_out = 0.0 must be > 0 and < 1"),
+    ({"held_out": 1.0}, "held_out = 1.0 must be > 0 and < 1"),
+    ({"context": -1}, "context = -1 must not be negative"),
     ({"batch_size": 0}, "batch_size = 0 must be at least 1"),
-    ({"hidden": (0,)}, "hidden = [0] must hold widths of at least 1"),
+    ({"hidden": (0,)}, "hidden.0 = 0 must be at least 1"),
 ]
 
 
