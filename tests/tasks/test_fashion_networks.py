@@ -28,8 +28,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 #: methods with what makes them quick here: one of first order, and both ways in which labels come
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "adamw": ("adamw", {"lr": 1e-2}),
-    "kfac, labels of the model": ("kfac", {"refresh": 3}),
-    "kfac, labels of the data": ("kfac", {"refresh": 3, "labels": "data"}),
+    "kfac, labels of the model": ("kfac", {"lr": 1e-2, "refresh": 3}),
+    "kfac, labels of the data": ("kfac", {"lr": 1e-2, "refresh": 3, "labels": "data"}),
 }
 
 every_network = pytest.mark.parametrize("name", SMALL)
