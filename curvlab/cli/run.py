@@ -78,7 +78,10 @@ def train(
 
         folder = unfinished(out, plan)
     if resume and not quiet:
-        print(f"continuing {folder}" if folder else "no unfinished run; starting a new one", file=sys.stderr)
+        print(
+            f"going on in {folder}" if folder else "no unfinished run to continue: this is a new run",
+            file=sys.stderr,
+        )
     _train(plan, out, folder, as_json, quiet)
 
 

@@ -270,7 +270,7 @@ def test_train_resume_goes_on_where_it_can_and_begins_anew_where_it_cannot() -> 
     second = Path(said.out.splitlines()[-1])
     (second / "summary.json").unlink()
     said = curvlab("train", "small.toml", "--resume")
-    assert f"continuing {max(first, second)}" in said.err
+    assert f"going on in {max(first, second)}" in said.err
     assert RunDir(max(first, second)).finished
     assert len(list(Path("runs").iterdir())) == 2
 
