@@ -78,7 +78,7 @@ def train(
 
         folder = unfinished(out, plan)
     if resume and not quiet:
-        complain(f"continuing {folder}" if folder else "no unfinished run; starting a new one")
+        complain(f"going on in {folder}" if folder else "no unfinished run to continue: this is a new run")
     _train(plan, out, folder, as_json, quiet)
 
 

@@ -95,9 +95,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.reported = False
         self.blocks = partition(model, method.preconditioner.joins)
         if not self.blocks.members:
-            raise ConfigError(
-                Fault("no parameter of the model requires a gradient, so there is nothing to train")
-            )
+            raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
         self._frozen = {n: p for n, p in model.named_parameters() if n not in self.blocks.parameters}
         self._kind = self.blocks.like.dtype, self.blocks.like.device
         self._groups(method, groups)

@@ -262,15 +262,15 @@ def test_what_is_no_run_is_a_usage_error(command: str) -> None:
 
 def test_train_resume_goes_on_where_it_can_and_begins_anew_where_it_cannot() -> None:
     said = curvlab("train", "small.toml", "--resume")
-    assert "a new one" in said.err
+    assert "a new run" in said.err
     first = Path(said.out.splitlines()[-1])
     said = curvlab("train", "small.toml", "--resume")
-    assert "a new one" in said.err, "a finished run need not go on"
+    assert "a new run" in said.err, "a finished run need not go on"
     (first / "summary.json").unlink()
     second = Path(said.out.splitlines()[-1])
     (second / "summary.json").unlink()
     said = curvlab("train", "small.toml", "--resume")
-    assert f"continuing {max(first, second)}" in said.err
+    assert f"going on in {max(first, second)}" in said.err
     assert RunDir(max(first, second)).finished
     assert len(list(Path("runs").iterdir())) == 2
 
