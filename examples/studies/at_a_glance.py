@@ -101,7 +101,7 @@ RACES = {
         autoencoder,
         (212, 340),
         (220, 240, 260, 280, 320),
-        (0, 1),
+        (0, 1, 2),
     ),
 }  # fmt: skip
 #: what the picture and the tables call a rival
