@@ -197,5 +197,5 @@ def _fits(annotation: Any, value: Any) -> bool:
     """Whether a value is of a member of a union, as far as bounds are concerned."""
     base = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if _is_number(value):
-        return base is float or (base is int and isinstance(value, int))
+        return base in (int, float)
     return get_origin(base) is tuple and isinstance(value, (tuple, list))
