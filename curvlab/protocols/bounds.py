@@ -61,7 +61,7 @@ class Bounds:
         if len(given) == 1:
             ((side, at),) = given.items()
             at_zero = {"at least": "not be negative", "above": "be positive", "below": "be negative"}
-            return at_zero[side] + end if at == 0 and side in at_zero else f"be {side} {at:g}{end}"
+            return at_zero[side] + end if at == 0 and side in at_zero else f"be {side} {_shown(at)}{end}"
         if self.least is not None and self.least == self.most:
             return f"be {self.least:g}"
         signs = {"at least": "≥", "above": ">", "at most": "≤", "below": "<"}
@@ -78,6 +78,10 @@ class Bounds:
         }
         found.update({name: at for name, at in names.items() if at is not None})
         return found if self.infinite else bounded_schema(found)
+
+
+def _shown(at: float) -> str:
+    return f"{at:,}" if isinstance(at, int) else f"{at:g}"
 
 
 def bounded_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +116,10 @@ Share = Annotated[float, Bounds(above=0, most=1)]
 Ratio = Annotated[float, Bounds(least=0, most=0)] | Annotated[float, Bounds(above=1)]
 #: a whole number ≥ 1
 Count = Annotated[int, Bounds(least=1)]
+#: a width: of 2²⁴ and more the bytes of a matrix's square cannot be counted in 64 bits
+Width = Annotated[int, Bounds(least=1), Bounds(most=2**24)]
+#: how often a module is repeated: each is built, in a dry run too
+Depth = Annotated[int, Bounds(least=1), Bounds(most=1000)]
 #: a whole number ≥ 0
 Natural = Annotated[int, Bounds(least=0)]
 
@@ -189,5 +197,5 @@ def _fits(annotation: Any, value: Any) -> bool:
     """Whether a value is of a member of a union, as far as bounds are concerned."""
     base = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if _is_number(value):
-        return base is float or (base is int and isinstance(value, int))
+        return base in (int, float)
     return get_origin(base) is tuple and isinstance(value, (tuple, list))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curvlab.protocols.bounds import Count, Natural, check_bounds
+from curvlab.protocols.bounds import Count, Natural, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.autoencoder import mirrored, reconstruction
 from curvlab.tasks.draws import Uniform
@@ -49,14 +49,14 @@ class Curves(Task):
     summed likewise.  Weights start sparse, as in Martens 2010.
     """
 
-    hidden: tuple[Count, ...] = (
+    hidden: tuple[Width, ...] = (
         400,
         200,
         100,
         50,
         25,
     )  #: of the encoder's layers; the decoder mirrors them
-    code: Count = 6  #: width of the code, ≥ 1
+    code: Width = 6  #: width of the code, ≥ 1
     activation: Activation = "sigmoid"
     connections: Natural = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
     size: Count = 20_000  #: training images, ≥ 1

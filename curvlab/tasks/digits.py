@@ -12,7 +12,7 @@ from torch import nn
 
 from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
-from curvlab.protocols.bounds import Count, Natural, check_bounds
+from curvlab.protocols.bounds import Count, Natural, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, mlp
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
@@ -33,7 +33,7 @@ class Digits(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    hidden: tuple[Count, ...] = (128, 128)  #: widths of the hidden layers
+    hidden: tuple[Width, ...] = (128, 128)  #: widths of the hidden layers
     activation: Activation = "relu"
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     data_seed: Natural = 0  #: of the split; accuracies of splits lie ± 1 % apart, 0 among the hardest

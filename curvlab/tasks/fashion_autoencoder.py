@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from curvlab.protocols.bounds import Count, Natural, check_bounds
+from curvlab.protocols.bounds import Count, Natural, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.autoencoder import mirrored, reconstruction
 from curvlab.tasks.fashion_mnist import PIXELS, find_files, images
@@ -25,8 +25,8 @@ class FashionAutoencoder(Task):
     optimization"), after Hinton and Salakhutdinov 2006.  Data as for ``fashion-mnist``.
     """
 
-    hidden: tuple[Count, ...] = (1000, 500, 250)  #: widths of the encoder's layers; the decoder mirrors them
-    code: Count = 30  #: width of the code, ≥ 1
+    hidden: tuple[Width, ...] = (1000, 500, 250)  #: widths of the encoder's layers; the decoder mirrors them
+    code: Width = 30  #: width of the code, ≥ 1
     activation: Activation = "sigmoid"
     connections: Natural = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
     batch_size: Count = 1024  #: examples of a mini-batch, ≥ 1

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from curvlab.protocols.bounds import Count, check_bounds
+from curvlab.protocols.bounds import Count, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.convnet import CONVOLUTIONS, convnet
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
@@ -28,8 +28,8 @@ class FashionConvnet(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    channels: tuple[Count, Count, Count] = (16, 32, 64)  #: of the three convolutions
-    hidden: Count = 128  #: width of the hidden linear layer, ≥ 1
+    channels: tuple[Width, Width, Width] = (16, 32, 64)  #: of the three convolutions
+    hidden: Width = 128  #: width of the hidden linear layer, ≥ 1
     activation: Activation = "relu"
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
-from curvlab.protocols.bounds import Count, check_bounds
+from curvlab.protocols.bounds import Count, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.idx import read_idx
 from curvlab.tasks.mlp import Activation, mlp
@@ -48,7 +48,7 @@ class FashionMnist(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    hidden: tuple[Count, ...] = (512, 512, 512)  #: widths of the hidden layers
+    hidden: tuple[Width, ...] = (512, 512, 512)  #: widths of the hidden layers
     activation: Activation = "relu"
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from curvlab.protocols.bounds import Count, check_bounds
+from curvlab.protocols.bounds import Count, Depth, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
 from curvlab.tasks.settings import check, divides
@@ -27,11 +27,11 @@ class FashionVit(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
 
-    patch: Count = 4  #: side of a patch in pixels, a divisor of 28
-    dim: Count = 128  #: width of a token, ≥ 1
-    depth: Count = 4  #: blocks, ≥ 1
-    heads: Count = 4  #: of each attention, a divisor of ``dim``
-    mlp_ratio: Count = 2  #: width of a block's hidden layer over ``dim``, ≥ 1
+    patch: Width = 4  #: side of a patch in pixels, a divisor of 28
+    dim: Width = 128  #: width of a token, ≥ 1
+    depth: Depth = 4  #: blocks, ≥ 1
+    heads: Width = 4  #: of each attention, a divisor of ``dim``
+    mlp_ratio: Depth = 2  #: width of a block's hidden layer over ``dim``, ≥ 1
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too

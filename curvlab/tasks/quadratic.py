@@ -14,7 +14,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objective.mark import mark_of
 from curvlab.protocols.blocks import Blocks
-from curvlab.protocols.bounds import Bounds, Count, Natural, NotNegative, check_bounds
+from curvlab.protocols.bounds import Bounds, Count, Natural, NotNegative, Width, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Pass
 from curvlab.protocols.needs import Needs
@@ -48,7 +48,7 @@ class Quadratic(Task):
     examples L is the loss, and 0 its minimum.
     """
 
-    dimension: Count = 100  #: parameters, ≥ 1
+    dimension: Width = 100  #: parameters, ≥ 1
     condition: Annotated[float, Bounds(least=1)] = 1000.0  #: largest over smallest eigenvalue of A, ≥ 1
     spectrum: Literal["geometric", "linear"] = "geometric"  #: how the eigenvalues are spaced
     noise: NotNegative = 0.0  #: standard deviation of the noise, ≥ 0

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from curvlab.objective.losses import MeanSquaredError
-from curvlab.protocols.bounds import Count, Natural, NotNegative, check_bounds
+from curvlab.protocols.bounds import Count, Natural, NotNegative, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.draws import Normal
 from curvlab.tasks.mlp import Activation, mlp
@@ -24,10 +24,10 @@ class TeacherStudent(Task):
     drawn from N(0, 2/fan-in), its biases from N(0, 1/10): units that neither die nor saturate.
     """
 
-    inputs: Count = 16  #: dimension of x, ≥ 1
-    hidden: tuple[Count, ...] = (32, 32)  #: widths of the student's hidden layers
-    teacher_hidden: tuple[Count, ...] | None = None  #: of the teacher's; as the student's if not given
-    outputs: Count = 4  #: dimension of y, ≥ 1
+    inputs: Width = 16  #: dimension of x, ≥ 1
+    hidden: tuple[Width, ...] = (32, 32)  #: widths of the student's hidden layers
+    teacher_hidden: tuple[Width, ...] | None = None  #: of the teacher's; as the student's if not given
+    outputs: Width = 4  #: dimension of y, ≥ 1
     activation: Activation = "tanh"  #: of both
     noise: NotNegative = 0.0  #: standard deviation of what is added to training targets, ≥ 0
     size: Count = 2048  #: training examples, ≥ 1

@@ -19,7 +19,7 @@ FAULTS = Path(__file__).parent / "faults"
 #: faults that are about more than one value: cross-checks, files, TOML, NaN, what only an import tells
 BEYOND = re.compile(
     r"toml-|extends-missing|extends-itself|extends-a-folder|-nan|use-missing|use-wrong|use-not|twice|replaced"
-    r"|emptied|group-|value-error|cross-check|precision-device|array-entry"
+    r"|emptied|group-|value-error|cross-check|precision-device|array-entry|part-setting-missing"
 )
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from curvlab.config.example import example_settings
 from curvlab.config.plan import build_part
-from curvlab.config.schema import settings_of
+from curvlab.config.schema import members, settings_of
 from curvlab.errors import ConfigError
 from curvlab.protocols.bounds import (
     LARGEST_FLOAT,
@@ -59,7 +59,7 @@ class Settings:
         ("pair", (-1, "a"), "pair.0 = -1 must not be negative"),
         ("rates", {"a": 1.0, "b": -1.0}, "rates.b = -1.0 must not be negative"),
         ("grid", 0.5, "grid = 0.5 must be 0 or above 1"),
-        ("portion", 1.5, "portion = 1.5 must be > 0 and ≤ 1"),
+        ("portion", 1.5, "portion = 1.5 must be at least 2 or > 0 and ≤ 1"),
     ],
 )
 def test_a_number_out_of_bounds_is_named_with_its_place_and_the_bounds(
@@ -96,8 +96,9 @@ def _bounded() -> list[tuple[Any, str, list[Bounds]]]:
     for entry in installed().parts():
         if entry.distribution.startswith("curvlab"):
             for name, setting in settings_of(part_class(entry)).items():
-                options = [setting.annotation, *getattr(setting.annotation, "__args__", ())]
-                marks = [mark for option in options for mark in getattr(option, "__metadata__", ())]
+                marks = [
+                    m for option in members(setting.annotation) for m in getattr(option, "__metadata__", ())
+                ]
                 bounds = [mark for mark in marks if isinstance(mark, Bounds)]
                 if bounds and name not in entry.preset:
                     found.append((entry, name, bounds))

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import nn
 
-from curvlab.protocols.bounds import Bounds, Count, Natural, check_bounds
+from curvlab.protocols.bounds import Bounds, Count, Natural, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import mlp
 from curvlab_pinn.equations import CosineSum, Equation, HeatDecay, MinusLaplace, SineProduct
@@ -30,9 +30,9 @@ class Poisson(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_l2", False)
 
-    dimension: Count = 2  #: coordinates, ≥ 1
+    dimension: Width = 2  #: coordinates, ≥ 1
     solution: Literal["sine-product", "cosine-sum"] = "sine-product"
-    hidden: tuple[Count, ...] = (64,)  #: widths of the hidden layers
+    hidden: tuple[Width, ...] = (64,)  #: widths of the hidden layers
     interior: Count = 900  #: points inside, ≥ 1
     boundary: Count = 120  #: points on the faces, ≥ 1
     test: Count = 9000  #: points at which the error is measured, ≥ 1
@@ -63,8 +63,8 @@ class Heat(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_l2", False)
 
-    dimension: Annotated[int, Bounds(least=2)] = 2  #: coordinates, time among them, ≥ 2
-    hidden: tuple[Count, ...] = (64, 64)  #: widths of the hidden layers
+    dimension: Annotated[int, Bounds(least=2), Bounds(most=2**24)] = 2  #: coordinates, time among them, ≥ 2
+    hidden: tuple[Width, ...] = (64, 64)  #: widths of the hidden layers
     interior: Count = 900  #: points inside, ≥ 1
     boundary: Count = 120  #: points at time 0 and on the faces of space, ≥ 1
     test: Count = 9000  #: points at which the error is measured, ≥ 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from curvlab.errors import DataError
 from curvlab.objective.losses import CrossEntropy
-from curvlab.protocols.bounds import Count, Inside, Natural, check_bounds
+from curvlab.protocols.bounds import Bounds, Count, Inside, Natural, Width, check_bounds
 from curvlab.protocols.preparation import Preparation
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
@@ -43,10 +43,10 @@ class SpeechFrames(Task):
 
     source: Literal["espeak", "festvox"] = "espeak"
     root: str | None = None  #: folder with the data
-    hidden: tuple[Count, ...] = (512, 512, 512, 512, 512)  #: widths of the hidden layers
+    hidden: tuple[Width, ...] = (512, 512, 512, 512, 512)  #: widths of the hidden layers
     activation: Activation = "sigmoid"
     connections: Natural = 15  #: incoming weights of a unit at the start; 0: torch's own dense start
-    context: Natural = 4  #: frames on each side, ≥ 0
+    context: Annotated[int, Bounds(least=0), Bounds(most=1000)] = 4  #: frames on each side, ≥ 0
     batch_size: Count = 1024  #: examples of a mini-batch, ≥ 1
     held_out: Inside = 0.1  #: share of the utterances that is held out, in (0, 1)
     data_seed: Natural = 0  #: of that choice
