@@ -48,7 +48,9 @@ def test_a_reporter_that_raises_becomes_one_event_and_the_run_goes_on() -> None:
     tell.finished({})
     assert training.progress.step == 9
     assert [(e.name, e.step) for e in diary.events] == [("reporter-failed", 1)]
-    assert diary.events[0].detail == {"reporter": "Failing", "error": "ValueError: somebody else's bug"}
+    error = diary.events[0].detail["error"]
+    assert diary.events[0].detail["reporter"] == "Failing"
+    assert error.startswith(f"ValueError: somebody else's bug ({__file__}:")
     assert training.progress.events == {"reporter-failed": 1}
 
 
