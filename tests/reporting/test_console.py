@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_document_is_one_json_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(Document())
+    tell(Document(sys.stdout))
     out, err = capsys.readouterr()
     assert json.loads(out) == {"steps": 8, "bad": None}
     assert err == ""
