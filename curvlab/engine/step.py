@@ -52,7 +52,7 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
 
 
 def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
-    """The gradient after the transforms that stand before preconditioning, and where those behind it stand."""
+    """The gradient after the transforms before preconditioning, and where those behind it stand."""
     lr = arm.method.step.rate(ctx.step) * stride.rate
     at = At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
     v = seen.gradient.borrow()

@@ -56,8 +56,8 @@ class CharacterGpt(Task):
     """Predict each next character of a text with a transformer: cross-entropy, mean over characters.
 
     As it is: 64 characters of context, 2 pre-norm blocks of width 128 with 4 heads, no dropout; with the
-    63 characters of the King James Bible 421,183 parameters.  Radford et al. 2018.  The text is ``text``, else
-    ``character-gpt.txt`` in the folder ``CURVLAB_DATA``, else that of Debian's package bible-kjv, a verse
+    63 characters of the King James Bible 421,183 parameters.  Radford et al. 2018.  The text is ``text``,
+    else ``character-gpt.txt`` in the folder ``CURVLAB_DATA``, else that of Debian's package bible-kjv, a verse
     on each line.  The last fiftieth of the windows is held out.
     """
 
@@ -94,7 +94,9 @@ class CharacterGpt(Task):
         count = len(Windows(characters, self.context))
         apart = -(-count // HELD_OUT)
         if count < 2:
-            raise DataError(f"the text has {len(characters)} characters, less than two windows of {self.context}")
+            raise DataError(
+                f"the text has {len(characters)} characters, less than two windows of {self.context}"
+            )
         text, cut = characters.to(device), (count - apart) * self.context
         return SupervisedWorkload(
             model.to(dtype=dtype, device=device),

@@ -1,4 +1,5 @@
 """The page of the study of defaults: tables of all finished runs."""
+# ruff: noqa: E501  # paragraphs of a page are one line each
 
 from __future__ import annotations
 
@@ -85,7 +86,9 @@ def number(x: float) -> str:
 def equal_time(runs: Sequence[Run]) -> str:
     """AdamW at its best rate and the methods, by task and seed."""
     found, rows = of_kind(runs, "equal"), []
-    methods = sorted({r["key"]["method"] for r in found} - {ADAMW}, key=lambda m: (m not in ("kfac", "singd"), m))
+    methods = sorted(
+        {r["key"]["method"] for r in found} - {ADAMW}, key=lambda m: (m not in ("kfac", "singd"), m)
+    )
     for task, name in NAMES.items():
         for seed in sorted({r["key"]["seed"] for r in found if r["key"]["task"] == task}):
             here = [r for r in found if r["key"]["task"] == task and r["key"]["seed"] == seed]

@@ -60,7 +60,9 @@ def trained(case: str, scale: float, *, plain: bool = False) -> Tensor:
 
 
 def assert_alike(actual: Tensor, expected: Tensor) -> None:
-    assert float((expected - torch.cat([p.detach().flatten() for p in net().parameters()])).abs().max()) > 1e-3
+    assert (
+        float((expected - torch.cat([p.detach().flatten() for p in net().parameters()])).abs().max()) > 1e-3
+    )
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9)
 
 
