@@ -50,7 +50,7 @@ class Graft(Transform[Moments]):
     | adam | ‖m / √ŝ‖, ŝ of each entry (Adam, arXiv 1412.6980) | o i |
 
     All but "none" and "gradient" give the same length whatever the scale of the loss.  A block whose v or m
-    is zero gets an update of zero.  Costs two passes over the parameters, "adafactor" one and "adam" three more.
+    is zero gets an update of zero.  Costs a few passes over the parameters.
     """
 
     fallible = False

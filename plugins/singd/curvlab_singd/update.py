@@ -130,8 +130,8 @@ def _weights(
     """Half of what weighs K's observation, C's, and the damping of K and of C; of stacked blocks, of each.
 
     ``measured``, ``[q, *b]``: where λ is relative the means of U_K and U_C; the means of H_K and H_C and, as
-    far as the coupling reads them, those of KᵀK and CᵀC and either both peaks of H, from which ``excess`` is made
-    anew, or the excess that is known.
+    far as the coupling reads them, those of KᵀK and CᵀC and either both peaks of H, from which ``excess``
+    is made anew, or the excess that is known.
     ``None`` if a block's are beyond what the dtype can hold; the excess is then as it was.
     They are read in one host sync, for what is made of them is a handful of numbers.
     """
