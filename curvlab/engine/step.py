@@ -68,7 +68,7 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
 
 
 def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
-    """The gradient after the transforms that stand before preconditioning, and where those behind it stand."""
+    """The gradient after the transforms before preconditioning, and where those behind it stand."""
     at = _at(arm, seen, ctx, stride)
     v = seen.gradient.borrow()
     for transform, state in zip(arm.method.on_gradient, arm.state.on_gradient, strict=True):

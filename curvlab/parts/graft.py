@@ -49,8 +49,8 @@ class Graft(Transform[Moments]):
     | adafactor | ‖m / √ŝ‖, ŝ = ŝ_row ŝ_column / mean(ŝ_row) (Adafactor, arXiv 1804.04235) | o + i |
     | adam | ‖m / √ŝ‖, ŝ of each entry (Adam, arXiv 1412.6980) | o i |
 
-    All but "none" and "gradient" give the same length whatever the scale of the loss.  A block whose v or m is
-    zero gets an update of zero.  Costs two passes over the parameters, "adafactor" one and "adam" three more.
+    All but "none" and "gradient" give the same length whatever the scale of the loss.  A block whose v or m
+    is zero gets an update of zero.  Costs a few passes over the parameters.
     """
 
     fallible = False
@@ -103,8 +103,8 @@ class Graft(Transform[Moments]):
         if self.rule == "gradient":
             return _norm(m)
         if self.rule == "unit":
-            length: Tensor = (_norm(m) > 0).to(m.dtype) * m.numel() ** 0.5
-            return length
+            found: Tensor = (_norm(m) > 0).to(m.dtype) * m.numel() ** 0.5
+            return found
         if self.rule == "block":
             return _norm(m) * _reciprocal(state.whole[name]).sqrt()
         if state.entries is not None:

@@ -72,8 +72,8 @@ class StepRule(ABC, Generic[S]):
 class At:
     """Where a transform stands: the gradient, the step and its rate, and access to θ.
 
-    ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.  ``given`` is what was preconditioned,
-    the gradient after ``on_gradient``; before that there is none.
+    ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.
+    ``given`` is what was preconditioned, the gradient after ``on_gradient``; before that there is none.
     """
 
     gradient: BlockVector

@@ -56,9 +56,9 @@ class CharacterGpt(Task):
     """Predict each next character of a text with a transformer: cross-entropy, mean over characters.
 
     As it is: 64 characters of context, 2 pre-norm blocks of width 128 with 4 heads, no dropout; with the
-    63 characters of the King James Bible 421,183 parameters.  Radford et al. 2018.  The text is ``text``, else
-    ``character-gpt.txt`` in the folder ``CURVLAB_DATA``, else that of Debian's package bible-kjv, a verse
-    on each line.  The last fiftieth of the windows is held out.
+    63 characters of the King James Bible 421,183 parameters.  Radford et al. 2018.  The text is ``text``,
+    else ``character-gpt.txt`` in the folder ``CURVLAB_DATA``, else that of Debian's package bible-kjv, a
+    verse on each line.  The last fiftieth of the windows is held out.
     """
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_loss", False)

@@ -14,7 +14,7 @@ WHOLE = "gen1:1-rev22:21"
 def verses(without: str) -> list[str]:
     """The 31,102 verses, in order, without their numbers.
 
-    Raises ``DataError`` if the program ``bible`` is missing, with ``without`` for a message, or prints nothing.
+    Raises ``DataError`` if the program ``bible`` is missing, with the message ``without``, or prints nothing.
     """
     program = shutil.which("bible")
     if program is None:

@@ -46,15 +46,15 @@ class Scaled(Loss):
         return self.base.columns(rows)
 
     def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
-        found: Tensor = self.factor**0.5 * self.base.column(rows, k)
-        return found
+        root: float = self.factor**0.5
+        return root * self.base.column(rows, k)
 
     def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
         return self.base.noise(shape, like, generator)
 
     def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
-        found: Tensor = self.factor**0.5 * self.base.sampled(rows, noise)
-        return found
+        root: float = self.factor**0.5
+        return root * self.base.sampled(rows, noise)
 
     def curved(
         self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]

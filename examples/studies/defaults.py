@@ -1,13 +1,13 @@
 """Methods at their defaults on five networks: how far in AdamW's time, and whether they stay stable.
 
-    python examples/studies/defaults.py equal              # the CPU time of 250 AdamW steps, AdamW at its best rate
-    python examples/studies/defaults.py stable             # 300 steps, the loss times 1, 100 and 0.01
-    python examples/studies/defaults.py lengths            # every rule of `grafting`
+    python examples/studies/defaults.py equal      # the CPU time of 250 AdamW steps, AdamW at its best rate
+    python examples/studies/defaults.py stable     # 300 steps, the loss times 1, 100 and 0.01
+    python examples/studies/defaults.py lengths    # every rule of `grafting`
     python examples/studies/defaults.py equal --tasks mlp --seeds 1 2
 
 Time is process CPU time of one thread.  A method and AdamW take turns on the same batches, and the ratio of
 their steps says how many steps fit; then each run makes so many, and depends on its seed alone.  The training
-loss is that of the first 2,000 training examples at the end.  Finished runs are kept in ``--runs`` and are not
+loss is that of the first 2,000 training examples at the end.  Finished runs are kept in ``--runs`` and not
 made again.  Exits 1 if kfac or singd ends above AdamW, or a run is unstable.
 """
 
@@ -51,7 +51,7 @@ TASKS: Mapping[str, Any] = {
     "character-gpt": CharacterGpt(),
 }
 
-#: examples of a batch in ``stable``, which asks whether a run holds and not how fast it is: noisier and cheaper
+#: examples of a batch in ``stable``, which asks whether a run holds, not how fast: noisier and cheaper
 SMALL_BATCH = {"mlp": 64, "autoencoder": 128, "convnet": 32, "vit": 16, "character-gpt": 8}
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -63,7 +63,7 @@ RULES = ("adam", "adafactor", "rows", "block", "unit", "none")
 EXAMPLES, CHUNK = 2000, 500
 
 #: steps of one timing, a whole cycle of refreshes, and timings; the first is left out
-CYCLE, ROUNDS = 10, 4
+CYCLE, ROUNDS = 10, 3
 
 #: steps whose batch losses are averaged for the end of a run
 LAST = 10
@@ -151,7 +151,7 @@ def ratio(task: Task, entry: Entry) -> dict[str, Any]:
 
 
 def train(task: Task, entry: Entry, steps: int, seed: int, scale: float = 1.0) -> dict[str, Any]:
-    """The batch losses' first, worst and last, and the training loss, all over ``scale``; why it ended early."""
+    """The first, worst and last batch losses and the training loss, over ``scale``; why it ended early."""
     work = workload_of(task, seed, scale)
     step, losses, failure = entry.start(work, seed), [], ""
     try:

@@ -1,4 +1,5 @@
 """The page of the study of defaults: tables of all finished runs."""
+# ruff: noqa: E501  # paragraphs of a page are one line each
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TEXT = "abcd, efg. " * 95 + "abcde"
 
 @pytest.fixture(scope="session")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of four small files in Fashion-MNIST's format, bright on the left or on the right; and a text."""
+    """A folder: four small files in Fashion-MNIST's format, bright on the left or right; and a text."""
     folder = tmp_path_factory.mktemp("fashion")
     write_fashion(folder)
     (folder / FILE).write_text(TEXT, encoding="utf-8")

@@ -61,8 +61,8 @@ class Singd(Preconditioner[SingdState]):
     update changes a direction of a factor by more than about the fraction ``limit``.  The first
     observation is fitted by ``fit`` Newton-Schulz iterations; 0 starts from K = C = I and leaves it to the
     updates, as the paper does.  ``order`` truncates the exponential.  ``relative``: λ is in units of the
-    block's mean curvature on each batch; with a fitted start the direction then is the same whatever the scale
-    of the loss.
+    block's mean curvature on each batch; with a fitted start the direction then is the same whatever the
+    scale of the loss.
 
     State: K and C, and as much again with momentum.  Cost of an update with dense factors, r rows:
     ``2 r d² + 2 r d² + 4 d³`` flops each; of an application, two products with each factor.

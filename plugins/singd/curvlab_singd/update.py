@@ -68,11 +68,11 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, mea
     the mean at ``p_K p_C``.  Without ``measure``, √(p_K p_C) is what it was when last measured: it moves as
     slowly as the factors do, and costs two thin products with all rows of each side.
 
-    With ``rule.relative``, λ is in units of the observation's mean curvature, ``avg(U_K) avg(U_C)``, and without
-    coupling in those of each factor's.
+    With ``rule.relative``, λ is in units of the observation's mean curvature, ``avg(U_K) avg(U_C)``, and
+    without coupling in those of each factor's.
 
-    False if the observation is not finite, or λ is relative to one without curvature: nothing has changed then,
-    as it would stay in K, C and m.
+    False if the observation is not finite, or λ is relative to one without curvature: nothing has changed
+    then, as it would stay in K, C and m.
     """
     assert rows.g is not None, "the labels of singd always give gradients"
     K, C = f.K.laid_out(), f.C.laid_out()
@@ -129,9 +129,9 @@ def _weights(
 ) -> Sequence[float | Tensor] | None:
     """Half of what weighs K's observation, C's, and the damping of K and of C; of stacked blocks, of each.
 
-    ``measured``, ``[q, *b]``: where λ is relative the means of U_K and U_C; the means of H_K and H_C and, as far
-    as the coupling reads them, those of KᵀK and CᵀC and either both peaks of H, from which ``excess`` is made
-    anew, or the excess that is known.
+    ``measured``, ``[q, *b]``: where λ is relative the means of U_K and U_C; the means of H_K and H_C and, as
+    far as the coupling reads them, those of KᵀK and CᵀC and either both peaks of H, from which ``excess``
+    is made anew, or the excess that is known.
     ``None`` if a block's are beyond what the dtype can hold; the excess is then as it was.
     They are read in one host sync, for what is made of them is a handful of numbers.
     """
@@ -178,8 +178,8 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool
     batch has not seen is not yet trusted to be flat.
     At last a factor whose structure could not whiten the observation is scaled down until its peak is 1.
     λ is split as KFAC does, ``λ_K = √λ π``, ``λ_C = √λ / π``, ``π² = avg(U_K)/avg(U_C)``; without coupling
-    each factor takes λ.  A relative λ is in units of those means, as in ``update``.  False, and nothing changed,
-    if the observation is not finite, or has no curvature to be relative to.
+    each factor takes λ.  A relative λ is in units of those means, as in ``update``.  False, and nothing
+    changed, if the observation is not finite, or has no curvature to be relative to.
     """
     assert rows.g is not None
     h_K, h_C = _mean(rows.a, rows.a_weight), _mean(rows.g, rows.g_weight)
