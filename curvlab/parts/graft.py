@@ -114,8 +114,8 @@ class Graft(Transform[Moments]):
             return (square.sum(1) * _reciprocal(rows)).sum().sqrt()
         columns = state.columns[name]
         by_row = torch.mv(square, _reciprocal(columns / columns.mean().clamp(min=torch.finfo(m.dtype).tiny)))
-        found: Tensor = (by_row * _reciprocal(rows)).sum().sqrt()
-        return found
+        length: Tensor = (by_row * _reciprocal(rows)).sum().sqrt()
+        return length
 
 
 def _matrix(t: Tensor) -> Float[Tensor, "o i"]:
