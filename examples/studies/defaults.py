@@ -175,15 +175,15 @@ def equal(ledger: Ledger, asked: argparse.Namespace) -> bool:
     good = True
     for task, seed in itertools.product(asked.tasks, asked.seeds):
         best = math.inf
-        for rate in RATES if seed == asked.seeds[0] or not asked.best else (best_rate(ledger, task),):
+        for rate in (best_rate(ledger, task),) if asked.best else asked.rates:
             entry = Entry(ADAMW, (("lr", rate),))
-            found = _run(ledger, task, entry, asked.adamw_steps, seed, kind="equal")
+            found = _run(ledger, task, entry, asked.adamw_steps, seed, kind="equal", budget=asked.adamw_steps)
             best = min(best, found["loss"])
         for method in asked.methods:
             entry = Entry(method)
             cost = ledger.get(entry.key(task, kind="ratio"), partial(ratio, TASKS[task], entry))
             steps = round(asked.adamw_steps / cost["ratio"])
-            found = _run(ledger, task, entry, steps, seed, kind="equal")
+            found = _run(ledger, task, entry, steps, seed, kind="equal", budget=asked.adamw_steps)
             good &= method not in ("kfac", "singd") or task == "autoencoder" or found["loss"] < best
     return good
 
@@ -244,9 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="*", help="default: kfac and singd; for stable, all six")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--best", action="store_true", help="AdamW at its best rate alone, after the first seed"
-    )
+    parser.add_argument("--rates", nargs="*", type=float, default=list(RATES), help="AdamW's")
+    parser.add_argument("--best", action="store_true", help="AdamW at the best rate of finished runs alone")
     parser.add_argument("--scales", nargs="+", type=float, default=list(SCALES))
     parser.add_argument("--adamw-steps", type=int, default=250, help="whose time everyone gets")
     parser.add_argument("--steps", type=int, default=300)

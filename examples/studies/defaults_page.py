@@ -30,9 +30,9 @@ def written(ledger: Ledger) -> str:
 Five networks: the MLP 784-512-512-512-10, the deep autoencoder 784-1000-500-250-30 (loss summed over pixels), a convolutional network and a vision transformer on Fashion-MNIST, and a character-level transformer decoder on English text.
 CPU, one thread, float32, constant rates. The training loss is that of the first 2,000 training examples at the end of a run.
 
-## In the CPU time of 250 AdamW steps
+## In the CPU time of AdamW steps
 
-`torch.optim.AdamW` is shown at the best of four rates (3e-4, 1e-3, 3e-3, 1e-2), all others at their defaults. A step's cost is process CPU time, measured in turns with AdamW's. Training loss, and in parentheses the steps that fit; one line per seed.
+`torch.optim.AdamW` is shown at the best of the rates in parentheses, all others at their defaults. A step's cost is process CPU time, measured in turns with AdamW's. Training loss, and in parentheses the steps that fit.
 
 ```
 OMP_NUM_THREADS=1 python examples/studies/defaults.py equal
@@ -90,20 +90,29 @@ def equal_time(runs: Sequence[Run]) -> str:
         {r["key"]["method"] for r in found} - {ADAMW}, key=lambda m: (m not in ("kfac", "singd"), m)
     )
     for task, name in NAMES.items():
-        for seed in sorted({r["key"]["seed"] for r in found if r["key"]["task"] == task}):
-            here = [r for r in found if r["key"]["task"] == task and r["key"]["seed"] == seed]
+        for budget, seed in sorted({_where(r) for r in found if r["key"]["task"] == task}):
+            here = [r for r in found if r["key"]["task"] == task and _where(r) == (budget, seed)]
             adamw = [r for r in here if r["key"]["method"] == ADAMW]
-            cells = [name, str(seed)]
+            cells = [name, str(budget), str(seed)]
             if adamw:
                 best = min(adamw, key=lambda r: float(r["found"]["loss"]))
-                cells.append(f"{number(best['found']['loss'])} (at {best['key']['composed'][0][1]:g})")
+                rates = ", ".join(f"{_rate(r):g}" for r in sorted(adamw, key=_rate))
+                cells.append(f"{number(best['found']['loss'])} (at {_rate(best):g} of {rates})")
             else:
                 cells.append("")
             for method in methods:
                 own = [r for r in here if r["key"]["method"] == method]
                 cells.append(f"{number(own[-1]['found']['loss'])} ({own[-1]['key']['steps']})" if own else "")
             rows.append(cells)
-    return table(["", "seed", "AdamW", *(f"`{m}`" for m in methods)], rows)
+    return table(["", "AdamW steps", "seed", "AdamW", *(f"`{m}`" for m in methods)], rows)
+
+
+def _where(run: Run) -> tuple[int, int]:
+    return run["key"]["budget"], run["key"]["seed"]
+
+
+def _rate(run: Run) -> float:
+    return float(run["key"]["composed"][0][1])
 
 
 def stability(runs: Sequence[Run]) -> str:

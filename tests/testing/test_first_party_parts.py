@@ -50,11 +50,13 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("krylov", "cg"): [{}, {"grid": 1.3, "progress": 5e-4}, {"max_iterations": 3}],
     ("krylov", "flexible-cg"): [{}, {"directions": 3}],
     ("step", "quadratic-model"): [{}, {"momentum": False}],
+    ("transform", "graft"): [{}, {"rule": "adafactor"}, {"rule": "adam"}],
     ("transform", "momentum"): [{}, {"nesterov": True}],
     ("transform", "ema"): [{}, {"bias_correction": False}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
+    ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }
 
 #: samples that are said to be disjoint, by sampler and setting
