@@ -63,7 +63,7 @@ def test_a_class_by_its_path_is_checked_and_a_failure_is_exit_code_1(invoke: Inv
 def test_a_class_that_owes_a_method_is_told_which(invoke: Invoke) -> None:
     result = invoke("plugins", "check", "checked_here:Idle")
     assert result.exit_code == 1
-    assert "Idle does not write" in result.stdout
+    assert "Idle does not define" in result.stdout
     assert "solve(self, A, b, *, x0=" in result.stdout
 
 

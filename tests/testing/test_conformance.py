@@ -182,7 +182,7 @@ def message(suite: Conformance) -> str:
 
 
 def test_a_suite_without_a_make_says_so() -> None:
-    assert "StructureConformance does not write make(self)" in message(StructureConformance())
+    assert "StructureConformance does not define make(self)" in message(StructureConformance())
 
 
 def test_a_class_in_place_of_a_part_is_named() -> None:
@@ -199,16 +199,16 @@ def test_a_part_of_another_kind_is_named_with_what_is_owed() -> None:
 
 def test_an_obligation_that_is_not_met_is_named_with_what_it_owes() -> None:
     said = message(making(Half))
-    assert "Making.make(): Half does not write" in said
-    assert "scalars(self, d), owed to curvlab.protocols.structure.Family" in said
+    assert "Making.make(): Half does not define" in said
+    assert "scalars(self, d), required by curvlab.protocols.structure.Family" in said
     assert "How many scalars a member of dimension d stores." in said
 
 
 def test_an_obligation_of_a_member_is_named_too() -> None:
     said = message(making(Whole))
-    assert "HalfMatrix does not write" in said
-    assert "the property d, owed to curvlab.protocols.structure.Structure: Dimension." in said
-    assert "tensors(self), owed to curvlab.protocols.structure.Structure" in said
+    assert "HalfMatrix does not define" in said
+    assert "the property d, required by curvlab.protocols.structure.Structure: Dimension." in said
+    assert "tensors(self), required by curvlab.protocols.structure.Structure" in said
 
 
 @dataclass(frozen=True)
