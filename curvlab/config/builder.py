@@ -173,7 +173,7 @@ class Builder:
             wrong = table.table.get("use", table)
             what = f'use = "NAME" is missing; NAME is the name of the {kind}'
             if wrong is not table:
-                what = f"use: expected a name in quotes, got {describe(wrong.value)}"
+                what = f"expected a name in quotes, got {describe(wrong.value)}"
             self.blame(wrong, what, f"Known: {', '.join(names)}.", place)
             return None
         if kind == LENT and not self._names_part(table, [annotation]) and self._names_method(table.use):

@@ -247,7 +247,10 @@ def both(*changes: Callable[[Path, Runs], None]) -> Callable[[Path, Runs], None]
 #: what goes on as the undisturbed run, and what standard error says meanwhile
 RESUMED: Mapping[str, tuple[Callable[[Path, Runs], None], str]] = {
     "nothing": (lambda folder, runs: None, "^step"),
-    "newest tensors, a bit": (flip(f"{NEWEST}/{TENSORS}", 0.9), "step-00000008: tensors.*step-00000006"),
+    "newest tensors, a bit": (
+        flip(f"{NEWEST}/{TENSORS}", 0.9),
+        "step-00000008: the checksum of tensors.*step-00000006",
+    ),
     "newest tensors, their header": (
         flip(f"{NEWEST}/{TENSORS}", 0.01),
         "step-00000008: the checksum of tensors.safetensors is wrong",

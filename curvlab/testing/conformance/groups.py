@@ -39,7 +39,9 @@ class GroupChecks(FamilyChecks):
             assert_close(copy.dense(), kept, dimension=d, scale=size(A), what=self._what("member", d))
             for t in copy.tensors().values():
                 t.zero_()
-            assert torch.equal(A, kept), f"{self._what('member', d)} holds its argument's memory: clone it"
+            assert torch.equal(A, kept), (
+                f"{self._what('member', d)} shares memory with its argument; clone it"
+            )
 
     @check(capability="Group")
     def check_congruence(self) -> None:

@@ -162,7 +162,7 @@ class InverseConformance(Exercised):
             t.mul_(3.0)
         for what, operator in made.items():
             same = torch.equal((operator @ v).flat, images[what].flat)
-            assert same, f"{self.name}: {what} holds memory of C, and changes with it"
+            assert same, f"{self.name}: {what} shares memory with C; clone it"
 
     @check()
     def check_float32(self) -> None:

@@ -67,7 +67,7 @@ class MannersChecks(FamilyChecks):
             changed = before.mode_changes()
             assert not changed, f"{what} changes {', '.join(changed)}"
             wrong = [t for t in tensors_of(found) if t.requires_grad]
-            assert not wrong, f"{what} gives a tensor that requires a gradient, from arguments that do not"
+            assert not wrong, f"{what} returns a tensor that requires a gradient, from arguments that do not"
 
     @check()
     def check_host(self) -> None:
@@ -131,7 +131,7 @@ class MannersChecks(FamilyChecks):
                 found[str(warning.message).partition(" ")[0]] = None
         silent = [] if found else self._silent_detours()
         if found or silent:
-            words = [f"write {', '.join(found)}"] if found else []
+            words = [f"define {', '.join(found)} without a dense matrix"] if found else []
             words += [f"{', '.join(silent)} makes a tensor as large as the dense matrix"] if silent else []
             raise Naive("; ".join(words))
 

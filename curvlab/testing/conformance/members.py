@@ -63,7 +63,7 @@ class MemberChecks(FamilyChecks):
                 assert_close(A, nearest_member(self.part, S), dimension=d * d, scale=size(S), what=what)
                 continue
             again = self.part.project(A).dense()
-            what = f"{self.name}.project of a member, which is its own projection"
+            what = f"{self.name}.project of a member, expected the member itself"
             assert_close(again, A, dimension=d * d, scale=size(A), what=what)
             nearest = float((A - S).norm())
             for k, far in enumerate((1e-3, 0.1, 3.0)):
@@ -82,7 +82,7 @@ class MemberChecks(FamilyChecks):
             kept = S.clone()
             for t in self.part.project(S).tensors().values():
                 t.zero_()
-            assert torch.equal(S, kept), f"{self.name}.project(S) holds S's own memory: clone it"
+            assert torch.equal(S, kept), f"{self.name}.project(S) shares memory with S; clone it"
             a, b = (self.part.eye(d, like=LIKE) for _ in range(2))
             for t in a.tensors().values():
                 t.zero_()
@@ -176,7 +176,7 @@ class MemberChecks(FamilyChecks):
             of = type(M).__name__
             assert M.combine_(0.9, N, -0.3) is M, f"{of}.combine_ must return itself"
             assert_close(M.dense(), 0.9 * A - 0.3 * B, dimension=d, scale=size(A, B), what=f"{of}.combine_")
-            assert torch.equal(N.dense(), B), f"{of}.combine_(a, other, b) changes other"
+            assert torch.equal(N.dense(), B), f"{of}.combine_(a, other, b) changes its argument other"
             A = M.dense().clone()
             assert M.scale_(-2.0) is M, f"{of}.scale_ must return itself"
             assert_close(M.dense(), -2.0 * A, dimension=d, scale=size(A), what=f"{of}.scale_")

@@ -130,7 +130,7 @@ class MethodConformance(Exercised):
             except Diverged:
                 assert torch.equal(run.theta, before), "a step that failed changed parameters"
                 continue
-            assert math.isfinite(poison), "a step on NaNs raises no Diverged"
+            assert math.isfinite(poison), "a step on NaNs does not raise Diverged"
             finite = bool(torch.isfinite(run.theta).all())
             assert finite, f"a step on inputs of the size of {poison:g} leaves parameters that are not finite"
 

@@ -241,8 +241,8 @@ class PreconditionerConformance(Stateful):
             what = Aftermath(seen, solve, Step(solve.x, ALPHA))
             self.part.learn(twin.state, self._with_pairs(what, twin), context(k))
             assert torch.equal(x.flat, y.flat), (
-                f"{self.name}: the update of step {k} is another where the vectors of step {k - 1} were used"
-                " again; copy what is to be remembered"
+                f"{self.name}: the update of step {k} changes if the memory of step {k - 1} is reused;"
+                " copy vectors to keep"
             )
             seen.gradient.flat.fill_(7.0)  # the engine hands these buffers out again
             if not solve.x.borrowed:

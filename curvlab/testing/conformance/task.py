@@ -166,7 +166,9 @@ class TaskConformance(Conformance):
         objective()
         left = blocks.pack({n: p.grad for n, p in blocks.parameters.items()})
         off = float((left - seen.gradient).norm())
-        assert off <= 1e-8 * scale, f"{self.name}: objective() leaves a different gradient than evaluate"
+        assert off <= 1e-8 * scale, (
+            f"{self.name}: objective() leaves a gradient that differs from that of evaluate"
+        )
 
     @check()
     def check_pure(self) -> None:

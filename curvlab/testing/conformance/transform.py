@@ -96,8 +96,8 @@ class TransformConformance(Stateful):
             first = self.part(state, vector(k), Place.at(k).told(k)).clone()
             second = self.part(twin, vector(k), Place.at(k).told(k))
             assert torch.equal(first.flat, second.flat), (
-                f"{self.name}: step {k} is another after what it returned at step {k - 1} was changed:"
-                " return a buffer of the state by x.borrow(), and copy what is to be remembered"
+                f"{self.name}: step {k} changes if the vector returned at step {k - 1} is overwritten:"
+                " return a buffer of the state by x.borrow(), and copy vectors to keep"
             )
             if not second.borrowed:
                 second.flat.fill_(7.0)
