@@ -171,7 +171,9 @@ class Builder:
         if table.use is None:
             names = sorted({entry.name for entry in self.registry.parts(kind)})
             wrong = table.table.get("use", table)
-            what = f'needs use = "NAME", the {kind} it is' if wrong is table else "use takes a name in quotes"
+            what = f'use = "NAME" is missing; NAME is the name of the {kind}'
+            if wrong is not table:
+                what = f"expected a name in quotes, got {describe(wrong.value)}"
             self.blame(wrong, what, f"Known: {', '.join(names)}.", place)
             return None
         if kind == LENT and not self._names_part(table, [annotation]) and self._names_method(table.use):
@@ -185,8 +187,8 @@ class Builder:
         free = {name: s for name, s in settings.items() if name not in entry.preset}
         fixed = {key: node for key, node in table.table.items() if key in entry.preset}
         for key, given in fixed.items():
-            message = f'{key} is fixed by the name "{entry.name}": {entry.preset[key]!r}'
-            self.blame(given, message, "take it out", place)
+            message = f'{kind} "{entry.name}" fixes {key} = {entry.preset[key]!r}'
+            self.blame(given, message, f"remove {key}", place)
         made = self._fields(table.without("use", *fixed), free, place, f'{kind} "{entry.name}"')
         if made is None or fixed:
             return None
@@ -223,8 +225,8 @@ class Builder:
         for key, node in table.without("use").table.items():
             paths = knobs[key].paths if key in knobs else ((key,),)
             if any(path[0] != LENT for path in paths):
-                message = f'"{table.use}" lends its preconditioner here, and {key} is not of that'
-                self.blame(node, message, "take it out", _below(place, key))
+                message = f"{key} is not a setting of {table.use}'s preconditioner"
+                self.blame(node, message, f"remove it, or set method.{key}", _below(place, key))
         if len(self.faults) > before or LENT not in composition.table.table:
             return None
         self.provenance[f"{METHOD}/{composition.entry.name}"] = composition.entry.origin
@@ -245,7 +247,12 @@ class Builder:
         entry, outer = composition.entry, self._fallbacks
         name = "composed here" if entry is None else entry.name
         if node.origin.distribution and name in outer:
-            self.blame(node, f"method {name} is, in the end, its own fallback", "name another", place)
+            self.blame(
+                node,
+                f'method "{name}" is reached again through its own fallbacks',
+                "name another fallback",
+                place,
+            )
             return None
         # a chain of fallbacks is endless only if method files, which repeat themselves, make it
         self._fallbacks = (*outer, name) if node.origin.distribution else ()
@@ -271,7 +278,8 @@ class Builder:
             unknown = set(entry.preset) - set(settings_of(cls))
             if unknown:
                 raise PluginError(
-                    f'{kind} "{entry.name}" ({entry.origin}): no settings {sorted(unknown)} to preset'
+                    f'{kind} "{entry.name}" ({entry.origin}) presets {", ".join(sorted(unknown))}, '
+                    f"but {cls.__name__} has no such setting"
                 )
         except ConfigError as err:
             for fault in err.faults:
@@ -369,8 +377,16 @@ class Builder:
                 able += [entry.name] if issubclass(part_class(entry), wanted) else []
             except CurvlabError:
                 continue  # a part that cannot be imported is no help here; it is reported where it is used
-        message = f'{kind} "{table.use}" is not a {wanted.__name__}, which this place asks for'
-        self.faults.append(table.fault(message, f"{wanted.__name__}: {', '.join(able) or 'none'}.", place))
+        message = f'expected a {kind} that is a {wanted.__name__}, and "{table.use}" is not'
+        self.faults.append(
+            table.fault(
+                message,
+                f"Use one of: {', '.join(able)}."
+                if able
+                else f"No registered {kind} is a {wanted.__name__}.",
+                place,
+            )
+        )
         return False
 
 

@@ -32,7 +32,10 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
     table = method.as_table()
     if not table.is_table:
         faults.append(
-            method.fault("expected a method", 'write use = "NAME" (`curvlab methods`) or a composition')
+            method.fault(
+                f"expected a method, got {describe(plain(table))}",
+                'write use = "NAME" (`curvlab methods` lists the names), or write the parts of a method',
+            )
         )
         return None
     if "use" not in table.table:
@@ -40,7 +43,8 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
     if table.use is None:
         faults.append(
             table.table["use"].fault(
-                f"expected a name, got {describe(plain(table.table['use']))}", 'use = "kfac"'
+                f"expected a name in quotes, got {describe(plain(table.table['use']))}",
+                'for example use = "kfac"; `curvlab methods` lists the names',
             )
         )
         return None
@@ -124,9 +128,7 @@ def _turn_again(composed: Node, file: MethodFile, given: Mapping[str, Node], fau
         if not reached:
             where = " and ".join(knob.written())
             faults.append(
-                value.fault(
-                    f'knob {name} sets {where}, but that place is "{NONE}"', "take one of the two out"
-                )
+                value.fault(f'knob {name} sets {where}, but that place is "{NONE}"', "remove one of the two")
             )
     return composed
 
@@ -149,7 +151,7 @@ def _contradicts(standing: Node, value: Node, path: tuple[str, ...]) -> bool:
 
 def _twice(value: Node, standing: Node, file: MethodFile, knob: Knob) -> Fault:
     return value.fault(
-        f"is set twice: knob {knob.name} of {file.entry.name} and {standing.origin.path} mean the same"
+        f"knob {knob.name} of {file.entry.name} and {standing.origin.path} set the same value twice"
         f" ({describe(plain(value))} and {describe(plain(standing))})",
-        "keep one of the two",
+        "keep one of the two and remove the other",
     )

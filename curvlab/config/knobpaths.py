@@ -61,7 +61,9 @@ class _Trail:
         self._knob, self._path, self._faults = knob, path, faults
 
     def ends(self, message: str, hint: str = "") -> None:
-        self._faults.append(self._knob.node.fault(f"{'.'.join(self._path)} leads nowhere: {message}", hint))
+        self._faults.append(
+            self._knob.node.fault(f"path {'.'.join(self._path)} does not exist: {message}", hint)
+        )
 
 
 def _follow(node: Node | None, annotation: Any, path: tuple[str, ...], trail: _Trail) -> Any:
@@ -70,7 +72,9 @@ def _follow(node: Node | None, annotation: Any, path: tuple[str, ...], trail: _T
         return annotation
     key, rest = path[0], path[1:]
     if node is None:
-        return trail.ends(f"nothing stands before {key}", "spell that place out in the file")
+        return trail.ends(
+            f"the table that should hold {key} is not in the file", "write that table in the method's file"
+        )
     if isinstance(node.value, list):
         index = entry_index(node, key)
         inner = next((element(o) for o in members(annotation) if element(o) is not None), Any)
@@ -85,7 +89,7 @@ def _follow(node: Node | None, annotation: Any, path: tuple[str, ...], trail: _T
         cls = _settings_owner(node, option, trail)
         if cls is not None:
             return _into(node.as_table(), cls, path, trail)
-    return trail.ends(f"there are no settings before {key}")
+    return trail.ends(f"{key} cannot be a setting, because the value before it has no settings")
 
 
 def _into(table: Node, cls: type, path: tuple[str, ...], trail: _Trail) -> Any:

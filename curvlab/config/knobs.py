@@ -17,7 +17,7 @@ from typing import Any
 
 from curvlab.config.merge import at
 from curvlab.config.source import Source
-from curvlab.config.tree import Node, plain
+from curvlab.config.tree import Node, describe, plain
 from curvlab.errors import Fault, PluginError
 from curvlab.registry.records import MethodEntry
 from curvlab.registry.suggest import advice
@@ -74,19 +74,26 @@ def read_method(entry: MethodEntry) -> MethodFile:
     source = Source(entry.path, entry.text, f"method {entry.name}", entry.distribution or "unknown")
     tree = source.tree(entry.document)
     faults = [
-        node.fault(f"unknown section of a method file: {key}", advice(key, _SECTIONS, "Sections"))
+        node.fault(f"unknown section {key} in a method's file", advice(key, _SECTIONS, "Sections"))
         for key, node in tree.table.items()
         if key not in _SECTIONS
     ]
     about = tree.table.get("about", Node({}, tree.origin))
     for key, node in about.table.items():
         if key not in _ABOUT or not isinstance(node.value, str):
-            faults.append(node.fault("expected words", advice(key, _ABOUT, "Keys, each a string")))
+            faults.append(
+                node.fault(
+                    f"expected a string under a known key, got {describe(plain(node))}",
+                    advice(key, _ABOUT, "Keys"),
+                )
+            )
     if not entry.summary.strip():
         faults.append(about.fault("summary is missing", 'write summary = "one line"', "about"))
     composition = tree.table.get("method")
     if composition is None or not composition.is_table:
-        faults.append(tree.fault("section [method] is missing", "write the composition there", "method"))
+        faults.append(
+            tree.fault("section [method] is missing", "write the parts of the method in it", "method")
+        )
         composition = Node({}, tree.origin)
     for key, node in composition.table.items():
         if key not in PLACES:
@@ -103,7 +110,7 @@ def refuse(entry: MethodEntry, faults: list[Fault]) -> None:
     """Raise ``PluginError`` if a method's file has faults."""
     if faults:
         lines = "\n".join(str(fault) for fault in faults)
-        raise PluginError(f'method "{entry.name}" of {entry.origin} has a faulty file\n{lines}')
+        raise PluginError(f'method "{entry.name}" of {entry.origin} has errors in its file\n{lines}')
 
 
 def _knob(name: str, node: Node, faults: list[Fault]) -> Knob:
@@ -115,12 +122,15 @@ def _knob(name: str, node: Node, faults: list[Fault]) -> Knob:
         if unknown or not isinstance(words, str):
             faults.append(
                 node.fault(
-                    "a knob's table has the keys paths and help", advice(name, ("paths", "help"), "Keys")
+                    "expected a table with the keys paths and help",
+                    'write { paths = "step.lr", help = "one line" }',
                 )
             )
         said = said.get("paths", ())
     paths = [said] if isinstance(said, str) else said
     if not (isinstance(paths, list) and paths and all(isinstance(p, str) and p for p in paths)):
-        faults.append(node.fault('expected a path such as "step.lr", or several', f'{name} = "step.lr"'))
+        faults.append(
+            node.fault('expected a path such as "step.lr", or an array of paths', f'write {name} = "step.lr"')
+        )
         paths = []
     return Knob(name, tuple(tuple(p.removeprefix("method.").split(".")) for p in paths), str(words), node)

@@ -83,7 +83,9 @@ class _Reading:
             chain = " → ".join(
                 p.name for p in (*self.open_files[self.open_files.index(resolved) :], resolved)
             )
-            self._report(named_by, f"extends in a circle: {chain}", "take one of them out", str(path))
+            self._report(
+                named_by, f"the files extend each other in a circle: {chain}", "remove one extends", str(path)
+            )
             return []
         text = self._read(path, named_by)
         if text is None:
@@ -107,7 +109,7 @@ class _Reading:
         deep = too_deep(data)
         if deep is not None:
             what = f"nested more than {DEEPEST} levels deep"
-            self.faults.append(Fault(what, dotted(deep), "python", hint="give a flatter mapping"))
+            self.faults.append(Fault(what, dotted(deep), "python", hint="use a flatter mapping"))
             return []
         below = self._extended(node_of(data, lambda p: Origin("python", dotted(p))), FilePath())
         self.rank += 1
@@ -139,7 +141,8 @@ class _Reading:
             else:
                 self.faults.append(
                     entry.fault(
-                        f"expected file names, got {describe(plain(entry))}", 'extends = ["base.toml"]'
+                        f"expected file names, got {describe(plain(entry))}",
+                        'for example extends = ["base.toml"]',
                     )
                 )
         return layers
@@ -150,15 +153,24 @@ class _Reading:
         except FileNotFoundError:
             self._report(named_by, "no such file", f"looked for {path.resolve()}", str(path))
         except IsADirectoryError:
-            self._report(named_by, "is a folder, not a TOML file", "name a file in it", str(path))
+            self._report(named_by, "expected a TOML file, got a folder", "name a file in it", str(path))
         except OSError as err:
-            self._report(named_by, f"cannot be read: {err.strerror}", "check its permissions", str(path))
+            self._report(
+                named_by, f"the file cannot be read: {err.strerror}", "check its permissions", str(path)
+            )
         except UnicodeDecodeError as err:
             before = path.read_bytes()[: err.start]
             line = before.count(b"\n") + 1
             column = len(before) - before.rfind(b"\n")
             self.faults.append(
-                Fault("not UTF-8, which TOML must be", "", str(path), line, column, "save the file as UTF-8")
+                Fault(
+                    "the file is not UTF-8, and TOML files must be",
+                    "",
+                    str(path),
+                    line,
+                    column,
+                    "save the file as UTF-8",
+                )
             )
         return None
 

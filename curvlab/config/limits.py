@@ -31,11 +31,11 @@ def unusable(value: Any, *, infinite: bool = False) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
     if isinstance(value, int):
-        return "" if SMALLEST_INT <= value <= LARGEST_INT else "a whole number too large for 64 bits"
+        return "" if SMALLEST_INT <= value <= LARGEST_INT else "the whole number is too large for 64 bits"
     if math.isnan(value):
-        return "nan is no setting"
+        return "nan is not allowed as a setting"
     if math.isinf(value):
         return "" if infinite else f"{value} is not a finite number"
     if abs(value) > LARGEST_FLOAT:
-        return f"{value} is beyond the largest number of float32, {LARGEST_FLOAT:.3g}"
+        return f"{value} is larger than the largest float32, {LARGEST_FLOAT:.3g}"
     return ""

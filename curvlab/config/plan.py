@@ -110,12 +110,16 @@ def _check_tables(tree: Node, faults: list[Fault]) -> None:
         if key not in TABLES:
             faults.append(node.fault(f"unknown table {key}", advice(key, TABLES, "Tables"), key))
     if "task" not in tree.table:
+        example = '[task] use = "digits"'
         faults.append(
-            tree.fault("is missing", 'say what to train on: [task] use = "digits" (`curvlab tasks`)', "task")
+            tree.fault("table [task] is missing", f"add {example}; `curvlab tasks` lists the tasks", "task")
         )
     if "method" not in tree.table:
+        example = '[method] use = "kfac"'
         faults.append(
-            tree.fault("is missing", 'say how to train: [method] use = "kfac" (`curvlab methods`)', "method")
+            tree.fault(
+                "table [method] is missing", f"add {example}; `curvlab methods` lists the methods", "method"
+            )
         )
 
 

@@ -21,7 +21,10 @@ def run_faults(table: Node, settings: RunSettings) -> list[Fault]:
     """Values of ``[run]`` that cannot be meant; the bounds of its numbers are in their types."""
     length = len(settings.name.encode(errors="replace"))
     if length > LONGEST_NAME:
-        message, hint = f"a name of {length} bytes is too long", f"take one of up to {LONGEST_NAME} bytes"
+        message, hint = (
+            f"the name has {length} bytes, at most {LONGEST_NAME} are allowed",
+            "use a shorter name",
+        )
         return [table.table.get("name", table).fault(message, hint, "run.name")]
     if re.fullmatch(NAME, settings.name):
         return []
@@ -34,10 +37,10 @@ def budget_faults(table: Node, *, whole: bool) -> list[Fault]:
     """A run has one budget.  Of a table that is not ``whole`` (it has faults) no budget is missed."""
     given = [name for name in BUDGETS if name in table.table]
     if not given and whole:
-        hint = "write one of epochs, steps, seconds: epochs = 10"
-        return [table.fault("says not how long to train", hint, "run")]
+        hint = "add one of epochs, steps and seconds, for example epochs = 10"
+        return [table.fault("the length of the training is missing", hint, "run")]
     if len(given) < 2:
         return []
     latest = max((table.table[name] for name in given), key=lambda node: node.origin.rank)
-    message, hint = f"a run has one budget, got {' and '.join(given)}", f"keep one of {', '.join(given)}"
+    message, hint = f"expected one budget, got {' and '.join(given)}", f"keep one of {', '.join(given)}"
     return [latest.fault(message, hint, "run")]

@@ -49,7 +49,7 @@ def settings_of(cls: type) -> Mapping[str, Setting]:
     except (NameError, TypeError) as err:
         raise PluginError(
             f"{cls.__module__}.{cls.__qualname__}: the types of its settings cannot be read: {err}; "
-            "import them outside TYPE_CHECKING"
+            "import these types outside `if TYPE_CHECKING`"
         ) from err
     found = {}
     for field in dataclasses.fields(cls):

@@ -10,7 +10,7 @@ from curvlab.config.limits import DEEPEST, too_deep
 from curvlab.config.locator import beyond_depth
 
 _NESTED = f"nested more than {DEEPEST} levels deep"
-_FLATTER = "write a flatter table; no configuration needs so many levels"
+_FLATTER = "write a flatter table"
 
 
 class NotToml(Exception):
@@ -31,13 +31,13 @@ def read_toml(text: str) -> dict[str, Any]:
     try:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as err:
-        hint = "a string needs quotes, a key stands once in its table, true and false are lower case"
+        hint = "put strings in quotes, write each key once per table, write true and false in lower case"
         raise NotToml(f"not TOML: {err.msg}", hint, err.lineno, err.colno, beyond=False) from err
     except RecursionError as err:  # tomli's own limit, a few hundred levels
         raise NotToml(_NESTED, _FLATTER, _line_of(text, RecursionError)) from err
     except ValueError as err:  # Python's limit on the digits of an int
         hint = "write a number of at most 64 bits"
-        raise NotToml("a number with too many digits", hint, _line_of(text, ValueError)) from err
+        raise NotToml("the number has too many digits", hint, _line_of(text, ValueError)) from err
     if too_deep(data) is not None:
         at = beyond_depth(text, DEEPEST)
         raise NotToml(_NESTED, _FLATTER, at.line, at.column)

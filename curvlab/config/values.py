@@ -24,7 +24,7 @@ def validated(node: Node, annotation: Any, place: str) -> tuple[Any, list[Fault]
     """
     value = plain(node)
     unfit = [
-        n.fault(why, "write a number that float32 and 64-bit integers hold", place)
+        n.fault(why, "write a number that fits float32, or a 64-bit integer", place)
         for n in node.walk()
         if (why := unusable(n.value, infinite=takes_infinity(annotation)))
     ]
@@ -51,7 +51,9 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation)
     except PydanticUserError as err:
-        raise PluginError(f"a setting of type {annotation} cannot be configured: {err.message}") from err
+        raise PluginError(
+            f"a setting of type {annotation} cannot be read from a configuration: {err.message}"
+        ) from err
 
 
 def as_plain(value: Any) -> Any:

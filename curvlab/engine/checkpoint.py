@@ -119,7 +119,9 @@ def newest(root: Path) -> tuple[Checkpoint, tuple[str, ...]] | None:
             faults.append(f"{folder.name}: {fault}")
     if faults:
         raise CheckpointError(
-            f"no whole checkpoint in {root}: " + "; ".join(faults) + "; start a new run with `curvlab train`"
+            f"no whole checkpoint in {root}: "
+            + "; ".join(faults)
+            + "; restore one from a backup, or start a new run with `curvlab train`"
         )
     return None
 
@@ -160,9 +162,9 @@ def _read(folder: Path) -> Checkpoint:
     with _damage_found(folder / TENSORS):
         size = (folder / TENSORS).stat().st_size
         if size != state["tensors_bytes"]:
-            raise _Damaged(f"{TENSORS} has {size} bytes, {state['tensors_bytes']} were written")
+            raise _Damaged(f"{TENSORS} has {size} bytes, expected {state['tensors_bytes']}")
         if _crc32(folder / TENSORS) != state["tensors_crc32"]:
-            raise _Damaged(f"{TENSORS} does not hold what was written")
+            raise _Damaged(f"the checksum of {TENSORS} is wrong")
         try:
             tensors = _tensors(folder / TENSORS)
         except SafetensorError as error:
@@ -184,24 +186,24 @@ def _state(folder: Path) -> dict[str, Any]:
         data = (folder / STATE).read_bytes()
     line = _FIRST_LINE.match(data)
     if line and int(line.group(1)) != zlib.crc32(data[line.end() :]):
-        raise _Damaged(f"{STATE} does not hold what was written")
+        raise _Damaged(f"the checksum of {STATE} is wrong")
     try:
         state = parsed_object(data)
     except ValueError as error:
-        raise _Damaged(f"{STATE} is torn: {error}") from error
+        raise _Damaged(f"{STATE} is not a complete JSON object: {error}") from error
     state.pop("crc32", None)
     form = state.get("format")
     if line and form != FORMAT:
         raise CheckpointError(
-            f"checkpoint {folder} has format {form}, this curvlab reads formats 1 and {FORMAT}; "
-            "go on with the curvlab version that the run's manifest.json names"
+            f"checkpoint {folder} has format {form}, and this curvlab reads formats 1 and {FORMAT}; "
+            "continue with the curvlab version in the run's manifest.json"
         )
     if not line and form != 1:
-        raise _Damaged(f"{STATE} does not begin with its checksum")
+        raise _Damaged(f"{STATE} has no checksum on its first line")
     if set(state) != _KEYS:
         raise _Damaged(f"{STATE} {_unlike(set(state))}")
     if not isinstance(state["state"], dict) or state["step"] != _step_of(folder):
-        raise _Damaged(f"{STATE} is of step {state['step']}, the folder's name says {_step_of(folder)}")
+        raise _Damaged(f"{STATE} says step {state['step']}, and the folder's name says {_step_of(folder)}")
     return state
 
 
@@ -209,7 +211,7 @@ def _unlike(keys: set[str]) -> str:
     missing, foreign = sorted(_KEYS - keys), sorted(keys - _KEYS)
     listed = (("lacks", missing), ("has unknown", foreign))
     words = [f"{what} {', '.join(found)}" for what, found in listed if found]
-    return "is not a checkpoint's: it " + " and ".join(words)
+    return " and ".join(words)
 
 
 @contextmanager

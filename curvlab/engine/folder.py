@@ -30,7 +30,7 @@ CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
 SUMMARY, CHECKPOINTS = "summary.json", "checkpoints"
 
 #: the first line of ``resolved.toml``: the CRC-32 of the bytes that follow it
-_SEAL = "# crc32 {:08x} of all that follows; change a run by `curvlab resume RUN --set key=value`\n"
+_SEAL = "# crc32 {:08x} of all that follows; to change the run, use `curvlab resume RUN --set key=value`\n"
 _SEALED = re.compile(rb"# crc32 ([0-9a-f]{8})\b[^\n]*\n")
 
 
@@ -81,8 +81,8 @@ def resolved_of(folder: Path) -> str:
     seal = _SEALED.match(data)
     if seal and int(seal.group(1), 16) != zlib.crc32(data[seal.end() :]):
         raise RunFolderError(
-            f"{path} is not what curvlab wrote: it is damaged or was edited, and another run would go on; "
-            "restore it, and change a run by `curvlab resume RUN --set key=value`"
+            f"{path} does not match its checksum, because it is damaged or was edited; "
+            "restore it. To change the run, use `curvlab resume RUN --set key=value`"
         )
     try:
         text = data.decode()
@@ -99,19 +99,19 @@ def _as_toml(plan: Plan) -> str:
     except UnicodeEncodeError as error:
         value = text[max(0, error.start - 20) : error.end + 20]
         raise ConfigError(
-            Fault(f"a value is not UTF-8, which TOML must be: {value!r}", hint="rename the file or folder")
+            Fault(f"a value is not UTF-8, and TOML must be: {value!r}", hint="rename the file or folder")
         ) from error
     return _SEAL.format(zlib.crc32(data)) + text
 
 
 def summary_of(folder: Path) -> Mapping[str, Any]:
     """The content of ``summary.json``; empty if there is none."""
-    return read_document(folder / SUMMARY, "delete it, and the run writes it anew when it ends")
+    return read_document(folder / SUMMARY, "delete it; the run writes a new one when it ends")
 
 
 def threads_of(folder: Path) -> Any:
     """How many threads the manifest says that the run in ``folder`` has had, if it says that."""
-    manifest = read_document(folder / MANIFEST, "delete it, and the next `curvlab resume` writes it anew")
+    manifest = read_document(folder / MANIFEST, "delete it; the next `curvlab resume` writes a new one")
     return manifest.get("threads")
 
 
@@ -161,4 +161,6 @@ def _lock(handle: int, folder: Path) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"{folder} is in use: another process trains in it") from error
+            raise UsageError(
+                f"{folder} is in use: another process trains in it; wait for it, or stop it"
+            ) from error

@@ -120,7 +120,7 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
     """
     found = _to_go_on_from(folder)
     if found is None:
-        raise CheckpointError(f"{folder} has no checkpoint; let the run go on with `curvlab resume {folder}`")
+        raise CheckpointError(f"{folder} has no checkpoint; continue the run with `curvlab resume {folder}`")
     with reproducible(_as_it_ran(plan, found, folder)), memory_in_words():
         saved = found.checkpoint
         model = plan.task.model()
@@ -211,8 +211,8 @@ def _as_it_ran(plan: Plan, found: _Found | None, folder: Path | None) -> Plan:
             return plan
     if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise CheckpointError(
-            f"{folder}: the run is said to have had {threads!r} threads, which cannot be; "
-            "a number of 1 or more was expected"
+            f"{folder}: the recorded number of threads is {threads!r}, expected 1 to {MOST_THREADS}; "
+            "restore the run's own manifest.json and checkpoints"
         )
     return replace(plan, run=replace(plan.run, threads=threads))
 
@@ -254,7 +254,7 @@ def _to_the_end(
             tell.finished(summary)
         except RunFolderError as unwritten:
             if isinstance(clear, CurvlabError):
-                clear.args = (f"{clear}; there is no summary.json: {unwritten}",)
+                clear.args = (f"{clear}; summary.json was not written: {unwritten}",)
         if clear is error:
             raise
         raise clear from error
@@ -266,8 +266,8 @@ def _to_the_end(
 def _in_words(error: BaseException, training: Training, folder: Path) -> BaseException:
     """``error``, with the step and the way to go on where it is one that a run may end with."""
     saved, step = training.checkpoint, training.progress.step
-    last = f"the last good checkpoint is {saved}" if saved else "there is no checkpoint yet"
-    go_on = f"go on with `curvlab resume {folder}`"
+    last = f"the newest whole checkpoint is {saved}" if saved else "no checkpoint was written yet"
+    go_on = f"continue with `curvlab resume {folder}`"
     if isinstance(error, (Diverged, NotPositiveDefinite)):
         return Diverged(f"{error}; {step} steps were taken; {last}")
     if isinstance(error, OutOfMemory):

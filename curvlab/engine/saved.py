@@ -42,11 +42,17 @@ def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if it is of another kind."""
     if plain.get("version") != STATE_VERSION:
-        raise CheckpointError(f"state version {plain.get('version')}, expected {STATE_VERSION}")
+        raise CheckpointError(
+            f"the optimizer's state has version {plain.get('version')}, expected {STATE_VERSION}; "
+            "load it with the curvlab version that saved it"
+        )
     _require_whole(plain, tensors)
     theirs, mine = len(plain["groups"]), len(optimizer.param_groups)
     if theirs != mine:
-        raise CheckpointError(f"the state has {theirs} parameter groups, this optimizer {mine}")
+        raise CheckpointError(
+            f"the state has {theirs} parameter groups, and this optimizer has {mine}; "
+            "make the optimizer with the groups that it had when the state was saved"
+        )
     arms = optimizer.assignment
     kept = set(optimizer.blocks.untapped), arms.members, arms.unread
     optimizer.blocks.untapped.clear()
@@ -91,7 +97,7 @@ def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     wrong = [*(key for key, good in checks.items() if not good), *sorted(unknown)]
     if wrong:
         raise CheckpointError(
-            f"the optimizer's state has missing, unknown or malformed {', '.join(wrong[:5])}"
+            f"the optimizer's state has missing, unknown or malformed entries: {', '.join(wrong[:5])}"
         )
 
 
@@ -105,7 +111,10 @@ def with_plain(state_dict: dict[str, Any], plain: Mapping[str, Any]) -> dict[str
     Raises ``Diverged`` if a tensor is not finite: what cannot be trained from would replace what can.
     """
     held = {path: t for entry in state_dict["state"].values() for path, t in entry.items()}
-    require_finite_tensors(held, "the state was not given out, since it is not finite")
+    require_finite_tensors(
+        held,
+        "state_dict() returns no state that is not finite; load an earlier one. Non-finite tensors",
+    )
     state_dict["param_groups"][0][PLAIN] = {k: v for k, v in plain.items() if k != "groups"}
     return state_dict
 
@@ -116,16 +125,22 @@ def taken_apart(
     """What ``snapshot`` gave, out of a ``state_dict``; raises ``CheckpointError`` if it holds none."""
     theirs = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
     if not theirs or PLAIN not in theirs[0] or "state" not in state_dict:
-        raise CheckpointError("this state_dict was not written by a curvlab optimizer")
+        raise CheckpointError(
+            "the state_dict does not come from a curvlab optimizer; pass what its state_dict() returned"
+        )
     sizes, mine = ([len(g["params"]) for g in listed] for listed in (theirs, groups))
     if sizes != mine:
         raise CheckpointError(
-            f"the state_dict has groups of {_listed(sizes)} parameters, this optimizer of {_listed(mine)}"
+            f"the state_dict has groups of {_listed(sizes)} parameters, and this optimizer has groups of "
+            f"{_listed(mine)}; make the optimizer with the same groups"
         )
     tensors: dict[str, Tensor] = {}
     for entry in state_dict["state"].values():
         tensors.update(entry)
-    require_finite_tensors(tensors, "the state_dict is not finite")
+    require_finite_tensors(
+        tensors,
+        "the state_dict is not finite; load an earlier one. Non-finite tensors",
+    )
     return tensors, {**theirs[0][PLAIN], "groups": [_settings(g) for g in theirs]}
 
 
@@ -149,7 +164,7 @@ def made_of(optimizer: Any) -> tuple[Any, ...]:
         raise ConfigError(
             Fault(
                 "an optimizer over a group of processes cannot be copied or pickled",
-                hint="save its state_dict() and make the optimizer anew",
+                hint="save its state_dict(), make a new optimizer, and load the state_dict into it",
             )
         )
     names = {id(p): n for n, p in optimizer.model.named_parameters()}

@@ -139,7 +139,8 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors.update({f"random/{name}": state for name, state in _random_states(training.plan).items()})
     checked = {name: t for name, t in tensors.items() if name not in training.infinite}
     require_finite_tensors(
-        checked, f"step {training.progress.step}: no checkpoint was written, because these are not finite"
+        checked,
+        f"step {training.progress.step}: no checkpoint was written, because these tensors are not finite",
     )
     return tensors, {
         "method": training.plan.method_name,
@@ -179,11 +180,11 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
     expected = _PARTS if checkpoint.format > 1 else _PARTS - _SINCE_2
     wrong = sorted(expected ^ set(checkpoint.plain))
     if wrong:
-        raise CheckpointError(f"{where}: missing or unknown in its state.json: {', '.join(wrong)}")
+        raise CheckpointError(f"{where}: its state.json has missing or unknown entries: {', '.join(wrong)}")
     method = checkpoint.plain["method"]
     if method != plan.method_name:
         raise CheckpointError(
-            f'{where} is of method "{method}", the configuration asks for '
+            f'{where} was written by method "{method}", and the configuration has method '
             f'"{plan.method_name}"; resume with the run\'s own resolved.toml'
         )
     theirs, mine = (
@@ -194,7 +195,7 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
     if differing:
         listed = "; ".join(f"{k} was {theirs[k]!r} and is {mine[k]!r}" for k in differing[:5])
         raise CheckpointError(
-            f"{where} is of another configuration: {listed}; "
+            f"{where} was written with another configuration: {listed}; "
             "restore the run's own resolved.toml and checkpoints"
         )
 
@@ -231,7 +232,9 @@ def _restore_model(model: nn.Module, saved: Mapping[str, Tensor], where: str) ->
     wrong += [n for n in mine if n in saved and _kind(mine[n]) != _kind(saved[n])]
     if wrong:
         names = ", ".join(wrong[:5])
-        raise CheckpointError(f"{where} belongs to another model: {names} differ in name, shape or dtype")
+        raise CheckpointError(
+            f"{where} was written with another model: {names} differ in name, shape or dtype"
+        )
     for name, tensor in mine.items():
         tensor.copy_(saved[name])
 
@@ -270,7 +273,7 @@ def _random_states(plan: Plan) -> dict[str, Tensor]:
 
 def _restore_random(states: Mapping[str, Tensor], plan: Plan, where: str) -> None:
     if "cpu" not in states:
-        raise CheckpointError(f"{where} lacks the state of torch's random numbers")
+        raise CheckpointError(f"{where} has no state of torch's random number generator")
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and plan.backend.torch_device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], plan.backend.torch_device)
@@ -281,7 +284,9 @@ def _like(mine: Any, theirs: Any, path: str) -> Any:
     if isinstance(mine, Mapping) and isinstance(theirs, Mapping) and mine:
         wrong = sorted(map(str, set(mine) ^ set(theirs)))
         if wrong:
-            raise CheckpointError(f"{path} of the checkpoint: missing or unknown {', '.join(wrong)}")
+            raise CheckpointError(
+                f"{path} of the checkpoint has missing or unknown entries: {', '.join(wrong)}"
+            )
         for key, value in mine.items():
             _like(value, theirs[key], f"{path}.{key}")
     elif mine is not None and not _alike(mine, theirs):

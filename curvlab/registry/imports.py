@@ -34,8 +34,8 @@ def require_imports(text: str) -> None:
         return
     raise ConfigError(
         Fault(
-            f'"{text}" is an import string, and CURVLAB_IMPORTS={allowed} forbids these',
-            hint=f"Importing {text.partition(':')[0]} would run its code. Use a registered part"
+            f'"{text}" is an import string, which CURVLAB_IMPORTS={allowed} forbids',
+            hint=f"An import of {text.partition(':')[0]} runs its code. Use a registered part"
             " (`curvlab parts` lists them), or set CURVLAB_IMPORTS=1 if you trust this configuration.",
         )
     )
@@ -75,7 +75,7 @@ def part_class(entry: PartEntry) -> type:
     if not (isinstance(found, type) and issubclass(found, wanted)):
         raise _cannot(entry, _of_another_kind(entry, found))
     if "__dataclass_fields__" not in vars(found):
-        raise _cannot(entry, "is not a dataclass; a part is a frozen dataclass whose fields are its settings")
+        raise _cannot(entry, "is not a dataclass; make it a frozen dataclass whose fields are its settings")
     missing = in_words(found)
     if missing:
         raise _cannot(entry, f"cannot be made: {missing}")
@@ -84,13 +84,13 @@ def part_class(entry: PartEntry) -> type:
 
 def _of_another_kind(entry: PartEntry, found: Any) -> str:
     """What it is instead, if it is a part at all."""
-    owed = f"is not a subclass of {PROTOCOLS[entry.kind].replace(':', '.')}"
+    wrong = f"is not a subclass of {PROTOCOLS[entry.kind].replace(':', '.')}"
     if not isinstance(found, type):
-        return f"{owed}: it is no class, but {found!r:.60}"
+        return f"{wrong}: expected a class, got {found!r:.60}"
     kinds = [kind for kind in PROTOCOLS if issubclass(found, protocol(kind))]
     if kinds:
-        return f'{owed}: {found.__name__} is of kind {" and ".join(kinds)}, not "{entry.kind}"'
-    return f'{owed}, as a part of kind "{entry.kind}" must be'
+        return f'{wrong}: expected kind "{entry.kind}", but {found.__name__} has kind "{" and ".join(kinds)}"'
+    return f'{wrong}; a part of kind "{entry.kind}" must be one'
 
 
 def _cannot(entry: PartEntry, why: str) -> CurvlabError:
@@ -99,6 +99,7 @@ def _cannot(entry: PartEntry, why: str) -> CurvlabError:
     return ConfigError(
         Fault(
             f'{entry.kind} "{entry.factory}" {why}',
-            hint="use takes a registered part's name (`curvlab parts`) or package.module:Class on PYTHONPATH",
+            hint="write the name of a registered part (`curvlab parts` lists them),"
+            " or package.module:Class with the package on PYTHONPATH",
         )
     )

@@ -26,7 +26,7 @@ from curvlab.registry.identity import API_VERSION, PROJECT
 from curvlab.registry.isolation import isolated
 from curvlab.registry.records import PluginRecord, Status
 from curvlab.registry.registry import Registry
-from curvlab.registry.suggest import advice, nearest
+from curvlab.registry.suggest import advice
 
 #: the core's own plugin: its record's name, and its module, imported by name because it stands above
 CORE = "core"
@@ -74,9 +74,11 @@ def block(words: Collection[str]) -> None:
     known = [CORE, *(c.name for c in candidates())]
     for word in words:
         if word == CORE:
-            raise UsageError("-p no:core: the core cannot be blocked")
+            raise UsageError("-p no:core: the core cannot be blocked; name a plugin")
         if not any(c.matches(word) for c in candidates()):
-            raise UsageError(f"-p no:{word}: no such plugin. {advice(word, known, 'Installed')}")
+            raise UsageError(
+                f"-p no:{word}: no plugin of this name is installed. {advice(word, known, 'Installed')}"
+            )
     before = _words(os.environ.get("CURVLAB_DISABLE_PLUGINS", ""))
     os.environ["CURVLAB_DISABLE_PLUGINS"] = ",".join(dict.fromkeys([*before, *words]))
 
@@ -191,7 +193,7 @@ def _load(registry: Registry, candidate: Candidate, key: str) -> None:
                 call(registry=own)
             registry.absorb(own)
     except KeyboardInterrupt as err:
-        leave_out = f"`-p no:{candidate.name}` leaves it out"
+        leave_out = f"use `-p no:{candidate.name}` to skip it"
         raise KeyboardInterrupt(f'while plugin "{candidate.name}" was loaded; {leave_out}') from err
     except BaseException as err:  # a plugin may raise anything, sys.exit and GeneratorExit included
         if registry.manager.has_plugin(key):
@@ -208,10 +210,11 @@ def _register(manager: pluggy.PluginManager, module: Any, key: str) -> tuple[str
     known = [name for name in vars(hookspecs) if name.startswith(PROJECT + "_")]
     for caller in callers:
         if not caller.has_spec():
-            near = nearest(caller.name, known)
-            raise PluginError(f'unknown hook "{caller.name}"' + (f', did you mean "{near}"?' if near else ""))
+            raise PluginError(f'unknown hook "{caller.name}". {advice(caller.name, known, "Hooks")}')
         if any(i.plugin_name == key and (i.wrapper or i.hookwrapper) for i in caller.get_hookimpls()):
-            raise PluginError(f'hook "{caller.name}" is a wrapper; curvlab calls each plugin on its own')
+            raise PluginError(
+                f'hook "{caller.name}" is a wrapper, which curvlab does not support; remove wrapper=True'
+            )
     return tuple(sorted(caller.name for caller in callers))
 
 
@@ -229,17 +232,17 @@ def implementations(
 
 def _incompatible(api: str, module: str) -> str:
     """Why a plugin of this API version cannot be used, or nothing; its entry point names ``module``."""
-    core = f"this curvlab has API {API_VERSION}"
+    core = f"this curvlab provides API {API_VERSION}"
     if not api:
-        return f'{module} does not say api_version = "{API_VERSION}": write it at its top; {core}'
+        return f'{module} does not set api_version; {core}: write api_version = "{API_VERSION}" at its top'
     try:
         major, minor = (int(word) for word in api.split("."))
     except ValueError:
-        return f'{module}: api_version = "{api}" is not of the form "major.minor"; {core}'
+        return f'{module}: expected api_version = "major.minor", got "{api}"; {core}'
     ours = [int(word) for word in API_VERSION.split(".")]
     if major != ours[0]:
-        return f"{module} is written for API {api}, {core}: another major version"
-    return f"{module} is written for API {api}, {core}: update curvlab" if minor > ours[1] else ""
+        return f"{module} needs API {api}, {core}: the major versions differ; install another release of one"
+    return f"{module} needs API {api}, {core}: update curvlab" if minor > ours[1] else ""
 
 
 def _mark_clashes(registry: Registry, twice: Collection[str]) -> None:
@@ -264,7 +267,7 @@ def _refuse_unusable(registry: Registry) -> None:
     bad = [r for r in registry.plugins if r.status not in ("ok", "blocked")]
     if bad:
         lines = [f'  plugin "{r.name}" ({r.distribution} {r.version}) is {r.status}: {r.reason}' for r in bad]
-        raise PluginError("\n".join(["CURVLAB_STRICT is set and not every plugin is usable:", *lines]))
+        raise PluginError("\n".join(["CURVLAB_STRICT is set, and these plugins are not usable:", *lines]))
 
 
 def _record(candidate: Candidate, status: Status, error: str = "", **more: Any) -> PluginRecord:

@@ -14,7 +14,7 @@ _ABSTRACT = re.compile(r"Can't instantiate abstract class (\w+)")
 
 @dataclass(frozen=True)
 class Obligation:
-    """A method or property that a class must write: where it is owed, how it is called, what it must do."""
+    """A method or property that a class must define: its protocol, its signature and its purpose."""
 
     method: str
     protocol: str
@@ -22,7 +22,7 @@ class Obligation:
     owes: str
 
     def __str__(self) -> str:
-        return f"{self.signature}, owed to {self.protocol}: {self.owes}"
+        return f"{self.signature}, required by {self.protocol}: {self.owes}"
 
 
 def unmet(cls: type) -> tuple[Obligation, ...]:
@@ -31,11 +31,11 @@ def unmet(cls: type) -> tuple[Obligation, ...]:
 
 
 def in_words(cls: type) -> str:
-    """``Arrow does not write`` and every obligation on a line; nothing if all are met."""
+    """``Arrow does not define`` and every obligation on a line; nothing if all are met."""
     missing = unmet(cls)
     if not missing:
         return ""
-    return f"{cls.__name__} does not write\n" + "\n".join(f"  {o}" for o in missing)
+    return f"{cls.__name__} does not define\n" + "\n".join(f"  {o}" for o in missing)
 
 
 def explained(error: BaseException) -> str:

@@ -87,7 +87,7 @@ class MethodEntry:
         value = about.get(key, "") if isinstance(about, dict) else ""
         if not isinstance(value, str):
             raise PluginError(
-                f'{self.path}: about.{key}: method "{self.name}" says {value!r}, which is not a string'
+                f'{self.path}: about.{key}: method "{self.name}": expected a string, got {value!r}'
             )
         return value
 
@@ -119,10 +119,10 @@ class PluginRecord:
         """What a user who waits for this plugin should know, or nothing if it loads fast enough."""
         if self.seconds < SLOW:
             return ""
-        why = f": it imports {', '.join(self.heavy)}" if self.heavy else ""
+        why = f" because it imports {', '.join(self.heavy)}" if self.heavy else ""
         return (
-            f"slow, {self.seconds:.1f} s to load{why}; every command waits for that, "
-            f"`-p no:{self.name}` leaves it out"
+            f"slow: it takes {self.seconds:.1f} s to load{why}, and every command waits for it; "
+            f"`-p no:{self.name}` skips it"
         )
 
     @property

@@ -148,7 +148,7 @@ class Registry:
     def _check(self, kind: str, entry: PartEntry | MethodEntry) -> None:
         if not _NAME.fullmatch(entry.name):
             raise PluginError(
-                f'{kind} name "{entry.name}": a name has lower-case letters, digits, ".", "_", "-"'
+                f'{kind} name "{entry.name}": expected lower-case letters, digits, ".", "_" and "-"'
             )
         entries = self._entries.get((kind, entry.name), [])
         if any(_same(e.distribution, entry.distribution) for e in entries):
@@ -190,9 +190,9 @@ class Registry:
         for record in unusable:
             if record.status != "blocked" and _would_bring(record, kind, owner, name):
                 return PluginError(
-                    f'{kind} "{use}" is of plugin "{record.name}" ({record.distribution} {record.version}), '
-                    f"which is {record.status}: {record.reason}\n"
-                    "  `curvlab plugins list --json` shows the whole error."
+                    f'{kind} "{use}" comes from plugin "{record.name}" '
+                    f"({record.distribution} {record.version}), which is {record.status}: {record.reason}\n"
+                    "  `curvlab plugins list --json` shows the full error."
                 )
         by_name = {e.name: e for e in entries}
         near = nearest(name, by_name)
@@ -200,8 +200,8 @@ class Registry:
         notes = [f"{guess}Known: {', '.join(sorted(by_name)) or 'none'}."]
         elsewhere = sorted(k for k, n in self._entries if n == name and k != kind)
         if elsewhere:
-            notes.append(f'"{name}" is the name of a {" and a ".join(elsewhere)}.')
-        notes += [f'Plugin "{r.name}" is {r.status} and may have it: {r.reason}' for r in unusable]
+            notes.append(f'"{name}" is the name of a {" and a ".join(elsewhere)}, not of a {kind}.')
+        notes += [f'Plugin "{r.name}" is {r.status} and may contain it: {r.reason}' for r in unusable]
         return ConfigError(Fault(f'unknown {kind} "{use}"', hint="\n  ".join(notes)))
 
 

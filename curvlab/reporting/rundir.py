@@ -79,4 +79,4 @@ class RunDir:
                 raise RunFolderError(f"{path}:{number}: not a JSON object: {error}") from error
 
     def _document(self, name: str) -> dict[str, Any]:
-        return read_document(self.path / name, "delete it, and the next `curvlab resume` writes it anew")
+        return read_document(self.path / name, "delete it; the next `curvlab resume` writes a new one")

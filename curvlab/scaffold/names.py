@@ -48,15 +48,15 @@ def names_of(name: str, kind: str, reserved: frozenset[str]) -> Names:
     """
     if not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9]+", "-", _hyphenated(name)).strip("-")
-        guess = f'; "{plain}" would do' if _NAME.fullmatch(plain) and not _refusal(plain) else ""
+        guess = f'; use "{plain}"' if _NAME.fullmatch(plain) and not _refusal(plain) else ""
         raise UsageError(
-            f'"{name}" cannot name a plugin{guess}\n'
-            "  A name begins with a lower-case letter and has lower-case letters and digits, "
-            "with single hyphens between words: my-arrow."
+            f'"{name}" is not a valid plugin name{guess}\n'
+            "  A name begins with a lower-case letter. It consists of lower-case letters and digits, "
+            "with single hyphens between words, for example my-arrow."
         )
     refusal = _refusal(name)
     if refusal:
-        raise UsageError(f'"{name}" cannot name a plugin: {refusal}')
+        raise UsageError(f'"{name}" is not a valid plugin name: {refusal}')
     words = "".join(word.capitalize() for word in name.split("-"))
     return Names(name, words if words not in reserved else words + kind.capitalize())
 
@@ -74,9 +74,9 @@ def _hyphenated(name: str) -> str:
 
 def _refusal(name: str) -> str:
     if len(name) > LONGEST:
-        return f"it has {len(name)} characters, and {LONGEST} are the most"
+        return f"it has {len(name)} characters, at most {LONGEST} are allowed; use a shorter name"
     if name in _TAKEN:
-        return "a configuration writes it for an empty place"
+        return "a configuration uses this word for an empty place; use another name"
     if keyword.iskeyword(name.replace("-", "_")) or keyword.iskeyword(name.capitalize()):
-        return "it is a word of Python's own"
+        return "it is a keyword of Python; use another name"
     return ""

@@ -48,7 +48,10 @@ def project(kind: str, name: str, *, version: str, year: int) -> Project:
 def write(made: Project, folder: Path) -> list[Path]:
     """Write every file below ``folder``; raises ``UsageError``, and writes nothing, if anything is there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not empty: nothing was written\n  --dir D chooses another")
+        raise UsageError(
+            f"{folder} exists and is not an empty folder. Nothing was written.\n"
+            "  Choose another with --dir D."
+        )
     paths = []
     for name, text in made.files.items():
         path = folder / name

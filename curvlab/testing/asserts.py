@@ -120,7 +120,7 @@ def _report(a: Tensor, b: Tensor, badness: Tensor, wrong: Tensor) -> str:
 
 def _coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
     if not a.is_floating_point or not b.is_floating_point:
-        raise AssertionError(f"closeness is for floating-point tensors, got {a} and {b}")
+        raise AssertionError(f"expected floating-point tensors, got {a} and {b}")
     return a if torch.finfo(a).eps >= torch.finfo(b).eps else b
 
 

@@ -49,7 +49,7 @@ class _Pair:
             assert process.stdin is not None
             print(self._path(f"in{rank}"), self._path(f"out{rank}"), sep="\t", file=process.stdin, flush=True)
         answers = [p.stdout.readline().strip() for p in self._processes if p.stdout is not None]
-        wrong = [answer or "a rank ended" for answer in answers if answer != "done"]
+        wrong = [answer or "a process ended early" for answer in answers if answer != "done"]
         if wrong:
             raise AssertionError(f"over two gloo processes: {wrong[0]}")
         return [torch.load(self._path(f"out{rank}"), weights_only=True) for rank in range(2)]

@@ -193,7 +193,7 @@ class Lapack(Backend):
         L: Tensor
         L, info = torch.linalg.cholesky_ex(A)
         if bool((info != 0).any()):
-            raise NotPositiveDefinite(f"the reference found a matrix of shape {tuple(A.shape)} indefinite")
+            raise NotPositiveDefinite(f"the matrix of shape {tuple(A.shape)} is indefinite")
         return L
 
     def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
@@ -204,7 +204,7 @@ class Lapack(Backend):
 
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         if not bool(torch.isfinite(A).all()):
-            raise NotPositiveDefinite(f"the reference was given a non-finite {tuple(A.shape)} matrix")
+            raise NotPositiveDefinite(f"the matrix of shape {tuple(A.shape)} is non-finite")
         values, vectors = torch.linalg.eigh(A)
         return values, vectors.contiguous()  # as it is when it comes back from a file
 

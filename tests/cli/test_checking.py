@@ -56,14 +56,14 @@ def test_a_class_by_its_path_is_checked_and_a_failure_is_exit_code_1(invoke: Inv
     (found,) = json.loads(result.stdout)
     assert found["kind"] == "schedule"
     failed = {row["check"]: row["message"] for row in found["checks"] if row["outcome"] == "fail"}
-    assert failed == {"number": "Whole(0) owes a float, not 0"}
+    assert failed == {"number": "Whole(0) must return a float, not 0"}
 
 
 @pytest.mark.usefixtures("mine")
 def test_a_class_that_owes_a_method_is_told_which(invoke: Invoke) -> None:
     result = invoke("plugins", "check", "checked_here:Idle")
     assert result.exit_code == 1
-    assert "Idle does not write" in result.stdout
+    assert "Idle does not define" in result.stdout
     assert "solve(self, A, b, *, x0=" in result.stdout
 
 

@@ -247,23 +247,29 @@ def both(*changes: Callable[[Path, Runs], None]) -> Callable[[Path, Runs], None]
 #: what goes on as the undisturbed run, and what standard error says meanwhile
 RESUMED: Mapping[str, tuple[Callable[[Path, Runs], None], str]] = {
     "nothing": (lambda folder, runs: None, "^step"),
-    "newest tensors, a bit": (flip(f"{NEWEST}/{TENSORS}", 0.9), "step-00000008: tensors.*step-00000006"),
+    "newest tensors, a bit": (
+        flip(f"{NEWEST}/{TENSORS}", 0.9),
+        "step-00000008: the checksum of tensors.*step-00000006",
+    ),
     "newest tensors, their header": (
         flip(f"{NEWEST}/{TENSORS}", 0.01),
-        "step-00000008: tensors.*does not hold",
+        "step-00000008: the checksum of tensors.safetensors is wrong",
     ),
-    "newest state, a bit": (flip(f"{NEWEST}/{STATE}"), "step-00000008: state.json does not hold"),
-    "newest state, its checksum": (flip(f"{NEWEST}/{STATE}", 0.0, 0), "step-00000008: state.json is torn"),
+    "newest state, a bit": (flip(f"{NEWEST}/{STATE}"), "step-00000008: the checksum of state.json is wrong"),
+    "newest state, its checksum": (
+        flip(f"{NEWEST}/{STATE}", 0.0, 0),
+        "step-00000008: state.json is not a complete JSON object",
+    ),
     "newest state, sampler.drawn": (
         edit(f"{NEWEST}/{STATE}", r'"drawn": \d+', '"drawn": 3'),
-        "does not hold",
+        "the checksum of state.json is wrong",
     ),
     "newest tensors, truncated": (truncate(f"{NEWEST}/{TENSORS}"), "tensors.safetensors has .* bytes"),
-    "newest state, truncated": (truncate(f"{NEWEST}/{STATE}"), "state.json does not hold"),
+    "newest state, truncated": (truncate(f"{NEWEST}/{STATE}"), "the checksum of state.json is wrong"),
     "newest tensors, lost": (lose(f"{NEWEST}/{TENSORS}"), "tensors.safetensors is missing"),
     "newest state, a foreign document": (write(f"{NEWEST}/{STATE}", b"[1]"), "expected a JSON object"),
     "newest state, nested too deeply": (write(f"{NEWEST}/{STATE}", b"[" * 100_000), "nested too deeply"),
-    "newest checkpoint, renamed": (renamed_checkpoint, "is of step 8, the folder's name says 10"),
+    "newest checkpoint, renamed": (renamed_checkpoint, "says step 8, and the folder's name says 10"),
     "newest two, a bit": (both(flip(f"{NEWEST}/{STATE}"), flip(f"{BEFORE}/{TENSORS}")), "step-00000003"),
     "newest state, of format 1": (as_format_1(lambda plain: None), "00000008 cannot be verified: format 1"),
     "checkpoints, lost": (lose("checkpoints"), "^step"),
@@ -288,14 +294,14 @@ REFUSED: Mapping[str, tuple[Callable[[Path, Runs], None], str]] = {
     "state, a foreign key": (state(lambda plain: plain.update(more=1)), "missing or unknown.*: more"),
     "state, progress without a key": (
         state(lambda plain: plain["progress"].pop("step")),
-        "progress.*unknown step",
+        "progress.*unknown entries: step",
     ),
     "state, progress with a text": (state(lambda plain: plain["progress"].update(step="x")), "progress.step"),
     "state, a foreign key of the optimizer": (
         state(lambda plain: plain["optimizer"].update(x=1)),
-        "malformed x",
+        "malformed entries: x",
     ),
-    "state, no groups": (state(lambda plain: plain["optimizer"].pop("groups")), "malformed groups"),
+    "state, no groups": (state(lambda plain: plain["optimizer"].pop("groups")), "malformed entries: groups"),
     "state, sampler.drawn a text": (
         state(lambda plain: plain["sampler"].update(drawn="x")),
         "'drawn'.*got 'x'",
@@ -304,13 +310,16 @@ REFUSED: Mapping[str, tuple[Callable[[Path, Runs], None], str]] = {
         as_format_1(lambda plain: plain.pop("strides")),
         "unknown.*: strides",
     ),
-    "state, threads of a million": (state(lambda plain: plain.update(threads=10**6)), "1000000 threads"),
+    "state, threads of a million": (
+        state(lambda plain: plain.update(threads=10**6)),
+        "number of threads is 1000000, expected 1 to 1024",
+    ),
     "resolved, a digit": (
         edit("resolved.toml", r"lr = 0\.125", "lr = 0.325"),
-        "resolved.toml is not what curvlab",
+        "resolved.toml does not match its checksum",
     ),
-    "resolved, a bit": (flip("resolved.toml", 0.8), "resolved.toml is not what curvlab wrote"),
-    "resolved, truncated": (truncate("resolved.toml"), "resolved.toml is not what curvlab wrote"),
+    "resolved, a bit": (flip("resolved.toml", 0.8), "resolved.toml does not match its checksum"),
+    "resolved, truncated": (truncate("resolved.toml"), "resolved.toml does not match its checksum"),
     "resolved, not UTF-8": (write("resolved.toml", b"a = '\xff'\n"), "resolved.toml is damaged"),
     "resolved, lost": (lose("resolved.toml"), "has no resolved.toml"),
     "resolved, without its checksum and edited": (
@@ -490,7 +499,7 @@ def test_a_place_that_cannot_hold_runs_is_named(out: str, words: str, place: Pat
     ("setting", "words"),
     [
         ("run.threads=1000000", "threads = 1000000 must be ≥ 1 and ≤ 1024"),
-        (f"run.name={'n' * 201}", "a name of 201 bytes is too long"),
+        (f"run.name={'n' * 201}", "the name has 201 bytes, at most 200 are allowed"),
         *(
             (f"precision.device={name}", f"'{name}' is not available")
             for name in ("mps", "meta", "xla", "cuda:99")

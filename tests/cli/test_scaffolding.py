@@ -41,8 +41,8 @@ def test_the_folder_can_be_chosen_and_the_answer_be_json(invoke: Invoke, tmp_pat
     ("arguments", "complaint"),
     [
         (["structur", "x"], 'unknown kind "structur"\n  Did you mean "structure"?'),
-        (["structure", "MyArrow"], '"MyArrow" cannot name a plugin; "my-arrow" would do'),
-        (["structure", "none"], '"none" cannot name a plugin: '),
+        (["structure", "MyArrow"], '"MyArrow" is not a valid plugin name; use "my-arrow"'),
+        (["structure", "none"], '"none" is not a valid plugin name: '),
     ],
 )
 def test_what_cannot_be_meant_ends_with_exit_2_and_writes_nothing(
@@ -59,7 +59,7 @@ def test_a_folder_with_something_in_it_is_left_alone(invoke: Invoke, tmp_path: P
     (tmp_path / "curvlab-mine" / "thesis.tex").write_text("almost done")
     result = invoke("plugins", "new", "step", "mine")
     assert result.exit_code == 2
-    assert "curvlab-mine exists and is not empty: nothing was written" in result.stderr
+    assert "curvlab-mine exists and is not an empty folder. Nothing was written." in result.stderr
     assert [f.name for f in (tmp_path / "curvlab-mine").iterdir()] == ["thesis.tex"]
 
 

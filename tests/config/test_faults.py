@@ -83,7 +83,7 @@ def test_a_file_that_is_not_utf_8_is_told_with_the_line(tmp_path: Path) -> None:
     file.write_bytes(b'[run]\nname = "caf\xe9"\n')
     result = CliRunner().invoke(app, ["config", "check", str(file)])
     assert result.exit_code == 3
-    assert f"{file}:2:12: not UTF-8" in result.stderr
+    assert f"{file}:2:12: the file is not UTF-8" in result.stderr
     assert "save the file as UTF-8" in result.stderr
 
 

@@ -23,9 +23,9 @@ GOOD = '[run]\nsteps = 1\n[task]\nuse = "digits"\n[method]\nuse = "singd"\n'
         ("lr = " + "{a=" * 900 + "1" + "}" * 900, ":7: nested more than 32 levels deep"),
         (".".join("a" * 60) + " = 1", ":7:63: nested more than 32 levels deep"),
         (".".join("a" * 3000) + " = 1", ":7: nested more than 32 levels deep"),
-        ("lr = " + "9" * 5000, ":7: a number with too many digits"),
-        ("lr = 9223372036854775808", ":7:1: method.lr: a whole number too large for 64 bits"),
-        ("lr = 1e39", ":7:1: method.lr: 1e+39 is beyond the largest number of float32"),
+        ("lr = " + "9" * 5000, ":7: the number has too many digits"),
+        ("lr = 9223372036854775808", ":7:1: method.lr: the whole number is too large for 64 bits"),
+        ("lr = 1e39", ":7:1: method.lr: 1e+39 is larger than the largest float32"),
         ("lr = inf", ":7:1: method.lr: inf is not a finite number"),
     ],
     ids=lambda text: str(text)[:20],
@@ -67,5 +67,5 @@ def test_messages_show_neither_control_characters_nor_screens_of_text_nor_record
     assert len(said) < 800
     with pytest.raises(ConfigError) as caught:
         build(load(data={"run": {"steps": 1}, "task": "digits", "method": {"use": ["singd"]}}))
-    assert "expected a name, got an array of 1" in str(caught.value)
+    assert "expected a name in quotes, got an array of 1" in str(caught.value)
     assert "Node(" not in str(caught.value)

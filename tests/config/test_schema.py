@@ -47,7 +47,7 @@ def test_settings_are_the_fields_that_init_takes_with_their_defaults() -> None:
 
 
 def test_a_type_that_only_a_type_checker_sees_is_the_plugins_fault() -> None:
-    with pytest.raises(PluginError, match="import them outside TYPE_CHECKING"):
+    with pytest.raises(PluginError, match="import these types outside `if TYPE_CHECKING`"):
         settings_of(Unreadable)
 
 

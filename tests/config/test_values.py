@@ -71,11 +71,11 @@ def test_what_toml_can_say_is_read_as_the_type_that_is_asked_for(
         ({"a": 1}, float, "expected a number, got a table"),
         ([1], float, "expected a number, got an array of 1"),
         (-1, Annotated[int, Field(gt=0)], "greater than 0, got -1"),
-        (math.nan, float, "nan is no setting"),
+        (math.nan, float, "nan is not allowed as a setting"),
         (-math.inf, float, "-inf is not a finite number"),
-        (1e39, float | None, "1e+39 is beyond the largest number of float32"),
-        (2**63, int, "a whole number too large for 64 bits"),
-        (-(10**4000), float, "a whole number too large for 64 bits"),
+        (1e39, float | None, "1e+39 is larger than the largest float32"),
+        (2**63, int, "the whole number is too large for 64 bits"),
+        (-(10**4000), float, "the whole number is too large for 64 bits"),
     ],
 )
 def test_a_value_of_another_type_is_told(value: Any, annotation: Any, says: str) -> None:

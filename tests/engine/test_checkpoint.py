@@ -181,15 +181,15 @@ def seal(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> No
     ("damage", "words"),
     [
         (tear_tensors, "bytes"),
-        (tear_state, "state.json does not hold what was written"),
-        (edit_state, "state.json does not hold what was written"),
+        (tear_state, "the checksum of state.json is wrong"),
+        (edit_state, "the checksum of state.json is wrong"),
         (add_key, "has unknown more"),
         (drop_key, "lacks tensors_crc32"),
-        (rename, "is of step 7, the folder's name says 2"),
+        (rename, "says step 7, and the folder's name says 2"),
         (as_format_1, "has unknown crc"),
         (lose_tensors, "tensors.safetensors is missing"),
         (lose_state, "state.json is missing"),
-        (foreign_state, "does not begin with its checksum"),
+        (foreign_state, "has no checksum on its first line"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_passed_over_and_not_loaded(

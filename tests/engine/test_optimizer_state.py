@@ -243,11 +243,11 @@ def foreign() -> Iterator[tuple[str, dict[str, Any], str]]:
     yield (
         "torch's",
         torch.optim.AdamW(network().parameters()).state_dict(),
-        "not written by a curvlab optimizer",
+        "does not come from a curvlab optimizer",
     )
     older = optimizer("kfac", network()).state_dict()
     older["param_groups"][0]["curvlab"]["version"] = 0
-    yield "an older version's", older, "state version 0, expected 2"
+    yield "an older version's", older, "state has version 0, expected 2"
 
 
 def test_states_of_others_are_refused_in_words_and_change_nothing() -> None:

@@ -227,5 +227,5 @@ def test_states_with_several_groups_come_back_bit_for_bit_and_others_are_refused
     with pytest.raises(CheckpointError, match="groups of"):
         made("kfac", network()).load_state_dict(opt.state_dict())
     for foreign in ({}, {"state": {}, "param_groups": []}):
-        with pytest.raises(CheckpointError, match="not written by a curvlab optimizer"):
+        with pytest.raises(CheckpointError, match="does not come from a curvlab optimizer"):
             opt.load_state_dict(foreign)

@@ -229,14 +229,14 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_in_its_folder(tmp
 
 def test_a_checkpoint_of_another_method_or_model_is_refused(tmp_path: Path) -> None:
     folder, _ = stopped_at(tmp_path, 4, signal.SIGTERM)
-    with pytest.raises(CheckpointError, match=r'of method "curved".*asks for "other"'):
+    with pytest.raises(CheckpointError, match=r'written by method "curved".*has method "other"'):
         run_small(tmp_path, replace(small_plan(), method_name="other"), resume=folder)
 
     class Wider(Restless):
         def model(self) -> torch.nn.Module:
             return torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.Linear(9, 2))
 
-    with pytest.raises(CheckpointError, match="of another model"):
+    with pytest.raises(CheckpointError, match="written with another model"):
         run_small(tmp_path, small_plan(task=Wider()), resume=folder)
 
 

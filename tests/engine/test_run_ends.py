@@ -111,7 +111,8 @@ def test_no_checkpoint_holds_a_number_that_is_not_finite(
         PLAIN, task=Watched(), reporters=(Spoiling(at),), steps=steps, log_every=1, eval_every=40
     )
     with pytest.raises(
-        Diverged, match=rf"step {at}: no checkpoint was written, because these are not finite: model/0.weight"
+        Diverged,
+        match=rf"step {at}: no checkpoint was written, because these tensors are not finite: model/0.weight",
     ):
         run_small(tmp_path, plan)
     (folder,) = tmp_path.iterdir()
@@ -217,7 +218,9 @@ def test_a_folder_that_is_moved_stops_the_run_and_goes_on_in_its_new_place(
 
 def test_a_folder_that_is_deleted_stops_the_run_and_is_not_made_anew(tmp_path: Path) -> None:
     reporter = Act(5, lambda: shutil.rmtree(next(tmp_path.iterdir())))
-    with pytest.raises(RunFolderError, match=r"deleted while the run was training.*there is no summary"):
+    with pytest.raises(
+        RunFolderError, match=r"deleted while the run was training.*summary.json was not written"
+    ):
         train(small_plan(PLAIN, log_every=1), out=tmp_path, log=RunLog, listeners=(reporter,))
     assert not list(tmp_path.iterdir())
 
@@ -234,7 +237,7 @@ def test_memory_that_runs_out_ends_the_run_in_words(tmp_path: Path, error: Excep
             return base
 
     with pytest.raises(
-        OutOfMemory, match=r"out of memory.*7 steps were taken; the last good checkpoint is .*-0{7}6"
+        OutOfMemory, match=r"out of memory.*7 steps were taken; the newest whole checkpoint is .*-0{7}6"
     ):
         run_small(tmp_path, small_plan(PLAIN, task=Hungry()))
     (folder,) = tmp_path.iterdir()

@@ -71,8 +71,8 @@ SURROUNDINGS: Mapping[str, Broken] = {
 
 #: imported, and then no plugin of ours
 SHAPES: Mapping[str, Broken] = {
-    "mute": Broken("", "incompatible", "does not say api_version"),
-    "old": Broken(module().replace("1.0", "2.0"), "incompatible", "another major version"),
+    "mute": Broken("", "incompatible", "does not set api_version"),
+    "old": Broken(module().replace("1.0", "2.0"), "incompatible", "the major versions differ"),
     "odd-version": Broken(
         "class V:\n    def __str__(self): raise GeneratorExit\napi_version = V()", says="GeneratorExit ("
     ),

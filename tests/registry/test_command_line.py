@@ -86,11 +86,11 @@ def test_the_command_line_says_which_plugin_is_slow_and_goes_on(site: Path) -> N
     listed = run(site, "plugins", "list", CURVLAB_PLUGINS="slow")
     assert (listed.returncode, listed.stderr) == (0, "")
     (line,) = (line for line in listed.stdout.splitlines() if line.startswith("slow "))
-    assert re.search(r" ok +1 +slow, \d+\.\d s to load; every command waits for that", line)
+    assert re.search(r" ok +1 +slow: it takes \d+\.\d s to load, and every command waits for it", line)
     parts = run(site, "parts", "step", CURVLAB_PLUGINS="slow")
     assert parts.returncode == 0
     assert "mine" in parts.stdout
-    assert parts.stderr.startswith('plugin "slow" (dist-slow 1.0) is slow, ')
+    assert parts.stderr.startswith('plugin "slow" (dist-slow 1.0) is slow: it takes ')
     assert run(site, "-p", "no:slow", "parts", CURVLAB_PLUGINS="slow").stderr == ""
 
 
@@ -111,7 +111,7 @@ def test_broken_slow_and_clashing_plugins_stop_no_run_and_the_listing_says_which
     assert listed.returncode == 0, listed.stderr
     told = {line.split()[0]: line for line in listed.stdout.splitlines()}
     assert "RuntimeError: no luck" in told["broken"]
-    assert re.search(r"slow, \d+\.\d s to load", told["slow"])
+    assert re.search(r"slow: it takes \d+\.\d s to load", told["slow"])
     assert 'step "same" is also registered by dist-other' in told["one"]
     assert 'step "same" is also registered by dist-one' in told["other"]
     assert told["good"].split()[4:] == ["ok", "1"]
@@ -131,7 +131,9 @@ def test_a_plugin_that_never_ends_is_named_when_it_is_interrupted(site: Path) ->
     write_distribution(site, "dist-endless", {"mod_endless": source}, {"endless": "mod_endless"})
     result = run(site, "plugins", "list", CURVLAB_PLUGINS="endless")
     assert result.returncode == 130
-    assert result.stderr == ('interrupted while plugin "endless" was loaded; `-p no:endless` leaves it out\n')
+    assert result.stderr == (
+        'interrupted while plugin "endless" was loaded; use `-p no:endless` to skip it\n'
+    )
 
 
 def test_strict_ends_at_start_with_exit_4(troubled: Path) -> None:

@@ -29,7 +29,7 @@ BROKEN = {
     ),
     "invents": (
         module(more="@hookimpl\ndef curvlab_run_start(manifest):\n    pass\n"),
-        'unknown hook "curvlab_run_start", did you mean "curvlab_run_started"?',
+        'unknown hook "curvlab_run_start". Did you mean "curvlab_run_started"?',
     ),
     "wraps": (
         module(more="@hookimpl(wrapper=True)\ndef curvlab_cli(app):\n    yield\n"),
@@ -49,12 +49,12 @@ BROKEN = {
 }
 
 VERSIONS = {
-    "": 'does not say api_version = "1.0"',
-    "2.0": "another major version",
-    "0.9": "another major version",
+    "": 'write api_version = "1.0" at its top',
+    "2.0": "the major versions differ",
+    "0.9": "the major versions differ",
     "1.1": "update curvlab",
-    "one": 'not of the form "major.minor"',
-    "1.0.0": 'not of the form "major.minor"',
+    "one": 'expected api_version = "major.minor", got',
+    "1.0.0": 'expected api_version = "major.minor", got',
 }
 
 
@@ -112,7 +112,7 @@ def test_a_broken_plugin_is_an_error_only_when_its_part_is_asked_for(registry_wi
     for use in ("bad", "dist-bad:anything", "dist_bad:anything", "dist-bad"):
         with pytest.raises(PluginError, match="which is broken: RuntimeError: no luck"):
             registry.part("step", use)
-    with pytest.raises(ConfigError, match='Plugin "bad" is broken and may have it: RuntimeError: no luck'):
+    with pytest.raises(ConfigError, match='Plugin "bad" is broken and may contain it: RuntimeError: no luck'):
         registry.part("step", "something-else")
 
 
@@ -221,8 +221,10 @@ def test_a_slow_plugin_is_in_order_and_its_record_says_how_slow_and_why(
     heavy, dozy, quick = (record(registry, name) for name in ("heavy", "dozy", "quick"))
     assert [r.status for r in (heavy, dozy, quick)] == ["ok", "ok", "ok"]
     # whoever comes first imports it; by name that is heavy
-    assert re.fullmatch(r"slow, 0\.[2-9] s to load: it imports tensorflow; .*`-p no:heavy` .*", heavy.slow)
-    assert re.fullmatch(r"slow, 0\.[2-9] s to load; .*`-p no:dozy` .*", dozy.slow)
+    assert re.fullmatch(
+        r"slow: it takes 0\.[2-9] s to load because it imports tensorflow, .*`-p no:heavy` .*", heavy.slow
+    )
+    assert re.fullmatch(r"slow: it takes 0\.[2-9] s to load, .*`-p no:dozy` .*", dozy.slow)
     assert (quick.slow, quick.heavy) == ("", ())
     assert {"of-heavy", "of-dozy", "of-quick"} <= step_names(registry)
 
@@ -234,7 +236,7 @@ def test_a_broken_plugin_may_be_slow_too(
     bad = record(registry_with({"bad": "import time\ntime.sleep(0.2)\nraise RuntimeError('no luck')"}), "bad")
     assert bad.status == "broken"
     assert re.fullmatch(r"RuntimeError: no luck \(.*mod_bad\.py:3\)", bad.reason)
-    assert bad.slow.startswith("slow, ")
+    assert bad.slow.startswith("slow: ")
 
 
 def test_a_plugin_may_be_an_object_of_a_module(site: Path) -> None:

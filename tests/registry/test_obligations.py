@@ -37,12 +37,12 @@ def test_what_is_not_written_is_named_with_its_arguments_and_what_it_must_do() -
     assert owed.protocol == "curvlab.protocols.krylov.Krylov"
     assert owed.signature == "solve(self, A, b, *, x0=…, M=…, pairs=…)"
     assert owed.owes.startswith("``A x = b`` from ``x0``")
-    assert in_words(Idle).startswith("Idle does not write\n  solve(self, A, b, *, x0=")
+    assert in_words(Idle).startswith("Idle does not define\n  solve(self, A, b, *, x0=")
 
 
 def test_every_method_that_is_missing_is_listed() -> None:
     assert [o.method for o in unmet(Undecided)] == ["at", "init"]
-    assert "at(self, state, step), owed to curvlab.protocols.step.Damping: λ for this step." in in_words(
+    assert "at(self, state, step), required by curvlab.protocols.step.Damping: λ for this step." in in_words(
         Undecided
     )
 
@@ -72,7 +72,7 @@ def test_a_part_with_an_obligation_unmet_is_refused_where_it_is_named(
         part_class(entry("krylov", "Idle"))
     said = str(caught.value)
     assert 'krylov "x" (dist 1)' in said
-    assert "Idle does not write\n  solve(self, A, b" in said
+    assert "Idle does not define\n  solve(self, A, b" in said
 
 
 def test_a_part_of_another_kind_is_told_which_kind_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_part_of_another_kind_is_told_which_kind_it_is(monkeypatch: pytest.Mon
         part_class(entry("step", "Idle"))
     said = str(caught.value)
     assert f"is not a subclass of {PROTOCOLS['step'].replace(':', '.')}" in said
-    assert 'Idle is of kind krylov, not "step"' in said
+    assert 'expected kind "step", but Idle has kind "krylov"' in said
 
 
 def here(monkeypatch: pytest.MonkeyPatch) -> None:

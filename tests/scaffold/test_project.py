@@ -90,7 +90,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     before = {f: f.read_bytes() for f in (tmp_path / "there").rglob("*") if f.is_file()}
     (tmp_path / "file").write_text("mine")
     for taken in ("there", "file"):
-        with pytest.raises(UsageError, match="exists and is not empty: nothing was written"):
+        with pytest.raises(UsageError, match="exists and is not an empty folder. Nothing was written."):
             write(project("task", "my-step", version="0.1.0", year=2026), tmp_path / taken)
     assert {f: f.read_bytes() for f in (tmp_path / "there").rglob("*") if f.is_file()} == before
     assert (tmp_path / "file").read_text() == "mine"

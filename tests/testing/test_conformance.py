@@ -83,7 +83,7 @@ def test_a_report_has_an_outcome_for_each_check_with_a_message() -> None:
     assert found["bug"][1].startswith("KeyError: 'x' (")
     assert found["elsewhere"] == ("skip", "no such thing here")
     assert found["slow"] == ("naive", "write __matmul__")
-    assert found["later"] == ("skip", "since API 1.7; the part is of API 1.0")
+    assert found["later"] == ("skip", "new in API 1.7; the part is written for API 1.0")
     assert found["flight"] == ("skip", "not flying")
     assert report.failed == ("bad", "bug")
     assert report.part == "Linear(start=1.0, end=0.1, steps=10)"
@@ -110,7 +110,7 @@ def test_an_expected_failure_is_one_with_its_reason_and_a_surprise_is_a_failure(
     report = Suite.of(Linear(1.0, 0.1, 10), expected_failures=expected).run()
     assert (report["bad"].result, report["bad"].message) == ("xfail", "2 + 2")
     assert report["good"].result == "fail"
-    assert "expected to fail (never mind), and it does not" in report["good"].message
+    assert "expected to fail (never mind), and it passes" in report["good"].message
     assert report["elsewhere"].result == "skip"
 
 
@@ -182,7 +182,7 @@ def message(suite: Conformance) -> str:
 
 
 def test_a_suite_without_a_make_says_so() -> None:
-    assert "StructureConformance does not write make(self)" in message(StructureConformance())
+    assert "StructureConformance does not define make(self)" in message(StructureConformance())
 
 
 def test_a_class_in_place_of_a_part_is_named() -> None:
@@ -193,22 +193,22 @@ def test_a_class_in_place_of_a_part_is_named() -> None:
 
 def test_a_part_of_another_kind_is_named_with_what_is_owed() -> None:
     said = message(making(lambda: Rate(0.1)))
-    assert "Making.make() returned a Rate; it owes a part of kind structure" in said
+    assert "Making.make() returned a Rate; expected a part of kind structure" in said
     assert "curvlab.protocols.structure.Family" in said
 
 
 def test_an_obligation_that_is_not_met_is_named_with_what_it_owes() -> None:
     said = message(making(Half))
-    assert "Making.make(): Half does not write" in said
-    assert "scalars(self, d), owed to curvlab.protocols.structure.Family" in said
+    assert "Making.make(): Half does not define" in said
+    assert "scalars(self, d), required by curvlab.protocols.structure.Family" in said
     assert "How many scalars a member of dimension d stores." in said
 
 
 def test_an_obligation_of_a_member_is_named_too() -> None:
     said = message(making(Whole))
-    assert "HalfMatrix does not write" in said
-    assert "the property d, owed to curvlab.protocols.structure.Structure: Dimension." in said
-    assert "tensors(self), owed to curvlab.protocols.structure.Structure" in said
+    assert "HalfMatrix does not define" in said
+    assert "the property d, required by curvlab.protocols.structure.Structure: Dimension." in said
+    assert "tensors(self), required by curvlab.protocols.structure.Structure" in said
 
 
 @dataclass(frozen=True)
@@ -234,11 +234,11 @@ class Whole_(Schedule):
 
 
 def test_a_wrong_shape_is_named_with_the_method_and_the_shape_that_it_owes() -> None:
-    assert message(making(Flat)) == "FlatMatrix.dense().shape is (5,), it owes (5, 5)"
+    assert message(making(Flat)) == "FlatMatrix.dense().shape is (5,), expected (5, 5)"
 
 
 def test_a_wrong_type_is_named_with_the_type_that_is_owed() -> None:
-    assert ScheduleConformance.of(Whole_()).run()["number"].message == "Whole_(0) owes a float, not 0"
+    assert ScheduleConformance.of(Whole_()).run()["number"].message == "Whole_(0) must return a float, not 0"
 
 
 # with pytest
@@ -295,7 +295,7 @@ def test_pytest_collects_a_test_for_each_check_of_an_authors_class(tmp_path: Pat
     failed = [line for line in lines if line.startswith("FAILED")]
     assert len(failed) == 1
     assert failed[0].startswith("FAILED test_mine.py::TestWrong::test_scalars")
-    assert "AssertionError: Wrong.scalars(1) is 2, and 1 are stored" in done.stdout
+    assert "AssertionError: Wrong.scalars(1) returns 2, and 1 scalars are stored" in done.stdout
 
 
 def test_the_suites_do_not_need_pytest() -> None:

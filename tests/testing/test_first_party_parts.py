@@ -119,7 +119,7 @@ def test_a_task_without_its_data_skips_what_it_cannot_show(
     report = SUITES["task"].of(made(registry().part("task", "speech-frames"), {})).run()
     assert not report.failed
     assert report["gradient"].result == "skip"
-    assert "its data are not here: no synthetic speech in" in report["gradient"].message
+    assert "the data of the task are missing: no synthetic speech in" in report["gradient"].message
 
 
 def test_every_kind_has_a_suite() -> None:

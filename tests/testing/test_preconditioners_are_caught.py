@@ -307,6 +307,6 @@ def test_what_is_not_linear_is_told_how_to_say_so() -> None:
     report = PreconditionerConformance.of(Bounded()).run()
     assert "linear" in report.failed
     for check in {"linear", "positive"} & set(report.failed):
-        assert "write varying = True in Bounded" in report[check].message
+        assert "set varying = True in Bounded" in report[check].message
     Bounded.varying = True
     assert not {"linear", "positive"} & set(PreconditionerConformance.of(Bounded()).run().failed)

@@ -55,8 +55,8 @@ class BackendConformance(Exercised):
         """``dtype`` is a floating dtype of torch, ``torch_device`` a device."""
         dtype, device = self.part.dtype, self.part.torch_device
         floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-        assert floating, f"{self.name}.dtype owes a floating torch.dtype, not {dtype!r}"
-        assert isinstance(device, torch.device), f"{self.name}.torch_device owes a device, not {device!r}"
+        assert floating, f"{self.name}.dtype must be a floating torch.dtype, not {dtype!r}"
+        assert isinstance(device, torch.device), f"{self.name}.torch_device must be a device, not {device!r}"
 
     @check()
     def check_gram(self) -> None:
@@ -66,7 +66,7 @@ class BackendConformance(Exercised):
             M = self.spd(d, dtype=self.part.dtype)
             expected = 0.9 * M.double() + 0.3 * X.double().mT @ X.double()
             found = self.part.gram_(M, 0.9, X, 0.3)
-            assert found is M, f"{self.name}.gram_ owes M itself"
+            assert found is M, f"{self.name}.gram_ must return M itself"
             what = f"{self.name}.gram_ at d = {d}"
             assert_close(M, expected.to(M.dtype), dimension=10, condition=4.0, what=what)
 
@@ -138,8 +138,8 @@ class BackendConformance(Exercised):
             said = str(error).strip()
         d = A.shape[-1]
         what = f"{self.name}.{method} of a {words} {d}×{d} matrix"
-        assert said is not None, f"{what} raises no NotPositiveDefinite"
-        assert said, f"{what}: NotPositiveDefinite says nothing"
+        assert said is not None, f"{what} does not raise NotPositiveDefinite"
+        assert said, f"{what}: NotPositiveDefinite has an empty message"
 
     @check()
     def check_arguments(self) -> None:
@@ -176,4 +176,4 @@ def _barely_positive() -> Tensor:
         single, double = (int(torch.linalg.cholesky_ex(A.to(t))[1]) for t in (torch.float32, torch.float64))
         if single and not double:
             return A
-    raise Skipped("no matrix was found on this machine that float32 cannot factorise and float64 can")
+    raise Skipped("this machine has no test matrix that float64 factorizes and float32 does not")

@@ -66,7 +66,7 @@ class CarriageChecks(FamilyChecks):
             made["gramian"] = self.part.gramian(M) @ x
         for what, found in made.items():
             wrong = {str(t.device) for t in tensors_of(found)} - {"meta"}
-            assert not wrong, f"{name}: {what} of what lies on meta lies on {', '.join(wrong)}"
+            assert not wrong, f"{name}: {what} of tensors on meta returns tensors on {', '.join(wrong)}"
 
     @check()
     def check_state(self) -> None:
@@ -77,13 +77,13 @@ class CarriageChecks(FamilyChecks):
             tensors, plain = export({"block": M})
             stored, held = sum(t.nbytes for t in M.tensors().values()), nbytes({"block": M})
             assert held == stored, (
-                f"a {type(M).__name__} stores {stored} bytes, and a state sees {held} of them"
+                f"a {type(M).__name__} stores {stored} bytes, and {held} of them are visible to a state"
             )
             for way, carried in WAYS.items():
                 other = {"block": self.part.zeros(6, like=like)}
                 restore(other, carried(tensors), plain)
                 what = f"a {type(M).__name__} in {dtype} through {way}"
-                assert torch.equal(other["block"].dense(), M.dense()), f"{what} is another"
+                assert torch.equal(other["block"].dense(), M.dense()), f"{what} differs from the original"
                 assert {t.dtype for t in other["block"].tensors().values()} == {dtype}, f"{what}: dtype"
 
     @check(capability="linear")

@@ -55,9 +55,11 @@ class DampingConformance(Stateful):
         state = self.part.init()
         for step in (0, 1, 7, 1000):
             value, needs = self.part.at(state, step), self.part.needs(step)
-            assert isinstance(value, float), f"{self.name}.at owes a float, not {value!r}"
-            assert isinstance(needs, Needs), f"{self.name}.needs owes Needs, not {needs!r}"
-            assert needs == self.part.needs(step), f"{self.name}.needs({step}) is another the second time"
+            assert isinstance(value, float), f"{self.name}.at must return a float, not {value!r}"
+            assert isinstance(needs, Needs), f"{self.name}.needs must return Needs, not {needs!r}"
+            assert needs == self.part.needs(step), (
+                f"{self.name}.needs({step}) differs between two calls with the same arguments"
+            )
 
     @check()
     def check_finite(self) -> None:
@@ -94,7 +96,7 @@ class DampingConformance(Stateful):
         self._learn(state, 0, 0.1)
         before = export(state)
         values = [self.part.at(state, 1) for _ in range(3)]
-        assert len(set(values)) == 1, f"{self.name}.at(state, 1) is {values} when asked thrice"
+        assert len(set(values)) == 1, f"{self.name}.three calls of at(state, 1) return {values}"
         assert repr(export(state)) == repr(before), f"{self.name}.at changes its state"
 
 

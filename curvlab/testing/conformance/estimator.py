@@ -62,15 +62,23 @@ class EstimatorConformance(Stateful):
     def check_obligations(self) -> None:
         """``needs`` are Needs, ``curvature`` an operator on the blocks that promises to be PSD."""
         needs, run = self.part.needs(), self.begin()
-        assert isinstance(needs, Needs), f"{self.name}.needs() owes Needs, not {needs!r}"
+        assert isinstance(needs, Needs), f"{self.name}.needs() must return Needs, not {needs!r}"
         assert run.bench.blocks.members, f"{self.name} refuses every block: {run.bench.refused}"
         C = self.observed(run, run.bench.evaluate(needs, 0))
-        assert isinstance(C, LinearOperator), f"{self.name}.curvature owes a LinearOperator, not a {type(C)}"
-        assert C.self_adjoint, f"{self.name}.curvature: {type(C).__name__}.self_adjoint is False, C is so"
-        assert C.psd, f"{self.name}.curvature: {type(C).__name__}.psd is False, solvers demand it"
+        assert isinstance(C, LinearOperator), (
+            f"{self.name}.curvature must return a LinearOperator, not a {type(C)}"
+        )
+        assert C.self_adjoint, (
+            f"{self.name}.curvature: {type(C).__name__}.self_adjoint is False, expected True"
+        )
+        assert C.psd, f"{self.name}.curvature: {type(C).__name__}.psd is False, and solvers need True"
         image = C @ run.bench.vector(0)
-        assert isinstance(image, BlockVector), f"{self.name}: C @ v owes a BlockVector, not a {type(image)}"
-        assert image.layout == run.bench.blocks.layout, f"{self.name}: C @ v has other blocks than v"
+        assert isinstance(image, BlockVector), (
+            f"{self.name}: C @ v must return a BlockVector, not a {type(image)}"
+        )
+        assert image.layout == run.bench.blocks.layout, (
+            f"{self.name}: the blocks of C @ v differ from those of v"
+        )
 
     @check()
     def check_refusals(self) -> None:
@@ -78,7 +86,9 @@ class EstimatorConformance(Stateful):
         bench = self.bench()
         for name, reason in bench.refused.items():
             wordy = isinstance(reason, str) and reason.strip()
-            assert wordy, f"{self.name}.refuses owes a reason in words for block {name}, not {reason!r}"
+            assert wordy, (
+                f"{self.name}.refuses must return a reason in words for block {name}, not {reason!r}"
+            )
 
     @check()
     def check_self_adjoint(self) -> None:
@@ -97,7 +107,7 @@ class EstimatorConformance(Stateful):
         kept = v.clone()
         both, apart = C @ (u * 2.0 - v), (C @ u) * 2.0 - C @ v
         assert_same(both, apart, condition=10.0, what=f"{self.name}: C (2u − v) against 2 C u − C v")
-        assert torch.equal(kept.flat, v.flat), f"{self.name}: a product changes the vector it is made with"
+        assert torch.equal(kept.flat, v.flat), f"{self.name}: C @ v changes v"
 
     @check()
     def check_scale(self) -> None:
@@ -124,13 +134,13 @@ class EstimatorConformance(Stateful):
         needs, run = self.part.needs(), self.begin()
         labels = [kind for kind in needs.layers if kind is not Labels.NONE]
         if not labels:
-            raise Skipped("it asks for no output gradients to compare with")
+            raise Skipped("the estimator reads no output gradients to compare with")
         seen = run.bench.evaluate(needs, 0)
         C = self.observed(run, seen)
         true = sum(_trace(seen, name, labels[0]) for name in run.bench.blocks.layout.names)
         found = sum(float(e.dot(C @ e)) for e in _units(run.bench))
         assert 0.1 * true <= found <= 10 * true, (
-            f"{self.name}: tr C is {found:.4g}, that of (1/n) Σ (Σ_s g aᵀ)² is {true:.4g}"
+            f"{self.name}: tr C is {found:.4g}, expected that of (1/n) Σ (Σ_s g aᵀ)², {true:.4g}"
         )
 
     @check()

@@ -53,7 +53,9 @@ class Exercised(Conformance):
             found.append({name: frozen(value) for name, value in self.exercise().items()})
         for name, first in found[0].items():
             same = alike(first, found[1][name])
-            assert same, f"{type(self.part).__name__}: {name} is another the second time"
+            assert same, (
+                f"{type(self.part).__name__}: {name} differs between two calls with the same arguments"
+            )
 
     @check()
     def check_autograd(self) -> None:
@@ -104,7 +106,7 @@ class Stateful(Exercised):
             f"{what}: {', '.join(n)}" for what, n in (("new", new), ("gone", gone), ("other", other)) if n
         ]
         assert not words, (
-            f"{type(self.part).__name__}.init owes every tensor that the state will hold;"
+            f"{type(self.part).__name__}.init must create every tensor that the state will hold;"
             f" after {BEFORE} steps {'; '.join(words)}"
         )
 
@@ -124,7 +126,7 @@ class Stateful(Exercised):
             wrong = [n for n in mine if not alike(mine[n], theirs[n])]
             assert not wrong, (
                 f"{type(self.part).__name__}: after its state was saved and loaded at step {BEFORE},"
-                f" {', '.join(wrong)} of step {k} is another"
+                f" {', '.join(wrong)} of step {k} differs"
             )
 
 

@@ -79,7 +79,7 @@ class GramChecks(FamilyChecks):
             for t in M.tensors().values():
                 t.zero_()
             assert torch.equal(inverse @ X, before), (
-                f"{type(self.part).__name__}.inverse holds memory of the member that it is the inverse of"
+                f"{type(self.part).__name__}.inverse shares memory with its argument"
             )
 
     @check(capability="Gram")
@@ -123,7 +123,7 @@ class GramChecks(FamilyChecks):
                 assert_close(found, expected.mT, dimension=d, condition=condition, what=f"{what}, rmatmul")
                 for t in M.tensors().values():
                     t.zero_()
-                assert torch.equal(power @ X, before), f"{what} holds memory of what it is made of"
+                assert torch.equal(power @ X, before), f"{what} shares memory with its argument"
                 self._refuses_power(M, p)
 
     def _refuses_power(self, zero: Structure, p: float) -> None:
@@ -144,7 +144,7 @@ class GramChecks(FamilyChecks):
             values, vectors = self.gram.eigh(M, Lapack())
             assert bool((values >= 0).all()), f"{name}.eigh: eigenvalues {values.tolist()} are not ≥ 0"
             rotates = M.family.rotates  # type: ignore[attr-defined]
-            assert (vectors is None) == (not rotates), f"{name}.rotates is {rotates}, eigh says otherwise"
+            assert (vectors is None) == (not rotates), f"{name}.rotates is {rotates}, and eigh contradicts it"
             Q: Tensor = torch.eye(d).double() if vectors is None else vectors
             assert_close(Q.mT @ Q, torch.eye(d).double(), what=f"{name}.eigh: QᵀQ")
             assert_close(Q * values @ Q.mT, A, dimension=d, scale=size(A), what=f"{name}.eigh: Q Λ Qᵀ")

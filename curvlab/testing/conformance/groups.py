@@ -39,7 +39,9 @@ class GroupChecks(FamilyChecks):
             assert_close(copy.dense(), kept, dimension=d, scale=size(A), what=self._what("member", d))
             for t in copy.tensors().values():
                 t.zero_()
-            assert torch.equal(A, kept), f"{self._what('member', d)} holds its argument's memory: clone it"
+            assert torch.equal(A, kept), (
+                f"{self._what('member', d)} shares memory with its argument; clone it"
+            )
 
     @check(capability="Group")
     def check_congruence(self) -> None:
@@ -72,7 +74,7 @@ class GroupChecks(FamilyChecks):
             found = self.group.product(K, M)
             scale = size(K.dense()) * size(M.dense()) * d
             assert_close(found.dense(), expected, dimension=d, scale=scale, what=self._what("product", d))
-            assert found.family == self.part.at(d), f"{self._what('product', d)} is of another family"
+            assert found.family == self.part.at(d), f"{self._what('product', d)} has a different family"
 
     @check(capability="Group")
     def check_gramian(self) -> None:
@@ -85,7 +87,7 @@ class GroupChecks(FamilyChecks):
             assert_close(G @ X, dense @ X, dimension=d, scale=scale, what=f"{what}, @ x")
             assert_close(G.rmatmul(X.mT), X.mT @ dense, dimension=d, scale=scale, what=f"{what}, rmatmul")
             out = torch.full((4, d), torch.nan).double()
-            assert G.rmatmul(X.mT, out) is out, f"{what}: rmatmul(x, out) owes out itself"
+            assert G.rmatmul(X.mT, out) is out, f"{what}: rmatmul(x, out) must return out itself"
             assert_close(out, X.mT @ dense, dimension=d, scale=scale, what=f"{what}, rmatmul into out")
             told_close(G, X.mT.contiguous(), f"{what}: flops")
 

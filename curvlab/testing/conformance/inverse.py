@@ -84,12 +84,14 @@ class InverseConformance(Exercised):
         first, then = self.part.init(C), self.part(C, context(0))
         for what, found in (("init(C)", first), ("its call", then)):
             assert isinstance(found, LinearOperator), (
-                f"{self.name}: {what} owes a LinearOperator, not {found!r}"
+                f"{self.name}: {what} must return a LinearOperator, not {found!r}"
             )
             image = found @ self.vector(0)
-            assert image.layout == self.vector(0).layout, f"{self.name}: {what} maps to other blocks"
+            assert image.layout == self.vector(0).layout, f"{self.name}: {what} maps to different blocks"
         a, b = ({n: tuple(t.shape) for n, t in export(x)[0].items()} for x in (first, then))
-        assert a == b, f"{self.name}: init(C) has the tensors {a}, and the call {b}; it owes the same records"
+        assert a == b, (
+            f"{self.name}: init(C) has the tensors {a}, and the call has {b}; the records must be the same"
+        )
 
     @check()
     def check_undamped(self) -> None:
@@ -134,7 +136,7 @@ class InverseConformance(Exercised):
                 continue
             assert said is not None, f"{self.name} of a {words} C does not raise NotPositiveDefinite"
             named = any(f'"{name}"' in said for name in SHAPES)
-            assert named, f"{self.name} of a {words} C: the message names no block: {said}"
+            assert named, f"{self.name} of a {words} C: the error names no block: {said}"
 
     def _refusal(self, C: Curvature) -> str | None:
         try:
@@ -154,13 +156,13 @@ class InverseConformance(Exercised):
         C, v = self.curvature(), self.vector(0)
         before = dense(C, v)
         made = {"init(C)": self.part.init(C), "the inverse": self.part(C, context(0))}
-        assert torch.equal(dense(C, v), before), f"{self.name} changes the curvature that it is given"
+        assert torch.equal(dense(C, v), before), f"{self.name} changes its argument, the curvature"
         images = {what: (operator @ v).clone() for what, operator in made.items()}
         for t in export(C)[0].values():
             t.mul_(3.0)
         for what, operator in made.items():
             same = torch.equal((operator @ v).flat, images[what].flat)
-            assert same, f"{self.name}: {what} holds memory of C, and changes with it"
+            assert same, f"{self.name}: {what} shares memory with C; clone it"
 
     @check()
     def check_float32(self) -> None:

@@ -83,21 +83,25 @@ class KrylovConformance(Exercised):
     def require_room(self) -> None:
         """Skip what supposes that the solver may make as many iterations as there are unknowns."""
         if self.part.limit < EASY.size:
-            raise Skipped(f"it makes {self.part.limit} products at most, {EASY.size} are needed here")
+            raise Skipped(f"its limit is {self.part.limit} products, and this check needs {EASY.size}")
 
     @check()
     def check_obligations(self) -> None:
         """``limit`` counts products, ``iterates`` is a bool, and a Solve says how it ended."""
         limit, keeps = self.part.limit, self.part.iterates
-        assert isinstance(limit, int) and limit > 0, f"{self.name}.limit owes an int > 0, not {limit!r}"  # noqa: PT018
-        assert isinstance(keeps, bool), f"{self.name}.iterates owes a bool, not {keeps!r}"
+        assert isinstance(limit, int) and limit > 0, f"{self.name}.limit must be an int > 0, not {limit!r}"  # noqa: PT018
+        assert isinstance(keeps, bool), f"{self.name}.iterates must be a bool, not {keeps!r}"
         A, b = system(EASY)
         solve = self.part.solve(A, b)
-        assert isinstance(solve, Solve), f"{self.name}.solve owes a Solve, not a {type(solve).__name__}"
-        assert isinstance(solve.reason, Stop), f"{self.name}: Solve.reason owes a Stop, not {solve.reason!r}"
-        assert solve.reason is not Stop.DIRECT, f"{self.name}: Stop.DIRECT says that nothing was iterated"
-        assert solve.x.layout == b.layout, f"{self.name}.solve: x has other blocks than b"
-        assert isinstance(solve.iterations, int), f"{self.name}: Solve.iterations owes an int"
+        assert isinstance(solve, Solve), (
+            f"{self.name}.solve must return a Solve, not a {type(solve).__name__}"
+        )
+        assert isinstance(solve.reason, Stop), (
+            f"{self.name}: Solve.reason must be a Stop, not {solve.reason!r}"
+        )
+        assert solve.reason is not Stop.DIRECT, f"{self.name}: Stop.DIRECT is for a solve without iterations"
+        assert solve.x.layout == b.layout, f"{self.name}.solve: the blocks of x differ from those of b"
+        assert isinstance(solve.iterations, int), f"{self.name}: Solve.iterations must be an int"
 
     @check()
     def check_solves(self) -> None:
@@ -115,7 +119,9 @@ class KrylovConformance(Exercised):
         for x0, pairs in ((None, None), (vector(HARD, 5), Pairs(3))):
             A, b = system(HARD, condition=1e8)
             self.part.solve(A, b, x0=x0, pairs=pairs)
-            assert A.count <= self.part.limit, f"{self.name}: {A.count} products, limit is {self.part.limit}"
+            assert A.count <= self.part.limit, (
+                f"{self.name}: solve makes {A.count} products, the limit is {self.part.limit}"
+            )
 
     @check()
     def check_descends(self) -> None:
@@ -123,7 +129,9 @@ class KrylovConformance(Exercised):
         A, b = system(HARD, condition=1e8)
         x = self.part.solve(A, b).x
         model = 0.5 * float(x.dot(A @ x)) - float(b.dot(x))
-        assert model < 0, f"{self.name}: the model at the solution is {model:.4g}, at zero it is 0"
+        assert model < 0, (
+            f"{self.name}: the model at the solution is {model:.4g}, expected less than its value 0 at zero"
+        )
 
     @check()
     def check_start(self) -> None:
@@ -195,7 +203,7 @@ class KrylovConformance(Exercised):
             solve = self.part.solve(operator, side)
             assert solve.x.is_finite(), f"{self.name}: NaNs in {what} end with an x that is not finite"
             assert solve.reason is not Stop.CONVERGED, (
-                f"{self.name}: NaNs in {what} are called {solve.reason}"
+                f"{self.name}: NaNs in {what} end with the reason {solve.reason}"
             )
 
     @check()
@@ -211,29 +219,33 @@ class KrylovConformance(Exercised):
         A, b = system(HARD, condition=1e4)
         solve = self.part.solve(A, b)
         numbers = [i.iteration for i in solve.iterates]
-        assert numbers, f"{self.name}.iterates is True, and a Solve carries none"
-        assert numbers == sorted(set(numbers)), f"{self.name}: iterates {numbers} are not from early to late"
+        assert numbers, f"{self.name}.iterates is True, and the Solve has no iterates"
+        assert numbers == sorted(set(numbers)), f"{self.name}: iterates {numbers} are not in ascending order"
         assert solve.iterates[-1].x is solve.x, f"{self.name}: the last iterate is not the solution itself"
         for i in solve.iterates:
             bend = float(i.x.dot(A @ i.x))
             near = math.isclose(i.bend, bend, rel_tol=1e-5)  # by recurrences, which drift
-            assert near, f"{self.name}: the bend of iterate {i.iteration} is {i.bend:.9g}, xᵀAx is {bend:.9g}"
+            assert near, (
+                f"{self.name}: the bend of iterate {i.iteration} is {i.bend:.9g}, expected xᵀAx = {bend:.9g}"
+            )
 
     @check()
     def check_pairs(self) -> None:
         """Pairs that are asked for are (s, A s), no more of them than asked; none if none are."""
         A, b = system(HARD, condition=1e4)
-        assert self.part.solve(A, b).secants == (), f"{self.name}: pairs that nobody asked for"
+        assert self.part.solve(A, b).secants == (), (
+            f"{self.name}: solve returns pairs though none were requested"
+        )
         for which in Which:
             count = 0 if which is Which.ALL else 3
             secants = self.part.solve(A, b, pairs=Pairs(count, which)).secants
-            assert secants, f"{self.name}: no pairs for Pairs({count}, {which})"
+            assert secants, f"{self.name}: solve returns no pairs for Pairs({count}, {which})"
             assert which is Which.ALL or len(secants) <= count, (
-                f"{self.name}: {len(secants)} pairs for {count}"
+                f"{self.name}: solve returns {len(secants)} pairs, at most {count} were requested"
             )
             for pair in secants:
-                assert float(pair.s.norm()) > 0, f"{self.name}: a pair of zero"
-                what = f"{self.name}: y of a pair ({which}), against A s"
+                assert float(pair.s.norm()) > 0, f"{self.name}: a pair is zero"
+                what = f"{self.name}: y of a pair ({which}) against A s"
                 assert_same(pair.y, A @ pair.s, condition=1e4, what=what)
 
     @check()

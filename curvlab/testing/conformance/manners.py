@@ -55,7 +55,7 @@ class MannersChecks(FamilyChecks):
             found.append({name: [t.clone() for t in tensors_of(value)] for name, value in made.items()})
         for name, first in found[0].items():
             same = all(torch.equal(a, b) for a, b in zip(first, found[1][name], strict=True))
-            assert same, f"{type(self.part).__name__}: {name} gives other numbers the second time"
+            assert same, f"{type(self.part).__name__}: {name} gives different numbers in two equal calls"
 
     @check()
     def check_autograd(self) -> None:
@@ -67,7 +67,7 @@ class MannersChecks(FamilyChecks):
             changed = before.mode_changes()
             assert not changed, f"{what} changes {', '.join(changed)}"
             wrong = [t for t in tensors_of(found) if t.requires_grad]
-            assert not wrong, f"{what} gives a tensor that requires a gradient, from arguments that do not"
+            assert not wrong, f"{what} returns a tensor that requires a gradient, from arguments that do not"
 
     @check()
     def check_host(self) -> None:
@@ -78,7 +78,7 @@ class MannersChecks(FamilyChecks):
                 continue
             reads = host_reads(operation)
             what = f"{type(self.part).__name__}: {name}"
-            assert not reads, f"{what} waits for the device, by {', '.join(reads)}"
+            assert not reads, f"{what} waits for the device in {', '.join(reads)}"
 
     @check()
     def check_arguments(self) -> None:
@@ -114,7 +114,7 @@ class MannersChecks(FamilyChecks):
                 for x, y in zip(arguments, kept, strict=True)
                 for a, b in zip(_held(x), y, strict=True)
             )
-            assert same, f"{type(family).__name__}: {name} changes what it was given"
+            assert same, f"{type(family).__name__}: {name} changes its arguments"
 
     @check()
     def check_dense_detours(self) -> None:
@@ -131,7 +131,7 @@ class MannersChecks(FamilyChecks):
                 found[str(warning.message).partition(" ")[0]] = None
         silent = [] if found else self._silent_detours()
         if found or silent:
-            words = [f"write {', '.join(found)}"] if found else []
+            words = [f"define {', '.join(found)} without a dense matrix"] if found else []
             words += [f"{', '.join(silent)} makes a tensor as large as the dense matrix"] if silent else []
             raise Naive("; ".join(words))
 

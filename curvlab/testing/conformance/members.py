@@ -27,23 +27,25 @@ class MemberChecks(FamilyChecks):
         """Every method returns what it owes: a member, a matrix [d, d], tensors by field, a number."""
         family, d = self.part, 5
         M = family.project(symmetric(d, 0))
-        assert isinstance(M, Structure), f"{self.name}.project(S) owes a Structure, not a {type(M).__name__}"
+        assert isinstance(M, Structure), (
+            f"{self.name}.project(S) must return a Structure, not a {type(M).__name__}"
+        )
         of, k = type(M).__name__, 2
         _owes(f"{of}.d", M.d, d)
         _owes(f"{of}.dense().shape", tuple(M.dense().shape), (d, d))
         _owes(f"{of}.family", M.family, family.at(d))
         stored = M.tensors()
         fields = {n for n, value in vars(M).items() if isinstance(value, Tensor)}
-        assert isinstance(stored, dict), f"{of}.tensors() owes a dict of tensors by field name"
+        assert isinstance(stored, dict), f"{of}.tensors() must return a dict of tensors by field name"
         _owes(f"the names of {of}.tensors()", set(stored), fields)
         scalars = family.scalars(d)
-        assert isinstance(scalars, int), f"{self.name}.scalars(d) owes an int, not {scalars!r}"
+        assert isinstance(scalars, int), f"{self.name}.scalars(d) must return an int, not {scalars!r}"
         _owes(f"({of} @ x).shape for x [{d}, {k}]", tuple((M @ normal(d, k, seed=1)).shape), (d, k))
         _owes(f"{of}.rmatmul(x).shape, x [{k}, {d}]", tuple(M.rmatmul(normal(k, d, seed=1)).shape), (k, d))
         for number in ("mean_diagonal", "norm", "spectral_norm"):
             _owes(f"{of}.{number}().shape", tuple(getattr(M, number)().shape), ())
         _owes(f"{of}.batch", M.batch, ())
-        assert isinstance(M.flops(1), float), f"{of}.flops(columns) owes a float, not {M.flops(1)!r}"
+        assert isinstance(M.flops(1), float), f"{of}.flops(columns) must return a float, not {M.flops(1)!r}"
         for what in ("zeros", "eye"):
             made = getattr(family, what)(d, like=LIKE)
             _owes(f"type({self.name}.{what}(d))", type(made), type(M))
@@ -61,7 +63,7 @@ class MemberChecks(FamilyChecks):
                 assert_close(A, nearest_member(self.part, S), dimension=d * d, scale=size(S), what=what)
                 continue
             again = self.part.project(A).dense()
-            what = f"{self.name}.project of a member, which is its own projection"
+            what = f"{self.name}.project of a member, expected the member itself"
             assert_close(again, A, dimension=d * d, scale=size(A), what=what)
             nearest = float((A - S).norm())
             for k, far in enumerate((1e-3, 0.1, 3.0)):
@@ -69,7 +71,7 @@ class MemberChecks(FamilyChecks):
                 Z.shift_(far * (k - 1))
                 other = float((Z.dense() - S).norm())
                 assert other >= nearest - 1e-13 * size(S) * d, (
-                    f"{self.name}.project(S) is {nearest:.6g} from S, and another member {other:.6g}"
+                    f"{self.name}.project(S) is {nearest:.6g} from S, and another member only {other:.6g}"
                 )
 
     @check()
@@ -80,11 +82,13 @@ class MemberChecks(FamilyChecks):
             kept = S.clone()
             for t in self.part.project(S).tensors().values():
                 t.zero_()
-            assert torch.equal(S, kept), f"{self.name}.project(S) holds S's own memory: clone it"
+            assert torch.equal(S, kept), f"{self.name}.project(S) shares memory with S; clone it"
             a, b = (self.part.eye(d, like=LIKE) for _ in range(2))
             for t in a.tensors().values():
                 t.zero_()
-            assert torch.equal(b.dense(), torch.eye(d).double()), f"two of {self.name}.eye share memory"
+            assert torch.equal(b.dense(), torch.eye(d).double()), (
+                f"two results of {self.name}.eye share memory"
+            )
 
     @check()
     def check_scalars(self) -> None:
@@ -94,7 +98,9 @@ class MemberChecks(FamilyChecks):
                 stored = M.tensors().values()
                 counted = sum(t.numel() for t in stored)
                 told = self.part.scalars(d)
-                assert counted == told, f"{self.name}.scalars({d}) is {told}, and {counted} are stored"
+                assert counted == told, (
+                    f"{self.name}.scalars({d}) returns {told}, and {counted} scalars are stored"
+                )
                 assert all(t.is_contiguous() for t in stored), f"{type(M).__name__}'s tensors are views"
             for dtype in (torch.float32, torch.bfloat16):
                 like = torch.zeros(1, dtype=dtype)
@@ -109,7 +115,7 @@ class MemberChecks(FamilyChecks):
             E = entries(self.part.zeros(d, like=LIKE))
             rank = int(torch.linalg.matrix_rank(E))
             assert rank == E.shape[1], (
-                f"{self.name} stores {E.shape[1]} scalars at d = {d}, and {rank} of them make a difference"
+                f"{self.name} stores {E.shape[1]} scalars at d = {d}, and only {rank} change the matrix"
             )
 
     @check()
@@ -137,7 +143,7 @@ class MemberChecks(FamilyChecks):
             M, Y = self.member(d, d), normal(4, d, seed=51)
             expected, out = Y @ M.dense(), torch.full_like(Y, torch.nan)
             what = f"{type(M).__name__}.rmatmul(x, out)"
-            assert M.rmatmul(Y, out) is out, f"{what} owes out itself"
+            assert M.rmatmul(Y, out) is out, f"{what} must return out itself"
             assert_close(out, expected, dimension=d, scale=size(expected) * d, what=what)
 
     @check()
@@ -168,11 +174,11 @@ class MemberChecks(FamilyChecks):
             M, N = self.member(d, d), self.member(d, d + 50)
             A, B = M.dense().clone(), N.dense().clone()
             of = type(M).__name__
-            assert M.combine_(0.9, N, -0.3) is M, f"{of}.combine_ owes itself"
+            assert M.combine_(0.9, N, -0.3) is M, f"{of}.combine_ must return itself"
             assert_close(M.dense(), 0.9 * A - 0.3 * B, dimension=d, scale=size(A, B), what=f"{of}.combine_")
-            assert torch.equal(N.dense(), B), f"{of}.combine_(a, other, b) changes other"
+            assert torch.equal(N.dense(), B), f"{of}.combine_(a, other, b) changes its argument other"
             A = M.dense().clone()
-            assert M.scale_(-2.0) is M, f"{of}.scale_ owes itself"
+            assert M.scale_(-2.0) is M, f"{of}.scale_ must return itself"
             assert_close(M.dense(), -2.0 * A, dimension=d, scale=size(A), what=f"{of}.scale_")
 
     @check()
@@ -182,7 +188,7 @@ class MemberChecks(FamilyChecks):
             for c in (-0.5, 3.0):
                 M = self.member(d, d)
                 expected = M.dense().clone() + c * torch.eye(d).double()
-                assert M.shift_(c) is M, f"{type(M).__name__}.shift_ owes itself"
+                assert M.shift_(c) is M, f"{type(M).__name__}.shift_ must return itself"
                 assert_close(M.dense(), expected, scale=size(expected), what=f"{type(M).__name__}.shift_")
 
     @check()
@@ -233,8 +239,10 @@ def told_close(M: Any, X: Tensor, what: str) -> None:
         # told to transform where a dense product is cheaper may tell the price of that
         least = min(products + transforms / 2, max(dense, products))
         most = 1.1 * (products + transforms) + PASSES * rows * d
-        assert least <= told <= most, f"{what} tells {told:.6g}; counted: {least:.6g} to {most:.6g}"
+        assert least <= told <= most, (
+            f"{what} returns {told:.6g}, expected {least:.6g} to {most:.6g} as counted"
+        )
 
 
 def _owes(what: str, found: Any, expected: Any) -> None:
-    assert found == expected, f"{what} is {found!r}, it owes {expected!r}"
+    assert found == expected, f"{what} is {found!r}, expected {expected!r}"

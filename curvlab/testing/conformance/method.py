@@ -80,9 +80,9 @@ class MethodConformance(Exercised):
         """Every parameter is trained, by the method or by its fallback, and then for a reason."""
         rows = self.training().optimizer.coverage()
         idle = [row.parameter for row in rows if row.treatment == "frozen"]
-        assert not idle, f"nobody trains {', '.join(idle)}"
+        assert not idle, f"no part of the method trains {', '.join(idle)}"
         mute = [row.parameter for row in rows if row.treatment == "fallback" and not row.reason]
-        assert not mute, f"no reason is given why the fallback trains {', '.join(mute)}"
+        assert not mute, f"the method gives no reason why the fallback trains {', '.join(mute)}"
 
     @check()
     def check_trains(self) -> None:
@@ -98,7 +98,7 @@ class MethodConformance(Exercised):
             for n, p in run.model.named_parameters()
             if torch.equal(p, dict(network().named_parameters())[n])
         ]
-        assert not still, f"{', '.join(still)} did not move; ‖Δθ‖ = {float((run.theta - start).norm()):.3g}"
+        assert not still, f"{', '.join(still)} did not change; ‖Δθ‖ = {float((run.theta - start).norm()):.3g}"
 
     @check()
     def check_resume(self) -> None:
@@ -128,9 +128,9 @@ class MethodConformance(Exercised):
             try:
                 run.step(2, poison=poison)
             except Diverged:
-                assert torch.equal(run.theta, before), "a step that failed moved parameters"
+                assert torch.equal(run.theta, before), "a step that failed changed parameters"
                 continue
-            assert math.isfinite(poison), "a step on NaNs raises no Diverged"
+            assert math.isfinite(poison), "a step on NaNs does not raise Diverged"
             finite = bool(torch.isfinite(run.theta).all())
             assert finite, f"a step on inputs of the size of {poison:g} leaves parameters that are not finite"
 
@@ -145,7 +145,7 @@ class MethodConformance(Exercised):
             assert event.name and event.name == event.name.lower(), f"event name {event.name!r}"  # noqa: PT018
             plain = (int, float, bool, str, type(None))
             wrong = {k: v for k, v in event.detail.items() if not isinstance(v, plain)}
-            assert not wrong, f'event "{event.name}" holds {wrong}, which no log can hold'
+            assert not wrong, f'event "{event.name}" holds {wrong}, which JSON cannot represent'
 
     @check()
     def check_needs(self) -> None:
@@ -153,9 +153,11 @@ class MethodConformance(Exercised):
         run = self.training()
         for k in range(4):
             needs = run.optimizer.needs(k)
-            assert isinstance(needs, Needs), f"needs({k}) owes Needs, not {needs!r}"
-            assert needs == run.optimizer.needs(k), f"needs({k}) is another the second time"
+            assert isinstance(needs, Needs), f"needs({k}) must return Needs, not {needs!r}"
+            assert needs == run.optimizer.needs(k), f"needs({k}) differs between two calls"
             run.step(k)
             facts: Any = run.optimizer.last
             made = facts.products or 0
-            assert made <= needs.products, f"step {k} makes {made} products, its needs say {needs.products}"
+            assert made <= needs.products, (
+                f"step {k} makes {made} products, and needs() declares {needs.products}"
+            )

@@ -70,7 +70,7 @@ class PreconditionerConformance(Stateful):
         what = Aftermath(seen, solve, Step(solve.x, ALPHA))
         run.bench.blocks.subtract_(solve.x, ALPHA)
         said = self.part.learn(run.state, self._with_pairs(what, run), context(step))
-        assert all(isinstance(e, Event) for e in said), f"{self.name}.learn owes Events, not {said!r}"
+        assert all(isinstance(e, Event) for e in said), f"{self.name}.learn must return Events, not {said!r}"
         return {"the update": x}
 
     def solved(self, run: Run, step: int) -> tuple[Pass, Solve]:
@@ -105,17 +105,21 @@ class PreconditionerConformance(Stateful):
     def check_obligations(self) -> None:
         """``needs`` are Needs, the same when asked again; ``apply`` gives a Solve on its blocks."""
         run = self.begin()
-        assert run.bench.blocks.members, f"{self.name} refuses every block: {run.bench.refused}"
+        assert run.bench.blocks.members, f"{self.name} refuses every block of the test: {run.bench.refused}"
         for step in (0, 1, 7, 1000):
             needs = self.part.needs(step)
-            assert isinstance(needs, Needs), f"{self.name}.needs({step}) owes Needs, not {needs!r}"
-            assert self.part.needs(step) == needs, f"{self.name}.needs({step}) is another the second time"
-        assert isinstance(self.part.joins("0"), bool), f"{self.name}.joins(layer) owes a bool"
+            assert isinstance(needs, Needs), f"{self.name}.needs({step}) must return Needs, not {needs!r}"
+            assert self.part.needs(step) == needs, f"{self.name}.needs({step}) differs between two calls"
+        assert isinstance(self.part.joins("0"), bool), f"{self.name}.joins(layer) must return a bool"
         seen, solve = self.solved(run, 0)
-        assert isinstance(solve, Solve), f"{self.name}.apply owes a Solve, not a {type(solve).__name__}"
-        assert solve.x.layout == seen.gradient.layout, f"{self.name}.apply: x has other blocks than v"
+        assert isinstance(solve, Solve), (
+            f"{self.name}.apply must return a Solve, not a {type(solve).__name__}"
+        )
+        assert solve.x.layout == seen.gradient.layout, (
+            f"{self.name}.apply: the blocks of x differ from those of v"
+        )
         if solve.iterates:
-            assert self.part.iterates, f"{self.name}.iterates is False, and a Solve carries iterates"
+            assert self.part.iterates, f"{self.name}.iterates is False, and the Solve has iterates"
 
     @check()
     def check_ready(self) -> None:
@@ -123,7 +127,7 @@ class PreconditionerConformance(Stateful):
         run = self.begin()
         for k in range(3):
             ready = self.part.ready(run.state)
-            assert isinstance(ready, bool), f"{self.name}.ready owes a bool, not {ready!r}"
+            assert isinstance(ready, bool), f"{self.name}.ready must return a bool, not {ready!r}"
             assert ready, f"{self.name}.ready is False after {PREPARATIONS + k} gradients"
             self.advance(run, k)
 
@@ -132,7 +136,9 @@ class PreconditionerConformance(Stateful):
         """A block that is not treated is refused with a reason, in words."""
         for name, reason in self.bench().refused.items():
             wordy = isinstance(reason, str) and reason.strip()
-            assert wordy, f"{self.name}.refuses owes a reason in words for block {name}, not {reason!r}"
+            assert wordy, (
+                f"{self.name}.refuses must return a reason in words for block {name}, not {reason!r}"
+            )
 
     @check()
     def check_finite(self) -> None:
@@ -156,11 +162,13 @@ class PreconditionerConformance(Stateful):
         first = self.part.apply(run.state, v, context(2)).x.clone()
         again = self.part.apply(run.state, v, context(2)).x
         after, plain_after = export(run.state)
-        assert torch.equal(v.flat, kept.flat), f"{self.name}.apply changes the vector it is given"
+        assert torch.equal(v.flat, kept.flat), f"{self.name}.apply changes its argument v"
         wrong = [n for n in before if not torch.equal(before[n], after[n])]
         wrong += [n for n in plain if repr(plain[n]) != repr(plain_after[n])]
         assert not wrong, f"{self.name}.apply changes its state: {', '.join(wrong)}"
-        assert torch.equal(first.flat, again.flat), f"{self.name}.apply gives another x the second time"
+        assert torch.equal(first.flat, again.flat), (
+            f"{self.name}.two calls of apply with the same arguments return different x"
+        )
 
     @check()
     def check_borrowed(self) -> None:
@@ -176,7 +184,7 @@ class PreconditionerConformance(Stateful):
         assert torch.equal(v.flat, kept.flat), f"{self.name}.apply returns v's memory; return v.borrow()"
         again = self.part.apply(run.state, v, ctx).x
         assert torch.equal(again.flat, expected.flat), (
-            f"{self.name}.apply returns memory of its state that is not marked: return x.borrow()"
+            f"{self.name}.apply returns memory of its state that is not marked as borrowed; return x.borrow()"
         )
 
     @check(capability="linear")
@@ -233,8 +241,8 @@ class PreconditionerConformance(Stateful):
             what = Aftermath(seen, solve, Step(solve.x, ALPHA))
             self.part.learn(twin.state, self._with_pairs(what, twin), context(k))
             assert torch.equal(x.flat, y.flat), (
-                f"{self.name}: the update of step {k} is another where the vectors of step {k - 1} were used"
-                " again; copy what is to be remembered"
+                f"{self.name}: the update of step {k} changes if the memory of step {k - 1} is reused;"
+                " copy vectors to keep"
             )
             seen.gradient.flat.fill_(7.0)  # the engine hands these buffers out again
             if not solve.x.borrowed:
@@ -254,7 +262,7 @@ class PreconditionerConformance(Stateful):
         try:
             yield
         except AssertionError as error:
-            hint = f"if apply is meant not to be one linear map, write varying = True in {self.name}"
+            hint = f"if apply is not meant to be one linear map, set varying = True in {self.name}"
             raise AssertionError(f"{error}\n  {hint}") from error
 
     def capabilities(self) -> frozenset[str]:

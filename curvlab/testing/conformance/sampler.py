@@ -59,11 +59,11 @@ class SamplerConformance(Stateful):
         """A Draw has three samples of whole numbers, none of them empty; ``needs`` are Needs."""
         run = self.begin()
         needs, draw = self.part.needs(run.state), self.part.draw(run.state)
-        assert isinstance(needs, Needs), f"{self.name}.needs owes Needs, not {needs!r}"
-        assert isinstance(draw, Draw), f"{self.name}.draw owes a Draw, not a {type(draw).__name__}"
+        assert isinstance(needs, Needs), f"{self.name}.needs must return Needs, not {needs!r}"
+        assert isinstance(draw, Draw), f"{self.name}.draw must return a Draw, not a {type(draw).__name__}"
         for purpose in PURPOSES:
             sample = getattr(draw, purpose)
-            assert isinstance(sample, Tensor), f"{self.name}: the {purpose} sample is no tensor"
+            assert isinstance(sample, Tensor), f"{self.name}: the {purpose} sample is not a tensor"
             whole = sample.dim() == 1 and not sample.is_floating_point() and sample.dtype is not torch.bool
             assert whole, f"{self.name}: the {purpose} sample is {sample.dtype} of {sample.dim()} axes"
             assert len(sample) > 0, f"{self.name}: the {purpose} sample is empty"
@@ -94,13 +94,13 @@ class SamplerConformance(Stateful):
             first, second = (self.advance(run, k) for run in runs)
             for purpose in PURPOSES:
                 same = torch.equal(first[purpose], second[purpose])
-                assert same, f"{self.name}: two states of one seed draw other {purpose} samples"
+                assert same, f"{self.name}: two states of one seed draw different {purpose} samples"
 
     @check()
     def check_disjoint(self) -> None:
         """Samples that are said to be disjoint share no example."""
         if not self.disjoint:
-            raise Skipped("it claims no two samples to be disjoint")
+            raise Skipped("the sampler declares no disjoint samples")
         run = self.begin()
         for k in range(12):
             found = self.advance(run, k)

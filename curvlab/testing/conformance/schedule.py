@@ -26,7 +26,7 @@ class ScheduleConformance(Exercised):
         name = type(self.part).__name__
         for step in STEPS:
             value = self.part(step)
-            assert isinstance(value, float), f"{name}({step}) owes a float, not {value!r}"
+            assert isinstance(value, float), f"{name}({step}) must return a float, not {value!r}"
             assert math.isfinite(value), f"{name}({step}) is {value}"
 
     @check()
@@ -34,4 +34,6 @@ class ScheduleConformance(Exercised):
         """A schedule has no state: the value of a step does not depend on what was asked before."""
         name, forth = type(self.part).__name__, {k: self.part(k) for k in STEPS}
         back = {k: self.part(k) for k in reversed(STEPS)}
-        assert forth == back, f"{name} gives {forth} asked forwards, and {back} backwards"
+        assert forth == back, (
+            f"{name} returns {forth} when called in order of steps, and {back} in reverse order"
+        )

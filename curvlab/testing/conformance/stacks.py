@@ -42,8 +42,8 @@ class StackChecks(FamilyChecks):
     def _made(self, method: str, M: Structure, alone: Alone, scale: float = 1.0) -> None:
         batch, d = _batch(alone), _dense(next(iter(alone.values()))).shape[-1]
         what = f"{self.name}.{method}"
-        assert M.batch == batch, f"{what}: batch is {M.batch}, it owes {batch}"
-        assert M.d == d, f"{what} of stacked matrices: d is {M.d}, it owes {d}"
+        assert M.batch == batch, f"{what}: batch is {M.batch}, expected {batch}"
+        assert M.d == d, f"{what} of stacked matrices: d is {M.d}, expected {d}"
         assert all(t.is_contiguous() for t in M.tensors().values()), f"{what}: stacked tensors are strided"
         stacked(M, alone, scale, what)
 
@@ -70,7 +70,7 @@ class StackChecks(FamilyChecks):
             stacked(M.mean_diagonal(), cut(means, batch), size(A), f"stacked {of}.mean_diagonal")
             stacked(M.norm(), cut(norms, batch), size(A) * d, f"stacked {of}.norm")
             found, most = M.spectral_norm(), torch.linalg.matrix_norm(A, 2)
-            assert found.shape == batch, f"stacked {of}.spectral_norm: {tuple(found.shape)}, it owes {batch}"
+            assert found.shape == batch, f"stacked {of}.spectral_norm: {tuple(found.shape)}, expected {batch}"
             assert bool((found <= most * (1 + 1e-10)).all()), f"stacked {of}.spectral_norm is too large"
             M.shift_(0.5)
             stacked(M, cut(A + 0.5 * torch.eye(d), batch), size(A), f"stacked {of}.shift_")
@@ -110,7 +110,7 @@ class StackChecks(FamilyChecks):
         }
         for method, (found, expected, allowed) in made.items():
             stacked(found, expected, allowed, f"{self.name}.{method}")
-            assert found.batch == batch, f"{self.name}.{method}: batch is {found.batch}, it owes {batch}"
+            assert found.batch == batch, f"{self.name}.{method}: batch is {found.batch}, expected {batch}"
         G = family.gramian(K)
         stacked(G @ X.mT, cut(A @ A.mT @ X.mT, batch), far, f"{self.name}.gramian @ x")
         stacked(G.rmatmul(X), cut(X @ A @ A.mT, batch), far, f"{self.name}.gramian.rmatmul")
@@ -149,7 +149,7 @@ def stacked(whole: Any, alone: Alone, scale: float, what: str) -> None:
     """``whole`` holds what ``alone`` has at every place."""
     found, batch = _dense(whole), _batch(alone)
     shape = tuple(found.shape[: len(batch)])
-    assert shape == batch, f"{what}: leading axes are {shape}, it owes {batch}"
+    assert shape == batch, f"{what}: leading axes are {shape}, expected {batch}"
     for place, expected in alone.items():
         where = f"{what} at {place}"
         assert_close(found[place], _dense(expected), dimension=100, scale=scale, what=where)

@@ -128,12 +128,14 @@ class StepRuleConformance(Stateful):
     def check_obligations(self) -> None:
         """``rate`` is a finite number, ``needs`` are Needs, and a Step has a finite α along the blocks."""
         needs, rate = self.part.needs(0), self.part.rate(0)
-        assert isinstance(needs, Needs), f"{self.name}.needs owes Needs, not {needs!r}"
-        assert isinstance(rate, float), f"{self.name}.rate owes a float, not {rate!r}"
+        assert isinstance(needs, Needs), f"{self.name}.needs must return Needs, not {needs!r}"
+        assert isinstance(rate, float), f"{self.name}.rate must return a float, not {rate!r}"
         assert math.isfinite(rate), f"{self.name}.rate(0) is {rate}"
         step = self.search(self.case())
-        assert isinstance(step, Step), f"{self.name}.search owes a Step, not a {type(step).__name__}"
-        assert step.update.layout == LAYOUT, f"{self.name}.search: the step has other blocks than the line"
+        assert isinstance(step, Step), f"{self.name}.search must return a Step, not a {type(step).__name__}"
+        assert step.update.layout == LAYOUT, (
+            f"{self.name}.search: the blocks of the step differ from those of the line"
+        )
 
     @check()
     def check_descends(self) -> None:
@@ -199,7 +201,7 @@ class StepRuleConformance(Stateful):
             spent = {**case.valley.asked, "products": case.valley.A.count}
             for what, n in spent.items():
                 told = getattr(needs, what)
-                assert n <= told, f"{self.name} asks for {n} {what}, its needs say {told}"
+                assert n <= told, f"{self.name} makes {n} {what}, and needs() declares {told}"
 
     @check()
     def check_rate(self) -> None:
@@ -222,7 +224,7 @@ class StepRuleConformance(Stateful):
             self.part.search(state, line, k)
         now = [line.update, line.gradient, *(i.x for i in line.iterates)]
         same = all(torch.equal(a.flat, b.flat) for a, b in zip(kept, now, strict=True))
-        assert same, f"{self.name}.search changes what it is given"
+        assert same, f"{self.name}.search changes its arguments"
 
     @check()
     def check_remembers(self) -> None:
@@ -233,7 +235,9 @@ class StepRuleConformance(Stateful):
             first = self.part.search(state, case.line, k)
             second = self.part.search(twin, other.line, k)
             same = torch.equal(first.update.flat, second.update.flat) and first.alpha == second.alpha
-            assert same, f"{self.name}: step {k} is another where the vectors of step {k - 1} were used again"
+            assert same, (
+                f"{self.name}: step {k} changes if the memory of step {k - 1} is reused; copy vectors to keep"
+            )
             for v in (
                 other.line.update,
                 other.line.gradient,

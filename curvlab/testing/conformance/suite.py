@@ -44,7 +44,7 @@ class Conformance(ABC):
 
     def make(self) -> Any:
         """A new part, always an equal one."""
-        raise UsageError(f"{type(self).__name__} does not write make(self), which returns the part to check")
+        raise UsageError(f"{type(self).__name__} does not define make(self), which returns the part to check")
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -86,13 +86,14 @@ class Conformance(ABC):
             if not explained(error):
                 raise
             raise UsageError(f"{who}: {explained(error)}") from error
-        owed = f"it owes a part of kind {self.kind}, which is a subclass of {_place(wanted)}"
+        expected = f"expected a part of kind {self.kind}, a subclass of {_place(wanted)}"
         if isinstance(made, type):
             raise UsageError(
-                f"{who} returned the class {made.__name__}; {owed}: return an instance, {made.__name__}(…)"
+                f"{who} returned the class {made.__name__}; {expected}; "
+                f"return an instance, {made.__name__}(…)"
             )
         if not isinstance(made, wanted):
-            raise UsageError(f"{who} returned a {type(made).__name__}; {owed}")
+            raise UsageError(f"{who} returned a {type(made).__name__}; {expected}")
         return made
 
     @classmethod
@@ -126,7 +127,11 @@ class Conformance(ABC):
             return found
         if found.result == "fail":
             return dataclasses.replace(found, result="xfail", message=reason)
-        return Outcome(asked.name, "fail", f"expected to fail ({reason}), and it does not: take that out")
+        return Outcome(
+            asked.name,
+            "fail",
+            f"expected to fail ({reason}), and it passes; remove it from expected_failures",
+        )
 
     def named(self, name: str) -> Check:
         """The check of this name."""
@@ -135,7 +140,9 @@ class Conformance(ABC):
     def _attempt(self, asked: Check) -> Outcome:
         if _number(asked.since) > _number(self.api_version):
             return Outcome(
-                asked.name, "skip", f"since API {asked.since}; the part is of API {self.api_version}"
+                asked.name,
+                "skip",
+                f"new in API {asked.since}; the part is written for API {self.api_version}",
             )
         before = Surroundings.now()
         try:
@@ -171,11 +178,11 @@ class Conformance(ABC):
         except (NameError, TypeError) as error:
             raise AssertionError(
                 f"{name}: the types of its settings cannot be read: {error};"
-                " import them outside TYPE_CHECKING"
+                " import these types outside `if TYPE_CHECKING`"
             ) from error
         given = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
-        assert type(part)(**given) == part, f"{name}: two parts of equal settings are not equal"
-        assert name in repr(part), f"repr of a {name} does not say that it is one: {part!r}"
+        assert type(part)(**given) == part, f"{name}: two parts with equal settings are not equal"
+        assert name in repr(part), f"the repr of a {name} does not contain its class name: {part!r}"
 
 
 def _as_test(name: str, method: Callable[..., None]) -> Callable[..., None]:

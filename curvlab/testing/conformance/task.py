@@ -101,21 +101,23 @@ class TaskConformance(Conformance):
         assert self.part.batch_size >= 1, f"{self.name}.batch_size is {self.part.batch_size!r}"
         work = self.double
         assert isinstance(work, Workload), (
-            f"{self.name}.workload owes a Workload, not a {type(work).__name__}"
+            f"{self.name}.workload must return a Workload, not a {type(work).__name__}"
         )
         assert work.size >= 1, f"{type(work).__name__}.size is {work.size!r}: there are no training examples"
         trained = [p for p in work.model.parameters() if p.requires_grad]
         assert trained, f"{self.name}.model() has no parameter that requires a gradient"
         metric, more_is_better = self.part.judged_by
-        assert isinstance(more_is_better, bool), f"{self.name}.judged_by owes (metric, bool)"
+        assert isinstance(more_is_better, bool), f"{self.name}.judged_by must be (metric, bool)"
         found = self.measured.metrics
-        assert metric in found, f"{self.name}.judged_by is {metric!r}, metrics() has {', '.join(found)}"
+        assert metric in found, (
+            f"{self.name}.judged_by is {metric!r}, and metrics() returns only {', '.join(found)}"
+        )
 
     @check()
     def check_model(self) -> None:
         """``model`` draws from torch's global generator: of one seed always the same, of another not."""
         a, b, other = (_flat(self.model(seed)) for seed in (0, 0, 1))
-        assert torch.equal(a, b), f"{self.name}.model() is another for the same seed"
+        assert torch.equal(a, b), f"{self.name}.model() differs between two calls with the same seed"
         assert not torch.equal(a, other), f"{self.name}.model() does not depend on torch's seed"
 
     @check()
@@ -164,7 +166,9 @@ class TaskConformance(Conformance):
         objective()
         left = blocks.pack({n: p.grad for n, p in blocks.parameters.items()})
         off = float((left - seen.gradient).norm())
-        assert off <= 1e-8 * scale, f"{self.name}: objective() leaves another gradient behind than evaluate"
+        assert off <= 1e-8 * scale, (
+            f"{self.name}: objective() leaves a gradient that differs from that of evaluate"
+        )
 
     @check()
     def check_pure(self) -> None:
@@ -175,19 +179,21 @@ class TaskConformance(Conformance):
         losses = [float(objective.loss()) for _ in range(2)]
         wrong = [n for n, t in _tensors(work.model).items() if not torch.equal(t, before[n])]
         assert not wrong, f"{self.name}: loss() changes {', '.join(wrong)}"
-        assert losses[0] == losses[1], f"{self.name}: loss() is {losses} when asked twice"
+        assert losses[0] == losses[1], f"{self.name}: two calls of loss() return {losses}"
         first = self.measured
         assert not first.changed, f"{self.name}: metrics() changes {', '.join(first.changed)}"
-        assert not first.modes, f"{self.name}: metrics() leaves modules in another mode"
+        assert not first.modes, f"{self.name}: metrics() changes the mode of modules (train or eval)"
         if first.seconds < PATIENCE:
             again = dict(self.single.metrics())
-            assert again == first.metrics, f"{self.name}: metrics() are {first.metrics}, and then {again}"
+            assert again == first.metrics, (
+                f"{self.name}: two calls of metrics() return {first.metrics} and {again}"
+            )
 
     @check()
     def check_metrics(self) -> None:
         """Metrics are finite floats by name."""
         for name, value in self.measured.metrics.items():
-            assert isinstance(value, float), f"{self.name}: metric {name} owes a float, not {value!r}"
+            assert isinstance(value, float), f"{self.name}: metric {name} must be a float, not {value!r}"
             assert math.isfinite(value), f"{self.name}: metric {name} is {value}"
 
     @check()
@@ -195,7 +201,7 @@ class TaskConformance(Conformance):
         """The loss is of the examples that were drawn, and of the acceptance sample where that is another."""
         work = self.double
         if work.size < 2 * FEW:
-            raise Skipped(f"{work.size} examples are too few to tell samples apart")
+            raise Skipped(f"{work.size} examples are too few to compare samples")
         first, second = torch.arange(FEW), torch.arange(work.size - FEW, work.size)
         apart = [float(work.objective(Draw(s, s, s)).loss()) for s in (first, second)]
         mixed = work.objective(Draw(first, first, second))
@@ -214,7 +220,7 @@ def skipping_without_data() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise Skipped(f"its data are not here: {error}") from error
+        raise Skipped(f"the data of the task are missing: {error}") from error
 
 
 def _flat(model: nn.Module) -> Tensor:

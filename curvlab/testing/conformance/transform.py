@@ -65,8 +65,12 @@ class TransformConformance(Stateful):
         for dtype in (torch.float64, torch.float32):
             state = self.part.init(BlockVector(LAYOUT, torch.zeros(LAYOUT.size, dtype=dtype)))
             found = self.part(state, vector(0, dtype), Place.at(0, dtype).told(0))
-            assert isinstance(found, BlockVector), f"{self.name} owes a BlockVector, not a {type(found)}"
-            assert found.layout == LAYOUT, f"{self.name} returns a vector on other blocks"
+            assert isinstance(found, BlockVector), (
+                f"{self.name} must return a BlockVector, not a {type(found)}"
+            )
+            assert found.layout == LAYOUT, (
+                f"{self.name} returns a vector whose blocks differ from those of its argument"
+            )
             assert found.dtype is dtype, f"{self.name} of {dtype} gives {found.dtype}"
 
     @check()
@@ -77,11 +81,11 @@ class TransformConformance(Stateful):
             v = vector(k)
             kept = v.clone()
             found = self.part(state, v.borrow(), Place.at(k).told(k))
-            assert torch.equal(v.flat, kept.flat), f"{self.name} changes a vector that it was lent"
+            assert torch.equal(v.flat, kept.flat), f"{self.name} changes its argument, which is borrowed"
             if not found.borrowed:
                 found.flat.fill_(7.0)
                 assert torch.equal(v.flat, kept.flat), (
-                    f"{self.name} returns the vector that it was lent as its own: return it borrowed"
+                    f"{self.name} returns its borrowed argument as its own; return v.borrow() instead of v"
                 )
 
     @check()
@@ -92,8 +96,8 @@ class TransformConformance(Stateful):
             first = self.part(state, vector(k), Place.at(k).told(k)).clone()
             second = self.part(twin, vector(k), Place.at(k).told(k))
             assert torch.equal(first.flat, second.flat), (
-                f"{self.name}: step {k} is another after what it returned at step {k - 1} was changed:"
-                " return a buffer of the state by x.borrow(), and copy what is to be remembered"
+                f"{self.name}: step {k} changes if the vector returned at step {k - 1} is overwritten:"
+                " return a buffer of the state by x.borrow(), and copy vectors to keep"
             )
             if not second.borrowed:
                 second.flat.fill_(7.0)
@@ -107,7 +111,7 @@ class TransformConformance(Stateful):
             v, place = vector(k), Place.at(k)
             second = self.part(twin, v.borrow(), place.told(k)).clone()
             assert torch.equal(first.flat, second.flat), (
-                f"{self.name}: step {k} is another where the vectors of step {k - 1} were used again"
+                f"{self.name}: step {k} changes if the memory of step {k - 1} is reused; copy vectors to keep"
             )
             v.flat.fill_(7.0)
             place.gradient.flat.fill_(7.0)
