@@ -115,16 +115,23 @@ def package(contender: Contender, every: int) -> Subject:
 
 
 def ours_alike(contender: Contender, every: int) -> Subject:
-    """A step of ours with the package's settings."""
+    """A step of ours with the package's settings: heavy-ball momentum, an absolute λ, no grafting."""
     momentum = 0.0 if contender.method == "ikfac" else CURVATURE_MOMENTUM
+    published = {
+        "on_gradient": [],
+        "on_update": [{"use": "momentum", "beta": SAME["momentum"]}],
+        "preconditioner.relative": False,
+    }
     return ours(
         contender.method,
+        settings=published,
         structure=contender.structure,
         refresh=every,
         labels="data",
         curvature_lr=CURVATURE_LR,
         curvature_momentum=momentum,
-        **SAME,
+        lr=SAME["lr"],
+        damping=SAME["damping"],
     )
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
+from curvlab.linalg.verdict import holds
 
 #: steps that a moving average remembers, at most; each rounds every entry once more
 AVERAGED = 1000
@@ -26,7 +27,7 @@ def nonnegative(
     allowed = (d + AVERAGED) * numbers.eps
     # products of gradients as small as 1e-20 are denormal in float32, and keep no relative accuracy
     wrong = values < -allowed * values.amax(-1, keepdim=True).clamp(min=0.0) - d * numbers.tiny
-    if bool(wrong.any()):
+    if not holds(~wrong.any()):
         where = wrong.any(-1)
         low, high = float(values[where].min()), float(values[where].amax(-1).min())
         raise NotPositiveDefinite(

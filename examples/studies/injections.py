@@ -41,10 +41,10 @@ KFAC = "preconditioner.inner.initial.part"
 PLACES: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
     "sgd": ({}, "on_gradient.1@2.weight", "on_gradient.1@0.weight"),
     "adamw": ({}, "preconditioner.second@2.weight", "on_gradient.0.average@2.weight"),
-    "kfac": ({"refresh": 5}, "preconditioner.inverse.blocks.2.A.matrix", "on_update.1@2"),
+    "kfac": ({"refresh": 5}, "preconditioner.inverse.blocks.2.A.matrix", "on_gradient.0.average@2"),
     "ekfac": ({"refresh": 5}, "preconditioner.basis.2.Q_A", "preconditioner.moments@2"),
-    "foof": ({"refresh": 5}, "preconditioner.estimate.A.2.matrix", "on_update.0@2"),
-    "singd": ({"refresh": 5}, "preconditioner.blocks.2.K.matrix", "on_update.2@2"),
+    "foof": ({"refresh": 5}, "preconditioner.estimate.A.2.matrix", "on_gradient.0.average@2"),
+    "singd": ({"refresh": 5}, "preconditioner.blocks.2.K.matrix", "on_gradient.0.average@2"),
     "shampoo": ({"refresh": 5}, "preconditioner.direction.grams.2.0.matrix", "on_gradient.0.average@2"),
     "soap": ({"refresh": 5}, "preconditioner.bases.2.0", "preconditioner.second@2"),
     "hf-gn": ({"refresh": 2}, f"{KFAC}.inverse.blocks.2.A.matrix", "preconditioner.start@2"),

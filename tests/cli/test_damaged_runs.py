@@ -521,9 +521,8 @@ def test_what_no_machine_or_not_this_one_has_is_a_fault_of_the_configuration(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("width", [2**45, 2**62], ids=["more than there is", "more than can be counted"])
-def test_a_model_that_does_not_fit_into_memory_is_said_to_be_too_large(width: int, place: Path) -> None:
-    said = curvlab("train", "whole.toml", "--quiet", "--set", f"task.hidden=[{width}]")
+def test_a_model_that_does_not_fit_into_memory_is_said_to_be_too_large(place: Path) -> None:
+    said = curvlab("train", "whole.toml", "--quiet", "--set", f"task.hidden=[{2**24}, {2**24}]")
     require_message(said, "^error: out of memory: an allocation failed")
     assert said.code == 1
     assert not Path("runs").exists()

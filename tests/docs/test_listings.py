@@ -19,7 +19,7 @@ MathML = Callable[..., str]
 
 METHODS = [e.name for e in installed().method_entries() if listings.OURS.fullmatch(e.distribution)]
 #: ``curvlab plugins new`` and the like, wherever a page names a command
-NAMED = re.compile(r"(?:^|`)curvlab ((?:[a-z]+ ?){1,2})", re.MULTILINE)
+NAMED = re.compile(r"(?:^|`)curvlab (?!is )((?:[a-z]+ ?){1,2})", re.MULTILINE)  # no sentence about it
 #: commands that stand above others
 GROUPS = ("config", "plugins", "tasks", "bench")
 

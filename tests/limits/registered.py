@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tomli
 from torch import nn
@@ -87,6 +87,8 @@ def families() -> list[Family]:
 
 
 def _choices(annotation: Any, default: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:  # a number and its bounds
+        annotation = get_args(annotation)[0]
     if annotation is bool:
         yield from (False, True)
     elif annotation is int:

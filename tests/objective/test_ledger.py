@@ -349,7 +349,7 @@ def test_time_before_the_batch_is_the_same_with_the_number_declared_and_refused_
     ambient, _ = counted(mine)
     mine.zero_grad()
     F.mse_loss(mine(sequence), Y).backward()
-    with pytest.raises(ConfigError, match="which one counts the examples of the batch"):
+    with pytest.raises(ConfigError, match="it is unclear which one counts the examples"):
         ambient.collect(None)
 
 
@@ -427,7 +427,7 @@ def test_calls_of_different_sizes_in_one_backward_are_refused() -> None:
 def test_a_declaration_that_is_no_number_is_refused() -> None:
     model = mlp().double()
     ambient, _ = counted(model, lambda x: x.mean())
-    with pytest.raises(ConfigError, match="expected a number of examples"):
+    with pytest.raises(ConfigError, match="expected a whole number ≥ 0"):
         model(X)
     assert ambient is not None
 

@@ -39,8 +39,8 @@ def longs(*shape: int) -> Tensor:
         (CE, normal(6, 3), longs(6).int(), r"targets.long\(\)"),
         (CE, normal(3), longs(), r"outputs of shape \(n, classes\)"),
         (nn.CrossEntropyLoss(torch.ones(4)), normal(6, 3), longs(6), "for each of the 3 classes"),
-        (CE, (normal(6, 3), normal(6)), longs(6), "a criterion of your own"),
-        (CE, normal(6, 3), (longs(6),), "a criterion of your own"),
+        (CE, (normal(6, 3), normal(6)), longs(6), "write a criterion that selects them"),
+        (CE, normal(6, 3), (longs(6),), "write a criterion that selects them"),
         (NLL, normal(6, 3), longs(6), "nn.LogSoftmax"),
     ],
 )

@@ -45,6 +45,6 @@ def test_who_listens_hears_every_linear_layer() -> None:
 
 
 def test_a_layer_without_a_rule_is_named() -> None:
-    with pytest.raises(ConfigError, match="go through ReLU") as failed:
+    with pytest.raises(ConfigError, match="are not known for ReLU") as failed:
         jets(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2), torch.ones(2))
     assert "Tanh" in str(failed.value.faults[0].hint)

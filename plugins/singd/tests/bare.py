@@ -36,6 +36,7 @@ PLAIN: dict[str, Any] = {
     "fit": 0,
     "order": 1,
     "stacked": True,
+    "relative": False,
 }
 
 #: the rules of specs 3 and 4, and ours, by name

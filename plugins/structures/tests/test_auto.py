@@ -74,7 +74,7 @@ def test_it_is_written_by_name_or_as_a_table(written: str, expected: Auto) -> No
     }
     plan = curvlab.config.build(curvlab.config.load(data=data), registry())
     estimator: Any = plan.method.preconditioner.estimator  # type: ignore[attr-defined]
-    assert (expected, Dense()) == (estimator.A, estimator.B)
+    assert (expected, Auto(limit=256)) == (estimator.A, estimator.B), "B is the method's own"
     again = curvlab.config.build(curvlab.config.load(data=plan.resolved), registry())
     assert again.method == plan.method
 
