@@ -197,3 +197,29 @@ def test_a_factor_that_is_not_finite_is_named_by_its_block(rule: Inverse) -> Non
     A[1, 2] = A[2, 1] = torch.nan
     with pytest.raises(NotPositiveDefinite, match='block "fc"'):
         rule(block(psd(3, 0), A), reference_context(1e-3))
+
+
+# λ in units of the curvature
+
+
+@quick
+@given(o=sizes, i=sizes, seed=seeds, damping=dampings, scale=st.sampled_from([1e-6, 1.0, 1e4]))
+def test_a_relative_damping_is_in_units_of_the_mean_curvature(
+    o: int, i: int, seed: int, damping: float, scale: float
+) -> None:
+    """Exchanging scale between the sides, or scaling the block, scales the inverse alone."""
+    A, B = psd(i, seed, scale=3.0), psd(o, seed + 1, scale=scale)
+    mean = float(A.trace() / i * B.trace() / o)
+    for plain, relative in ((SplitCholesky(), SplitCholesky(True)), (Eigen(), Eigen(True))):
+        expected = inverted(plain, B, A, damping * mean)
+        assert_close(inverted(relative, B, A, damping), expected, condition=1e4)
+    shifts = [damping * float(M.trace() / len(M)) for M in (B, A)]
+    inverses = [torch.linalg.inv(M + s * eye(len(M))) for M, s in zip((B, A), shifts, strict=True)]
+    assert_close(inverted(Cholesky(True), B, A, damping), kronecker(*inverses), condition=1e4)
+
+
+def test_what_saw_no_curvature_is_taken_for_the_identity() -> None:
+    zero, A = torch.zeros(2, 2).double(), psd(3, 0)
+    for rule in (SplitCholesky(True), Cholesky(True)):
+        X = inverted(rule, zero, A, 0.1)
+        assert bool(torch.isfinite(X).all())

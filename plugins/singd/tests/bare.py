@@ -35,6 +35,7 @@ PLAIN: dict[str, Any] = {
     "limit": math.inf,
     "fit": 0,
     "order": 1,
+    "relative": False,
     "stacked": True,
     "relative": False,
 }
