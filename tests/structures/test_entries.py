@@ -120,5 +120,7 @@ def test_a_dimension_that_is_read_off_the_dense_matrix_is_what_a_warning_names()
 
 
 def test_a_family_whose_scalars_are_no_entries_is_told_to_write_the_projection() -> None:
-    with pytest.raises(PluginError, match=r"Constant: dense\(\) of member\(A\) must be A .*define Constant\.project"):
+    with pytest.raises(
+        PluginError, match=r"Constant: dense\(\) of member\(A\) must be A .*define Constant\.project"
+    ):
         Constant().project(symmetric(3, 0))

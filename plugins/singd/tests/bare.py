@@ -37,7 +37,6 @@ PLAIN: dict[str, Any] = {
     "order": 1,
     "relative": False,
     "stacked": True,
-    "relative": False,
 }
 
 #: the rules of specs 3 and 4, and ours, by name
