@@ -58,9 +58,19 @@ def compose(method: Node, registry: Registry, faults: list[Fault]) -> Compositio
         if key not in PLACES and key not in file.knobs:
             hint = advice(key, [*file.knobs, *PLACES], "Knobs and places")
             faults.append(node.fault(f"unknown key {key}", hint, f"method.{key}"))
+    knobs = _with_implied(knobs, file)
     turned = _turn(file.composition, file, knobs)
     composed = merge(turned, Node(places, table.origin), faults, anew=True)
     return Composition(entry, _turn_again(composed, file, knobs, faults))
+
+
+def _with_implied(given: dict[str, Node], file: MethodFile) -> dict[str, Node]:
+    """The knobs that were given, and those that they imply; one that was given stays as it is."""
+    found = dict(given)
+    for name, node in given.items():
+        for other, value in file.knobs[name].implies.items():
+            found.setdefault(other, Node(value, node.origin))
+    return found
 
 
 def _named(table: Node, registry: Registry, faults: list[Fault]) -> MethodEntry | None:

@@ -1,9 +1,10 @@
 """Method files: their sections, and their knobs, the few settings that a user turns.
 
     [about]   summary, reference, needs: words for listings
-    [knobs]   name = "step.lr", or a list of such paths, or { paths = […], help = "…" }
+    [knobs]   name = "step.lr", or a list of such paths, or { paths = […], help = "…", implies = {…} }
     [method]  the composition: which part stands at which place
 
+``implies`` maps other knobs to the values that they take where this one is given and they are not.
 A knob's path starts at ``[method]`` (the word ``method.`` may stand before it); an array is entered
 by index or by its entries' ``use``: ``on_update.momentum.beta``.
 """
@@ -11,7 +12,7 @@ by index or by its entries' ``use``: ``on_update.momentum.beta``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -39,12 +40,13 @@ _ABOUT = ("summary", "reference", "needs")
 
 @dataclass(frozen=True)
 class Knob:
-    """One knob: the paths that it sets, relative to ``[method]``, and a line of help."""
+    """One knob: the paths that it sets, relative to ``[method]``, a line of help, and what it implies."""
 
     name: str
     paths: tuple[tuple[str, ...], ...]
     help: str
     node: Node
+    implies: Mapping[str, Any] = field(default_factory=dict)
 
     def written(self) -> tuple[str, ...]:
         """The paths as text."""
@@ -102,6 +104,11 @@ def read_method(entry: MethodEntry) -> MethodFile:
         name: _knob(name, node, faults)
         for name, node in tree.table.get("knobs", Node({}, tree.origin)).table.items()
     }
+    for knob in knobs.values():
+        for other in knob.implies:
+            if other not in knobs or other == knob.name:
+                hint = advice(other, [name for name in knobs if name != knob.name], "Knobs")
+                faults.append(knob.node.fault(f"implies {other}, which is no other knob", hint))
     refuse(entry, faults)
     return MethodFile(entry, knobs, composition)
 
@@ -115,14 +122,14 @@ def refuse(entry: MethodEntry, faults: list[Fault]) -> None:
 
 def _knob(name: str, node: Node, faults: list[Fault]) -> Knob:
     said: Any = plain(node)
-    words = ""
+    words, implies = "", {}
     if isinstance(said, dict):
-        words = said.get("help", "")
-        unknown = set(said) - {"paths", "help"}
-        if unknown or not isinstance(words, str):
+        words, implies = said.get("help", ""), said.get("implies", {})
+        unknown = set(said) - {"paths", "help", "implies"}
+        if unknown or not isinstance(words, str) or not isinstance(implies, dict):
             faults.append(
                 node.fault(
-                    "expected a table with the keys paths and help",
+                    "expected a table with the keys paths and help, and perhaps implies",
                     'write { paths = "step.lr", help = "one line" }',
                 )
             )
@@ -133,4 +140,5 @@ def _knob(name: str, node: Node, faults: list[Fault]) -> Knob:
             node.fault('expected a path such as "step.lr", or an array of paths', f'write {name} = "step.lr"')
         )
         paths = []
-    return Knob(name, tuple(tuple(p.removeprefix("method.").split(".")) for p in paths), str(words), node)
+    split = tuple(tuple(p.removeprefix("method.").split(".")) for p in paths)
+    return Knob(name, split, str(words), node, implies if isinstance(implies, dict) else {})

@@ -227,7 +227,7 @@ BODY = '[method]\npreconditioner = "identity"\ndamping = "constant"\nstep = { us
         (
             ABOUT + '[knobs]\nb = { path = "step.lr" }\n' + BODY,
             4,
-            "expected a table with the keys paths and help",
+            "expected a table with the keys paths and help, and perhaps implies",
         ),
         (ABOUT + '[knob]\nlr = "step.lr"\n' + BODY, 3, 'Did you mean "knobs"'),
         ('[about]\nsumary = "x"\n' + BODY, 2, 'Did you mean "summary"'),

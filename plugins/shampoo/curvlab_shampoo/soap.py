@@ -26,6 +26,12 @@ PART = "soap"
 #: of a moment's mean eigenvalue: the largest that is added to its diagonal, along a ramp, before its
 #: eigenvectors are looked for.  Among directions that no gradient has shown yet, rounding would choose
 TILT = 1e-3
+#: the same for the first eigenvectors: of one gradient only the leading directions are known, and rounding of
+#: relative size ε d / TILT would be in the others
+FIRST_TILT = 1e-2
+
+#: of the rounding unit times ‖√v̂‖: where √v̂ is smaller, turned gradients are rounding, and count as zero
+UNSEEN = 16.0
 
 #: an eps below this may turn a gradient without a second moment into infinity
 LEAST_EPS = 1e-16
@@ -61,7 +67,8 @@ class Soap(Preconditioner[SoapState]):
     first bases, for the second gradient, come from an eigendecomposition.  From then on, one power iteration
     every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the columns first sorted by ``diag(Q_nᵀ L_n Q_n)``,
     and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are told apart by a
-    ramp on its diagonal, at most 1e-3 of the mean.
+    ramp on its diagonal, at most 1e-3 of the mean (1e-2 for the first bases).  An entry of a turned vector
+    counts as zero where √v̂ is below 16 ε ‖√v̂‖: there it is rounding, which v̂ would blow up to full size.
 
     Treats any block.  A layer is one block, its bias a column.  Blocks of one axis turn only with
     ``vectors``.  State: ``2 d²`` scalars per axis if K is dense, beside v̂.  Costs, with a block of D entries,
@@ -126,8 +133,12 @@ class Soap(Preconditioner[SoapState]):
     def apply(self, state: SoapState, v: BlockVector, ctx: Context) -> Solve:
         x = v.empty_like()
         for name, bases in state.bases.items():
-            scaled = _turned(v.factored(name), bases) / (state.second[name].sqrt().add_(self.eps))
-            _turned_back(scaled, bases, x[name])
+            size = state.second[name].sqrt()
+            scaled = _turned(v.factored(name), bases)
+            if any(Q is not None for Q in bases):
+                least = (UNSEEN * torch.finfo(size.dtype).eps) * torch.linalg.vector_norm(size)
+                scaled.masked_fill_(size <= least, 0.0)
+            _turned_back(scaled / size.add_(self.eps), bases, x[name])
         return Solve(x)
 
     def _begin(self, state: SoapState, ctx: Context) -> None:
@@ -160,19 +171,19 @@ def _identity(L: Structure) -> Tensor | None:
 
 
 def _eigenvectors(L: Structure, backend: Backend) -> Float[Tensor, "d d"]:
-    """Of L and its ramp, the largest first."""
+    """Of L and its ramp, the largest first; from the moments of one gradient."""
     gram = as_gram(L.family, PART)
     tilted = replace(L, **{name: t.clone() for name, t in L.tensors().items()})  # type: ignore[type-var]
-    gram.average_(tilted, 1.0, _ramp(L).sqrt().diag(), 1.0, backend)
+    gram.average_(tilted, 1.0, _ramp(L, FIRST_TILT).sqrt().diag(), 1.0, backend)
     _, Q = gram.eigh(tilted, backend)
     assert Q is not None
     return Q.flip(-1)
 
 
-def _ramp(L: Structure) -> Float[Tensor, " d"]:
-    """What is added to the diagonal: from ``TILT`` of its mean down to nearly nothing."""
+def _ramp(L: Structure, tilt: float = TILT) -> Float[Tensor, " d"]:
+    """What is added to the diagonal: from ``tilt`` of its mean down to nearly nothing."""
     mean = L.mean_diagonal()
-    return torch.arange(L.d, 0, -1, dtype=mean.dtype, device=mean.device) * (mean * (TILT / L.d))
+    return torch.arange(L.d, 0, -1, dtype=mean.dtype, device=mean.device) * (mean * (tilt / L.d))
 
 
 def _turned(g: Tensor | Outer, bases: Bases) -> Tensor:
