@@ -229,6 +229,11 @@ BODY = '[method]\npreconditioner = "identity"\ndamping = "constant"\nstep = { us
             4,
             "expected a table with the keys paths and help, and perhaps implies",
         ),
+        (
+            ABOUT + '[knobs]\nb = { paths = ["step.lr"], implies = { c = 1 } }\n' + BODY,
+            4,
+            "implies c, which is no other knob",
+        ),
         (ABOUT + '[knob]\nlr = "step.lr"\n' + BODY, 3, 'Did you mean "knobs"'),
         ('[about]\nsumary = "x"\n' + BODY, 2, 'Did you mean "summary"'),
         (ABOUT, None, "[method] is missing"),
