@@ -3,9 +3,9 @@
     python asv_benchmarks/singd_ratios.py [--against adamw|package|both] [--only NAME ...] [--rounds 15]
 
 Network, data and the way of timing: ``pairs``.  A timing is whole cycles of T steps, so that the updates of
-the factors are in it.  Against ``torch.optim.AdamW`` methods run as published but for structure and T and
-without grafting (``method_ratios.py`` times the defaults).  Against the package ``singd`` both sides are given the
-same settings.  Exits 1 if a median is above its bound.
+the factors are in it.  Against ``torch.optim.AdamW`` the methods run without grafting, with the given
+structure and T (``method_ratios.py`` times the defaults).  Against the package ``singd`` both sides are given
+the same settings.  Exits 1 if a median is above its bound.
 
 | structure | ÷ AdamW, T = 10 | ÷ the package, T = 1 and 10 |
 |---|--:|--:|
