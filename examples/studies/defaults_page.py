@@ -48,6 +48,7 @@ A dot is a run that was not made. Batches are small, so that runs are noisy: {ba
 
 ```
 OMP_NUM_THREADS=1 python examples/studies/defaults.py stable
+OMP_NUM_THREADS=1 python examples/studies/defaults.py stable --scales 1 --methods adamw sgd muon sophia shampoo soap
 ```
 
 {stability(runs)}
