@@ -133,6 +133,9 @@ def inject(method: str, where: str, value: str, at: int) -> Fate:
 
     for k in range(at):
         step(k)
+    if where == "update" and rests(method, at):
+        step(at)  # it has no update yet: the first one is spoiled
+        at += 1
     kept, entry = 0.0, None
     if where == "gradient":
         tap.value = VALUES[value]
@@ -162,6 +165,11 @@ def inject(method: str, where: str, value: str, at: int) -> Fate:
     except CurvlabError:
         return Fate(method, where, value, at, "stuck")
     return Fate(method, where, value, at, "saved" if strange(optimizer) else "")
+
+
+def rests(method: str, at: int) -> bool:
+    """Whether this step only starts the method's state and makes no update: SOAP's first."""
+    return method == "soap" and at == 0
 
 
 def everything(optimizer: Any) -> dict[str, Any]:
