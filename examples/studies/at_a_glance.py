@@ -185,6 +185,8 @@ AdamW (`torch.optim.AdamW`) and a rival train the same network on Fashion-MNIST 
 one thread, float32. In each turn both use the same CPU time; evaluations are not counted. Cells are medians
 over seeds (least – greatest). The numbers of each turn are in `at-a-glance.json`.
 
+Measured at the defaults before [grafting and relative damping](../decisions/0006-step-lengths.md).
+
 ![Training loss by CPU time](at-a-glance.svg)
 
 {body}
