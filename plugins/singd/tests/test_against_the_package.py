@@ -1,6 +1,6 @@
 """Where the public package ``singd`` (0.0.5) is right, it and we train the same parameters.
 
-Each case trains one network four times for 25 steps: by the package and by us, in float64 and in float32.
+Each case trains one network four times for 50 steps: by the package and by us, in float64 and in float32.
 In float64 the two agree to 1e-12 of the way travelled, which settles that the laws are equal.  In float32
 they may be no further apart than twice what float32 costs the package itself (its distance from its own
 float64), which is what rounding explains; and that must be little, or the comparison says nothing.
@@ -26,10 +26,10 @@ from tests.limits.registered import registry
 #: the package warns of every operation that it has only densely, and of "kfac_like" beside a momentum
 pytestmark = pytest.mark.filterwarnings("ignore:Calling naive implementation:UserWarning")
 
-STEPS, BATCH, CLASSES = 25, 16, 3
+STEPS, BATCH, CLASSES = 50, 16, 3
 LR, BETA1, DAMPING = 0.02, 0.02, 1e-2
 
-#: float64: of the way travelled.  Rounding alone comes to 2e-16 to 3e-15 after these 25 steps
+#: float64: of the way travelled.  Rounding alone comes to 2e-16 to 3e-15 after these 50 steps
 SAME_LAW = 1e-12
 #: float32: how many times the package's own rounding the distance to us may be.  Independent roundings of
 #: one size would give √2; the data's rounding is common to both, so that less than 1 is seen
