@@ -132,7 +132,7 @@ def print_text(text: str) -> None:
 def _to(stream: TextIO) -> Iterator[TextIO]:
     try:
         yield stream
-    except BrokenPipeError:  # whoever reads has seen enough; typer ends the process without a word
+    except BrokenPipeError:  # the reader closed the pipe; typer ends the process
         raise
     except OSError as error:
         with writing(Path("standard output")):

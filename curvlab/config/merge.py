@@ -23,7 +23,7 @@ def merge(base: Node, over: Node, faults: list[Fault], *, anew: bool = False) ->
     if base.is_table and isinstance(over.value, str) and over.value != NONE:
         over = over.as_table()
     if over.is_table and isinstance(base.value, str) and base.value != NONE:
-        base = Node(base.as_table().table, over.origin)  # whoever writes the table made it one
+        base = Node(base.as_table().table, over.origin)  # the table comes from the file that wrote it
     if isinstance(base.value, list) and over.is_table and "use" not in over.table:
         return _over_entries(base, over, faults, anew=anew)
     if not (base.is_table and over.is_table):
@@ -92,7 +92,7 @@ def put(
         )
     table = tree.as_table()
     if not table.is_table:
-        return tree  # neither a table nor a name: whoever builds it says so
+        return tree  # neither a table nor a name: the builder reports it
     below = table.table.get(key)
     if below is None and not rest:
         return Node({**table.table, key: value}, table.origin)

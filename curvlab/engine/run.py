@@ -230,7 +230,7 @@ def _to_the_end(
     require_there: Callable[[], None],
     known: Sequence[Event],
 ) -> Mapping[str, Any]:
-    """Train; the summary, which is told whatever happens.
+    """Train, and return the summary, which is reported whatever happens.
 
     ``require_there`` raises if the folder is not in its place; ``known`` are events to begin with.
     """

@@ -128,7 +128,7 @@ def assert_same_training(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("name", "knobs"), cases())
-@pytest.mark.parametrize("micro", [6, 5], ids=["2 parts", "ragged"])
+@pytest.mark.parametrize("micro", [6, 3, 5], ids=["2 parts", "4 parts", "ragged"])
 def test_micro_batches_are_one_batch(name: str, knobs: Knobs, micro: int) -> None:
     assert_same_training(by_objective(name, knobs, micro=micro), by_objective(name, knobs))
 
@@ -180,7 +180,7 @@ def test_a_summed_loss_in_a_plain_loop_trains_as_its_mean(name: str, knobs: Knob
 
 @pytest.mark.parametrize(("name", "knobs"), plain_cases())
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("parts", [(6, 6), (5, 5, 2)], ids=["2 parts", "ragged"])
+@pytest.mark.parametrize("parts", [(6, 6), (3, 3, 3, 3), (5, 5, 2)], ids=["2 parts", "4 parts", "ragged"])
 def test_accumulated_gradients_are_one_batch(
     name: str, knobs: Knobs, reduction: str, parts: tuple[int, ...]
 ) -> None:
