@@ -48,7 +48,7 @@ def test_what_is_not_reached_is_never_a_speed_up(script: Script) -> None:
 def test_a_small_study_is_run_once_and_written(script: Script, tmp_path: Path) -> None:
     study = script("hessian_free")
     asked = ["--runs", str(tmp_path / "runs"), "--page", str(tmp_path / "page.md"), "--task", "autoencoder"]
-    asked += ["--seeds", "0", "--budget", "1", "--only", "with both", study.ADAMW]
+    asked += ["--seeds", "0", "--budget", "2", "--only", "with both", study.ADAMW]
     assert study.main(asked) == 0
     lines = (tmp_path / "runs" / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 3

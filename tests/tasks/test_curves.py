@@ -114,13 +114,13 @@ def test_the_network_is_that_of_the_literature() -> None:
 
 def test_an_autoencoder_learns_curves() -> None:
     torch.manual_seed(0)
-    task = Curves(hidden=(64,), size=300, validation_size=100)
+    task = Curves(hidden=(64,), size=500, validation_size=200)
     work = task.workload(task.model(), dtype=torch.float32, device=torch.device("cpu"))
     optimizer = torch.optim.Adam(work.model.parameters(), lr=1e-2)
-    images, _ = work.validation.rows(torch.arange(100))
+    images, _ = work.validation.rows(torch.arange(200))
     without = float(((images - images.mean(0)) ** 2).sum(1).mean())  # what no code at all leaves
-    inputs, targets = work.training.rows(torch.arange(300))
-    for _ in range(175):
+    inputs, targets = work.training.rows(torch.arange(500))
+    for _ in range(200):
         optimizer.zero_grad()
         work.loss.mean(work.model(inputs), targets).backward()
         optimizer.step()
