@@ -133,9 +133,6 @@ def inject(method: str, where: str, value: str, at: int) -> Fate:
 
     for k in range(at):
         step(k)
-    if where == "update" and rests(method, at):
-        step(at)  # it has no update yet: the first one is spoiled
-        at += 1
     kept, entry = 0.0, None
     if where == "gradient":
         tap.value = VALUES[value]
@@ -146,9 +143,14 @@ def inject(method: str, where: str, value: str, at: int) -> Fate:
         entry = optimizer.snapshot()[0][f"{method}/{path}"]
         kept = float(entry[(0,) * entry.dim()])
         entry[(0,) * entry.dim()] = VALUES[value]
+    rested: list[str] = []
+    optimizer.on_event = lambda event: rested.append(event.name)
     before, put = everything(optimizer), strange(optimizer)
     try:
         step(at)
+        if where == "update" and "preconditioner-initialized" in rested:  # there was no update yet
+            at, before = at + 1, everything(optimizer)
+            step(at)
         return Fate(method, where, value, at, "silent")
     except Diverged:
         pass
@@ -165,11 +167,6 @@ def inject(method: str, where: str, value: str, at: int) -> Fate:
     except CurvlabError:
         return Fate(method, where, value, at, "stuck")
     return Fate(method, where, value, at, "saved" if strange(optimizer) else "")
-
-
-def rests(method: str, at: int) -> bool:
-    """Whether this step only starts the method's state and makes no update: SOAP's first."""
-    return method == "soap" and at == 0
 
 
 def everything(optimizer: Any) -> dict[str, Any]:
