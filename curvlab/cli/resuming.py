@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from curvlab.errors import ConfigError, Fault
 
@@ -27,11 +27,12 @@ def continued(folder: Path, changes: Sequence[str]) -> Layers:
     from curvlab.config import load
     from curvlab.config.tree import Node
     from curvlab.engine.folder import resolved_of
+    from curvlab.engine.training import by_key
 
     resolved_of(folder)
     path = folder / "resolved.toml"
     before, after = load(path), load(path, changes)
-    old, new = dict(_leaves(before.data)), dict(_leaves(after.data))
+    old, new = by_key(before.data), by_key(after.data)
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     wrong = [key for key in changed if not _free(key)]
     if wrong:
@@ -48,12 +49,3 @@ def continued(folder: Path, changes: Sequence[str]) -> Layers:
 
 def _free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in FREE)
-
-
-def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything that is not a table."""
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, data

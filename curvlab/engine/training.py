@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,8 +188,8 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
             f'"{plan.method_name}"; resume with the run\'s own resolved.toml'
         )
     theirs, mine = (
-        dict(_leaves(checkpoint.plain.get("configuration", {}))),
-        dict(_leaves(_numbers_from(plan))),
+        by_key(checkpoint.plain.get("configuration", {})),
+        by_key(_numbers_from(plan)),
     )
     differing = [key for key in mine if key in theirs and theirs[key] != mine[key]]
     if differing:
@@ -207,13 +207,14 @@ def _numbers_from(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything that is not a table; a key that an update adds has no partner."""
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, data
+def by_key(data: Any, path: str = "") -> dict[str, Any]:
+    """Every value of a configuration that is not a table, by its dotted key."""
+    if not isinstance(data, Mapping):
+        return {path: data}
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found.update(by_key(value, f"{path}.{key}" if path else str(key)))
+    return found
 
 
 def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
