@@ -37,8 +37,8 @@ from torch.func import functional_call, jvp, linearize, vjp
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
-from curvlab.objective.losses import BinaryCrossEntropy, CrossEntropy, Loss
-from curvlab.objective.supervised import SupervisedObjective
+from curvlab.objectives.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context

@@ -25,8 +25,8 @@ from pairs import Pair, Ratio, interleaved, ours, quiet, torch_adamw
 
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.objective.products import GaussNewton
-from curvlab.objective.supervised import SupervisedObjective
+from curvlab.objectives.products import GaussNewton
+from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.parts.inverted import Inverted
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
 from curvlab.tasks.supervised import SupervisedWorkload

@@ -24,7 +24,7 @@ from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
 
 #: the rooms that compute
-ROOMS = ("linalg", "model", "objective", "parts", "precision", "structures", "tasks")
+ROOMS = ("linalg", "model", "objectives", "parts", "precision", "structures", "tasks")
 CHECKED = (*(f"curvlab.{room}" for room in ROOMS), "curvlab_firstorder", "curvlab_kfac", "curvlab_structures")
 
 Function = Callable[..., Any]

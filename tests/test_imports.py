@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 FLOOR_1 = frozenset({"errors"})
 FLOOR_2 = FLOOR_1 | {"linalg"}
 FLOOR_3 = FLOOR_2 | {"protocols", "files"}
-FLOOR_5 = FLOOR_3 | {"model", "objective"}
+FLOOR_5 = FLOOR_3 | {"model", "objectives"}
 FLOOR_6 = FLOOR_5 | {"engine"}
 
 #: room of the core -> rooms it may import from, beside itself
@@ -39,15 +39,15 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "scaffold": frozenset({"errors", "registry"}),
     "bench": frozenset({"errors"}),
     "registry": frozenset({"protocols", "errors"}),
-    "objective": FLOOR_3 | {"model"},
+    "objectives": FLOOR_3 | {"model"},
     "tasks": FLOOR_5,
     "engine": FLOOR_5,
     "config": FLOOR_6 | {"registry"},
     "testing": FLOOR_6 | {"registry", "structures"},
     "default_plugin": frozenset({"registry"}),
-    "face": FLOOR_6 | {"registry", "config", "reporting"},
-    "__init__": frozenset({"errors", "registry", "face", "engine", "objective"}),
-    "cli": FLOOR_6 | {"registry", "config", "reporting", "face", "scaffold", "bench", "testing", "__init__"},
+    "api": FLOOR_6 | {"registry", "config", "reporting"},
+    "__init__": frozenset({"errors", "registry", "api", "engine", "objectives"}),
+    "cli": FLOOR_6 | {"registry", "config", "reporting", "api", "scaffold", "bench", "testing", "__init__"},
     "__main__": frozenset({"cli"}),
 }
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
-from curvlab.objective.loss import weighted
+from curvlab.objectives.loss import weighted
 from tests.shapes import checked
 
 

@@ -31,11 +31,11 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
         "torch.utils._pytree.tree_map",
     ): "the arguments of an operation are trees as torch's dispatcher makes them; and the file stands alone",
     (
-        "curvlab.objective.products",
+        "curvlab.objectives.products",
         "torch._dynamo",
     ): "looked up in sys.modules, never imported: nothing else tells whether anything was compiled",
     (
-        "curvlab.objective.ledger",
+        "curvlab.objectives.ledger",
         "torch._C._current_graph_task_id",
     ): "which backward pass a hook fires in: torch's own register_multi_grad_hook asks the same",
     (

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.mark import bits_of
+from curvlab.objectives.mark import bits_of
 from curvlab.protocols.blocks import Blocks
-from curvlab.protocols.evidence import Pass, Step
+from curvlab.protocols.evidence import Evaluation, Step
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 
@@ -26,15 +26,15 @@ class Known:
     counts: Mapping[str, Any]
 
     @classmethod
-    def of(cls, seen: Pass, loss: float) -> Known:
+    def of(cls, seen: Evaluation, loss: float) -> Known:
         """The same examples at another θ, where the loss is another."""
         names = ("examples", "curvature_examples", "positions", "terms", "absent")
         return cls(loss, seen.loss.dtype, {name: getattr(seen, name) for name in names})
 
-    def with_gradient(self, gradient: BlockVector) -> Pass:
+    def with_gradient(self, gradient: BlockVector) -> Evaluation:
         """The pass."""
         loss = torch.tensor(self.loss, dtype=self.dtype, device=gradient.device)
-        return Pass(loss=loss, gradient=gradient, **self.counts)
+        return Evaluation(loss=loss, gradient=gradient, **self.counts)
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Arrived:
         """Nothing known yet, and the vector that will hold a gradient."""
         return cls(blocks.layout.zeros(like=blocks.like.detach()))
 
-    def begin(self, objective: Objective, needs: Needs, blocks: Blocks) -> Pass | None:
+    def begin(self, objective: Objective, needs: Needs, blocks: Blocks) -> Evaluation | None:
         """A step on ``objective`` begins; its pass, if that is known already."""
         before, self.mark = self.mark, objective.mark() if _plain(needs) else None
         same = self.mark is not None and self.mark == before and self.gradient.layout == blocks.layout
@@ -60,7 +60,7 @@ class Arrived:
         # it stays known: this step may fail before it writes
         return None if self.known is None else self.known.with_gradient(self.gradient.clone())
 
-    def end(self, objective: Objective, seen: Pass, step: Step, blocks: Blocks) -> None:
+    def end(self, objective: Objective, seen: Evaluation, step: Step, blocks: Blocks) -> None:
         """The step is taken: keep what is known at the new θ, unless its evaluations changed the function.
 
         A step of some of the blocks says nothing of the others, and one that searched in another way than

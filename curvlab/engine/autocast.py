@@ -19,7 +19,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective, Purpose
 
@@ -68,7 +68,7 @@ class Autocasted(Objective):
         with self.under.on():
             return self.mine.differentiate(at, acceptance=acceptance)
 
-    def start(self, seen: Pass) -> Float[Tensor, ""]:
+    def start(self, seen: Evaluation) -> Float[Tensor, ""]:
         with self.under.on():
             return self.mine.start(seen)
 
@@ -82,7 +82,7 @@ class Autocasted(Objective):
     def cast(self, dtype: torch.dtype) -> Objective | None:
         return self.mine.cast(dtype)  # in a wider dtype, without autocast: it is asked for when numbers fail
 
-    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Pass:
+    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Evaluation:
         with self.under.on():
             seen = self.mine.evaluate(needs, blocks, ctx)
         return seen if seen.ggn is None else replace(seen, ggn=_Products(seen.ggn, self.under))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from curvlab.engine.method import Method
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass
+from curvlab.protocols.evidence import Evaluation, StepOutcome
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StepFacts:
     curvature_size: int | None = None
 
 
-def facts(method: Method, seen: Pass, what: Aftermath, ctx: Context, rate: float) -> StepFacts:
+def facts(method: Method, seen: Evaluation, what: StepOutcome, ctx: Context, rate: float) -> StepFacts:
     """The facts of a step of ``method``; ``rate`` is the one it began with."""
     asks = method.step.needs(ctx.step)
     searched = bool(asks.losses or asks.products or asks.gradients)

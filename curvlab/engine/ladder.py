@@ -30,7 +30,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
@@ -48,7 +48,7 @@ MODEST = 1e30
 Emit = Callable[[Event], None]
 
 
-def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, emit: Emit) -> Pass:
+def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, emit: Emit) -> Evaluation:
     """The pass at θ; in float64, cast back, if its loss is not finite; raises ``Diverged``."""
     seen = objective.evaluate(needs, blocks, ctx)
     if math.isfinite(float(seen.loss)):
@@ -66,7 +66,7 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
 
 
 def admitted(
-    arms: Sequence[Arm], passes: Sequence[Pass], rates: Sequence[float], step: int, undo: Undo
+    arms: Sequence[Arm], passes: Sequence[Evaluation], rates: Sequence[float], step: int, undo: Undo
 ) -> list[tuple[int, Hazard]]:
     """Check everything that a step begins from; keep the states whose step may fail.
 
@@ -98,7 +98,7 @@ def admitted(
     return sorted(enumerate(hazards), key=lambda each: not each[1].preconditioner)
 
 
-def _good(arm: Arm, seen: Pass, step: int) -> bool:
+def _good(arm: Arm, seen: Evaluation, step: int) -> bool:
     """Whether no square of what a step begins from overflows; raises if something is not finite."""
     size = seen.gradient.size()
     if not math.isfinite(size) and not seen.gradient.is_finite():
@@ -122,7 +122,7 @@ def _may_fail_late(arm: Arm, rate: float, step: int) -> bool:
     return not tame or bool(searches.objective) or any(t.fallible for t in transforms)
 
 
-def observed(arm: Arm, seen: Pass, ctx: Context) -> None:
+def observed(arm: Arm, seen: Evaluation, ctx: Context) -> None:
     """The method takes the evidence in; more damping does not help a factorization that fails there."""
     try:
         observe(arm, seen, ctx)
@@ -158,12 +158,12 @@ def directed(
     raise Diverged(f"step {ctx.step}: {reason}; damping up to {ctx.damping:.3g} did not help")
 
 
-def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tuple[Aftermath, Context]:
+def planned(way: Way, objective: Objective | None, emit: Emit, undo: Undo) -> tuple[StepOutcome, Context]:
     """What is to be written, looked at before anything is; raises ``Diverged`` if it is not finite."""
     arm, ctx = way.arm, way.ctx
     if not way.moves:
         _require_sound(arm, way.hazard.preconditioner, ctx.step)
-        return Aftermath(way.seen, way.solve, Step(way.solve.x, 0.0, accepted=False)), ctx
+        return StepOutcome(way.seen, way.solve, Step(way.solve.x, 0.0, accepted=False)), ctx
     update = transformed(way)
     finite = way.bounded or update.is_finite()
     if way.hazard.unseen and not finite:
@@ -233,7 +233,7 @@ class _Widened(LinearOperator[BlockVector]):
         return getattr(self.base, "count", None)
 
 
-def _narrowed(seen: Pass, dtype: torch.dtype, model: nn.Module) -> Pass:
+def _narrowed(seen: Evaluation, dtype: torch.dtype, model: nn.Module) -> Evaluation:
     layers = {
         kind: {
             name: tuple(

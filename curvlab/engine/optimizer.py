@@ -31,14 +31,14 @@ from curvlab.engine.undo import Undo
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import empty, partition
-from curvlab.objective.ambient import Ambient, Reduction
-from curvlab.objective.examples import Declared
-from curvlab.objective.joint import Joint, require_alike
-from curvlab.objective.ranks import Ranks, ranks_of
+from curvlab.objectives.ambient import Ambient, Reduction
+from curvlab.objectives.distributed import DistributedObjective, require_alike
+from curvlab.objectives.examples import Declared
+from curvlab.objectives.ranks import Ranks, ranks_of
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass
+from curvlab.protocols.evidence import Evaluation, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
@@ -52,7 +52,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     no more than gradients and ``data`` or ``none`` labels (``NeedsObjective`` says what else was
     asked).  ``reduction`` says how the caller's own loss averages, ``examples`` how many examples a call of
     the model has where its first input does not say so.  ``ranks`` are the processes that train one model,
-    each on its own examples (``Joint``); in a plain loop the gradients are then those that
+    each on its own examples (``DistributedObjective``); in a plain loop the gradients are then those that
     DistributedDataParallel has averaged.  ``groups`` are parameters whose settings differ (``resolve``).
     ``param_groups[i]["lr"]`` is the rate of a group; ``weight_decay``, ``momentum``, ``betas`` and
     ``damping`` there are live where the method has them.
@@ -85,8 +85,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
         self.ranks, self.strict = require_alike(model, ranks), strict
         self.on_event = on_event or (lambda event: None)
-        #: called with the aftermath of every step, of the whole pass; a sampler learns from it
-        self.on_learn: Callable[[Aftermath], None] = lambda what: None
+        #: called with the outcome of every step, of the whole pass; a sampler learns from it
+        self.on_learn: Callable[[StepOutcome], None] = lambda what: None
         #: what a sampler needs beside what the method needs
         self.wanted: Callable[[], Needs] = lambda: GRADIENT_ONLY
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
@@ -196,11 +196,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._frozen.update({n: p for n, p in named.items() if n not in self.blocks.parameters})
         return None
 
-    def _evaluated(self, closure: Any, undo: Undo) -> tuple[Pass | None, Objective | None, Any]:
+    def _evaluated(self, closure: Any, undo: Undo) -> tuple[Evaluation | None, Objective | None, Any]:
         """The pass of this step, its objective, and what ``step`` returns; no pass if the step is skipped."""
         needs = self.needs(self.steps)
         if isinstance(closure, Objective):
-            asked = closure if self.ranks is None else Joint(closure, self.ranks)
+            asked = closure if self.ranks is None else DistributedObjective(closure, self.ranks)
             cast = Cast.present(self.blocks.like.device.type)
             asked = asked if cast is None else Autocasted(asked, cast)
             ctx = self._context(self.arms[0], self.steps)
@@ -224,7 +224,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             return None, None, value
         return self.ambient.collect(loss, *scales), None, value
 
-    def _ready(self, seen: Pass) -> bool:
+    def _ready(self, seen: Evaluation) -> bool:
         """Give every block to the arm that can treat it in this step; whether anything has a gradient."""
         if self.blocks.untapped and self.assignment.hand_over(self.blocks.untapped) and self.strict:
             report(self.name, self.coverage(), strict=True)
@@ -244,7 +244,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def _without(arm: Arm, absent: Collection[str]) -> bool:
         return bool(absent) and all(p in absent for p in arm.blocks.parameters)
 
-    def _moved(self, seen: Pass, objective: Objective | None, undo: Undo) -> list[tuple[Aftermath, Context]]:
+    def _moved(
+        self, seen: Evaluation, objective: Objective | None, undo: Undo
+    ) -> list[tuple[StepOutcome, Context]]:
         """All updates are computed and checked before any parameter is written; then all parts learn."""
         arms = [arm for arm in self.arms if not self._without(arm, seen.absent)]
         passes = [seen.restrict(arm.blocks.layout) for arm in arms]
@@ -263,7 +265,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                 self.on_event(Event("preconditioner-initialized", self.steps, {"arm": arms[k].name}))
         return outcomes
 
-    def _way(self, arm: Arm, mine: Pass, stride: Stride, undo: Undo, hazard: Hazard) -> Way:
+    def _way(self, arm: Arm, mine: Evaluation, stride: Stride, undo: Undo, hazard: Hazard) -> Way:
         ctx = self._context(arm, self.steps)
         observed(arm, mine, ctx)
         if not arm.method.preconditioner.ready(arm.state.preconditioner):
@@ -272,7 +274,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         solve, ctx, modest = directed(arm, v, ctx, self.on_event, undo, unseen=hazard.unseen)
         return Way(arm, mine, v, at, solve, ctx, stride, hazard, modest and hazard.bounded)
 
-    def _learned(self, arm: Arm, what: Aftermath, ctx: Context) -> None:
+    def _learned(self, arm: Arm, what: StepOutcome, ctx: Context) -> None:
         said = one_step.learned(arm, what, ctx)
         if not what.step.accepted:
             self.on_event(Event("rejected", self.steps, {"arm": arm.name, "damping": ctx.damping}))

@@ -16,7 +16,7 @@ from curvlab.engine.state import forget, tensors_of
 from curvlab.engine.stride import Stride
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Line, Solve, StepOutcome
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
 from curvlab.protocols.step import At
@@ -44,7 +44,7 @@ class Way:
     """
 
     arm: Arm
-    seen: Pass
+    seen: Evaluation
     v: BlockVector
     at: At
     solve: Solve
@@ -55,7 +55,7 @@ class Way:
     moves: bool = True
 
 
-def observe(arm: Arm, seen: Pass, ctx: Context) -> None:
+def observe(arm: Arm, seen: Evaluation, ctx: Context) -> None:
     """Take in the evidence; once per step, whatever is retried afterwards."""
     arm.method.preconditioner.observe(arm.state.preconditioner, seen, ctx)
 
@@ -67,7 +67,7 @@ def direct(arm: Arm, v: BlockVector, ctx: Context) -> Solve:
     return part.apply(state, v, ctx)
 
 
-def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
+def before(arm: Arm, seen: Evaluation, ctx: Context, stride: Stride) -> tuple[BlockVector, At]:
     """The gradient after the transforms before preconditioning, and where those behind it stand."""
     at = _at(arm, seen, ctx, stride)
     v = seen.gradient.borrow()
@@ -76,14 +76,14 @@ def before(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> tuple[BlockVec
     return v, replace(at, given=v.borrow())
 
 
-def rest(arm: Arm, seen: Pass, ctx: Context, stride: Stride, hazard: Hazard) -> Way:
+def rest(arm: Arm, seen: Evaluation, ctx: Context, stride: Stride, hazard: Hazard) -> Way:
     """The way of an arm whose preconditioner is not ready: it has observed, and nothing else happens."""
     nothing = Solve(seen.gradient.zeros_like())
     at = _at(arm, seen, ctx, stride)
     return Way(arm, seen, seen.gradient.borrow(), at, nothing, ctx, stride, hazard, False, moves=False)
 
 
-def _at(arm: Arm, seen: Pass, ctx: Context, stride: Stride) -> At:
+def _at(arm: Arm, seen: Evaluation, ctx: Context, stride: Stride) -> At:
     lr = arm.method.step.rate(ctx.step) * stride.rate
     return At(seen.gradient, ctx.step, lr, stride.add_parameters_, arm.blocks.read)
 
@@ -96,7 +96,7 @@ def transformed(way: Way) -> BlockVector:
     return way.stride.scaled(update)
 
 
-def searched(way: Way, objective: Objective | None, update: BlockVector) -> Aftermath:
+def searched(way: Way, objective: Objective | None, update: BlockVector) -> StepOutcome:
     """The step along ``update`` and, where the damping needs it, the reduction ratio; nothing is written."""
     method, seen, ctx = way.arm.method, way.seen, way.ctx
     trial = Trial(way.stride, objective, seen)
@@ -115,10 +115,10 @@ def searched(way: Way, objective: Objective | None, update: BlockVector) -> Afte
     step = method.step.search(way.arm.state.step, line, ctx.step)
     asks = method.damping.needs(ctx.step)
     ratio = line.ratio(step) if asks.products and step.accepted else None
-    return Aftermath(seen, way.solve, step, ratio)
+    return StepOutcome(seen, way.solve, step, ratio)
 
 
-def write(way: Way, what: Aftermath) -> None:
+def write(way: Way, what: StepOutcome) -> None:
     """The one write of θ, or none; the states are from now on those of this step."""
     arm = way.arm
     if what.step.accepted:
@@ -128,14 +128,14 @@ def write(way: Way, what: Aftermath) -> None:
     arm.state.watch.renew()
 
 
-def learned(arm: Arm, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+def learned(arm: Arm, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
     """Parts learn from the outcome of the step; returns their events."""
     said = arm.method.preconditioner.learn(arm.state.preconditioner, what, ctx)
     arm.method.damping.learn(arm.state.damping, what, ctx.step)
     return said
 
 
-def release(arms: Sequence[Arm], seen: Pass) -> None:
+def release(arms: Sequence[Arm], seen: Evaluation) -> None:
     """Release the vectors of a step that is over, and the evidence that states hold of it."""
     seen.gradient.layout.release()
     for arm in arms:
@@ -153,7 +153,7 @@ class Trial:
 
     stride: Stride
     objective: Objective | None
-    seen: Pass
+    seen: Evaluation
     #: by identity of the direction, which is kept so that no other can take on its identity, and rate
     known: dict[tuple[int, float], tuple[BlockVector, float]] = field(default_factory=dict)
     at_start: float | None = None

@@ -15,11 +15,11 @@ from curvlab.linalg.vectors import BlockVector
 
 @dataclass(frozen=True)
 class Iterate:
-    """A solution that a solve passed through; ``bend`` is ``xᵀ C x`` for the *undamped* C."""
+    """A solution that a solve passed through; ``curvature`` is ``xᵀ C x`` for the *undamped* C."""
 
     x: BlockVector
     iteration: int
-    bend: float
+    curvature: float
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,16 @@ class Trace:
         if len(self._iterates) == self.kept:
             oldest = self._iterates.popleft().x
             oldest.layout.recycle(oldest)
-        self._iterates.append(Iterate(x.clone(), self.iterations, bend(x, r, b)))
+        self._iterates.append(Iterate(x.clone(), self.iterations, curvature_of(x, r, b)))
 
     def iterates(self, x: BlockVector, r: BlockVector, b: BlockVector) -> tuple[Iterate, ...]:
         """What was kept, from early to late, and the solution ``x`` itself."""
         if not self.ratio or not self.iterations:
             return ()
         earlier = tuple(i for i in self._iterates if i.iteration < self.iterations)
-        return (*earlier, Iterate(x, self.iterations, bend(x, r, b)))
+        return (*earlier, Iterate(x, self.iterations, curvature_of(x, r, b)))
 
 
-def bend(x: BlockVector, r: BlockVector, b: BlockVector) -> float:
+def curvature_of(x: BlockVector, r: BlockVector, b: BlockVector) -> float:
     """``xᵀ A x`` where ``r = b − A x``."""
     return float(x.dot(b)) - float(x.dot(r))

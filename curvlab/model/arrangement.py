@@ -41,7 +41,7 @@ class Called:
 class Arrangement:
     """How rows ``[*v, m, t, d]`` of each call become ``[*v, n, r, d]``, or ``[*v, rows, k, d]`` if flat.
 
-    ``t`` is k rows at each position: 1 for gradients, ``adapter.groups`` for inputs.
+    ``t`` is k rows at each position: 1 for gradients, ``reader.groups`` for inputs.
     """
 
     examples: int

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import grad
 
-from curvlab.protocols.adapter import LayerAdapter
+from curvlab.protocols.reader import LayerReader
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -24,7 +24,7 @@ WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
 
 
 @dataclass(frozen=True)
-class ConvAdapter(LayerAdapter):
+class ConvReader(LayerReader):
     """Reads ``nn.Conv1d``, ``Conv2d`` and ``Conv3d`` with every option, batched or not.
 
     A row of inputs is the patch under one output position, padding included, in the order of the
@@ -42,7 +42,7 @@ class ConvAdapter(LayerAdapter):
     def refuses(self, module: nn.Module) -> str | None:
         kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
         if kind is None:
-            return f"{type(module).__name__} has no layer adapter"
+            return f"{type(module).__name__} has no layer reader"
         for method in ("forward", "_conv_forward"):
             if getattr(type(module), method) is not getattr(kind, method):
                 return f"{type(module).__name__} overrides {kind.__name__}.{method}"

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curvlab.protocols.adapter import LayerAdapter
+from curvlab.protocols.reader import LayerReader
 
 
 @dataclass(frozen=True)
-class LinearAdapter(LayerAdapter):
+class LinearReader(LayerReader):
     """Reads ``nn.Linear`` on ``[n, *, i]``: axes between the first and the last are shared positions.
 
     The bias is the last column of the block, and its input is 1 at every position.
@@ -20,7 +20,7 @@ class LinearAdapter(LayerAdapter):
 
     def refuses(self, module: nn.Module) -> str | None:
         if not isinstance(module, nn.Linear):
-            return f"{type(module).__name__} has no layer adapter"
+            return f"{type(module).__name__} has no layer reader"
         if type(module).forward is not nn.Linear.forward:
             return f"{type(module).__name__} overrides Linear.forward"
         return None

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.model.conv import ConvAdapter
-from curvlab.model.linear import LinearAdapter
-from curvlab.protocols.adapter import LayerAdapter
+from curvlab.model.conv import ConvReader
+from curvlab.model.linear import LinearReader
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.reader import LayerReader
 
 #: tried in order; the first that does not refuse reads the layer
-ADAPTERS: tuple[LayerAdapter, ...] = (LinearAdapter(), ConvAdapter())
+READERS: tuple[LayerReader, ...] = (LinearReader(), ConvReader())
 
 #: why a block is a complex parameter by itself
 COMPLEX = "complex parameter"
@@ -28,7 +28,7 @@ NO_ELEMENTS = "no elements"
 def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | None = None) -> Blocks:
     """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
 
-    A layer that an adapter can read, and whose name ``joins`` wants as one block, packs weight and
+    A layer that a reader can read, and whose name ``joins`` wants as one block, packs weight and
     bias together; a parameter read in any other way is a block by itself, with the reason.  A parameter
     without elements is in no block (``empty`` lists those).  Complex parameters are blocks of pairs of
     reals, and come first: a complex view of a real buffer must begin at an even offset.
@@ -49,19 +49,19 @@ def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | No
         own = [p for p in module.parameters(recurse=False) if _trained(p) and id(p) not in taken]
         if not own:
             continue
-        adapter, reason = _reader(model, module_name, module, owners)
-        if known is not None and adapter is not None and joins(module_name or "model"):
-            parts = {names[id(getattr(module, p))] for p in adapter.parameters(module)}
+        reader, reason = _reader(model, module_name, module, owners)
+        if known is not None and reader is not None and joins(module_name or "model"):
+            parts = {names[id(getattr(module, p))] for p in reader.parameters(module)}
             members = [b for b in members if not parts.issuperset(b.parameters)]
         taken.update(id(p) for p in own)
         block_name = module_name or "model"
-        if adapter is not None and joins(block_name):
-            packed = adapter.parameters(module)
+        if reader is not None and joins(block_name):
+            packed = reader.parameters(module)
             layers = tuple(n for n, _ in owners[id(getattr(module, packed[0]))])
             parameters = tuple(names[id(getattr(module, p))] for p in packed)
-            members.append(Block(block_name, parameters, adapter.shape(module), layers, adapter))
+            members.append(Block(block_name, parameters, reader.shape(module), layers, reader))
             continue
-        if adapter is not None:
+        if reader is not None:
             reason = "the method reads no statistics of this layer"
         members.extend(_alone(names[id(p)], p, reason) for p in own)
     members.sort(key=lambda block: not block.complex)
@@ -98,16 +98,16 @@ def _reader(
     module_name: str,
     module: nn.Module,
     owners: dict[int, list[tuple[str, nn.Module]]],
-) -> tuple[LayerAdapter | None, str]:
-    """The adapter that reads this module, or why there is none."""
-    unknown = reason = f"{type(module).__name__} has no layer adapter"
-    for adapter in ADAPTERS:
-        refusal = adapter.refuses(module)
+) -> tuple[LayerReader | None, str]:
+    """The reader that reads this module, or why there is none."""
+    unknown = reason = f"{type(module).__name__} has no layer reader"
+    for reader in READERS:
+        refusal = reader.refuses(module)
         if refusal is None:
-            refusal = _obstacle(model, module_name, module, adapter, owners)
+            refusal = _obstacle(model, module_name, module, reader, owners)
         if refusal is None:
-            return adapter, ""
-        if refusal != unknown:  # the adapter of this kind has more to say than those of others
+            return reader, ""
+        if refusal != unknown:  # the reader of this kind has more to say than those of others
             reason = refusal
     return None, reason
 
@@ -116,14 +116,14 @@ def _obstacle(
     model: nn.Module,
     module_name: str,
     module: nn.Module,
-    adapter: LayerAdapter,
+    reader: LayerReader,
     owners: dict[int, list[tuple[str, nn.Module]]],
 ) -> str | None:
     """What forbids reading a layer although its kind is known: its parent, freezing, or tying."""
     parent = model.get_submodule(module_name.rpartition(".")[0]) if module_name else None
     if isinstance(parent, nn.MultiheadAttention):
         return "nn.MultiheadAttention uses this weight without calling its layer"
-    packed = [getattr(module, name) for name in adapter.parameters(module)]
+    packed = [getattr(module, name) for name in reader.parameters(module)]
     if set(map(id, packed)) != set(map(id, module.parameters(recurse=False))):
         return "the layer has parameters other than weight and bias"
     if any(p.is_complex() for p in packed):
@@ -137,8 +137,8 @@ def _obstacle(
         if {n for n, _ in owners[id(p)]} != sharers:
             return "weight and bias are not tied to the same layers"
         for other_name, other in owners[id(p)]:
-            if adapter.refuses(other) is not None:
-                return f'tied to "{other_name}" ({type(other).__name__}), which has no layer adapter'
-            if adapter.groups(other) != adapter.groups(module):
+            if reader.refuses(other) is not None:
+                return f'tied to "{other_name}" ({type(other).__name__}), which has no layer reader'
+            if reader.groups(other) != reader.groups(module):
                 return f'tied to "{other_name}", which has another number of groups'
     return None

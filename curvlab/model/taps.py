@@ -39,8 +39,8 @@ class Call:
     @property
     def shape(self) -> Called:
         """What its arrangement by example follows from."""
-        assert self.block.adapter is not None
-        return Called(self.block.adapter.axes(self.module, self.output_shape), self.rows)
+        assert self.block.reader is not None
+        return Called(self.block.reader.axes(self.module, self.output_shape), self.rows)
 
     @property
     def rows(self) -> int:
@@ -50,22 +50,22 @@ class Call:
     @property
     def groups(self) -> int:
         """Rows of inputs per row of gradients."""
-        assert self.block.adapter is not None
-        return self.block.adapter.groups(self.module)
+        assert self.block.reader is not None
+        return self.block.reader.groups(self.module)
 
     def inputs(self) -> Float[Tensor, "n r i"]:
         """The input as rows, bias column included."""
-        assert self.block.adapter is not None
-        return self.block.adapter.inputs(self.module, self.x.to(self.dtype))
+        assert self.block.reader is not None
+        return self.block.reader.inputs(self.module, self.x.to(self.dtype))
 
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
-        assert self.block.adapter is not None
+        assert self.block.reader is not None
         if g is None:
             g = self.x.new_zeros(self.output_shape)
         elif g.shape != self.output_shape:
             g = g.reshape(self.output_shape)
-        return self.block.adapter.grads(self.module, g.to(self.dtype))
+        return self.block.reader.grads(self.module, g.to(self.dtype))
 
 
 @dataclass
@@ -111,7 +111,7 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
 
 
 def _recorder(tape: Tape, block: Block):  # type: ignore[no-untyped-def]  # torch's hook type is private
-    dtype_of = block.adapter.parameters  # type: ignore[union-attr]
+    dtype_of = block.reader.parameters  # type: ignore[union-attr]
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if not torch.is_grad_enabled():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.bounds import Bounds, Count, NotNegative, Positive, check_bounds
-from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import Damping
@@ -72,7 +72,7 @@ class LevenbergMarquardt(Damping[LambdaState]):
     def at(self, state: LambdaState, step: int) -> float:
         return state.damping
 
-    def learn(self, state: LambdaState, what: Aftermath, step: int) -> None:
+    def learn(self, state: LambdaState, what: StepOutcome, step: int) -> None:
         if not self._learns(step) or (what.step.accepted and what.ratio is None):
             return
         state.ratio = math.nan if what.ratio is None else what.ratio  # a rejected step has none

@@ -14,14 +14,14 @@ from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import eigenbasis_of, identity_basis, relative_to
-from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import LayerStats, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.reader import products
 from curvlab.protocols.structure import kronecker_blocks
 
 #: entries of per-example gradients held at once when positions are shared: 64 MiB of float32
@@ -87,7 +87,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         moments.flat.fill_(1.0)  # until a block is observed, it is not divided by λ alone
         return EigenState(estimate, basis, moments, dict.fromkeys(like.layout.names, 0))
 
-    def observe(self, state: EigenState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: EigenState, seen: Evaluation, ctx: Context) -> None:
         if ctx.step % self.observe_every:
             return
         self.estimator.observe(state.estimate, seen, ctx)

@@ -9,7 +9,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 
 
@@ -30,7 +30,7 @@ class GaussNewton(CurvatureEstimator[GaussNewtonState]):
     def init(self, like: BlockVector, ctx: Context) -> GaussNewtonState:
         return GaussNewtonState()
 
-    def observe(self, state: GaussNewtonState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: GaussNewtonState, seen: Evaluation, ctx: Context) -> None:
         state.operator = seen.ggn
 
     def curvature(self, state: GaussNewtonState) -> LinearOperator[BlockVector]:

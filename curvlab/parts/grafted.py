@@ -11,7 +11,7 @@ import torch
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -54,7 +54,7 @@ class Grafted(Preconditioner[GraftedState]):
     def init(self, like: BlockVector, ctx: Context) -> GraftedState:
         return GraftedState(self.direction.init(like, ctx), self.magnitude.init(like, ctx))
 
-    def observe(self, state: GraftedState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: GraftedState, seen: Evaluation, ctx: Context) -> None:
         self.direction.observe(state.direction, seen, ctx)
         self.magnitude.observe(state.magnitude, seen, ctx)
 
@@ -76,6 +76,6 @@ class Grafted(Preconditioner[GraftedState]):
         wanted.layout.recycle(wanted)
         return replace(solve, x=x, iterates=())
 
-    def learn(self, state: GraftedState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: GraftedState, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         said = self.direction.learn(state.direction, what, ctx)
         return (*said, *self.magnitude.learn(state.magnitude, what, ctx))

@@ -11,7 +11,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Inverse, Preconditioner
 
@@ -56,7 +56,7 @@ class Inverted(Preconditioner[InvertedState]):
         estimate = self.estimator.init(like, ctx)
         return InvertedState(estimate, self.inverse.init(self.estimator.curvature(estimate)))
 
-    def observe(self, state: InvertedState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: InvertedState, seen: Evaluation, ctx: Context) -> None:
         if ctx.step % self.observe_every == 0:
             self.estimator.observe(state.estimate, seen, ctx)
 

@@ -15,7 +15,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Bounds, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.krylov import Krylov
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
@@ -96,7 +96,7 @@ class Iterative(Preconditioner[IterativeState]):
             start=like.zeros_like() if self.warm_start != 0 else None,
         )
 
-    def observe(self, state: IterativeState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: IterativeState, seen: Evaluation, ctx: Context) -> None:
         self.estimator.observe(state.estimate, seen, ctx)
         if self.inner is not None:
             self.inner.observe(state.inner, seen, ctx)
@@ -122,7 +122,7 @@ class Iterative(Preconditioner[IterativeState]):
         secants = tuple(replace(pair, damping=ctx.damping) for pair in solve.secants)
         return replace(solve, x=x, iterates=iterates, secants=secants)
 
-    def learn(self, state: IterativeState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: IterativeState, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         if state.start is not None:
             if what.step.accepted:
                 state.start.copy_(what.solve.x).scale_(at_step(self.warm_start, ctx.step))
@@ -133,4 +133,4 @@ class Iterative(Preconditioner[IterativeState]):
 
 def _undamped(i: Iterate, damping: float) -> Iterate:
     """An iterate whose bend is of ``C + damping · I``, made to be of C."""
-    return replace(i, bend=i.bend - damping * float(i.x.dot(i.x)))
+    return replace(i, curvature=i.curvature - damping * float(i.x.dot(i.x)))

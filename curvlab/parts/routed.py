@@ -12,7 +12,7 @@ from curvlab.linalg.cg import Stop
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -78,7 +78,7 @@ class Routed(Preconditioner[RoutedState]):
             }
         )
 
-    def observe(self, state: RoutedState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: RoutedState, seen: Evaluation, ctx: Context) -> None:
         for pattern, layout in self._split(seen.gradient.layout).items():
             self.routes[pattern].observe(state.routes[pattern], seen.restrict(layout), ctx)
 
@@ -99,7 +99,7 @@ class Routed(Preconditioner[RoutedState]):
                 x[name].copy_(part)
         return Solve(x, iterations, max(reasons, key=GRAVITY.index, default=Stop.DIRECT))
 
-    def learn(self, state: RoutedState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: RoutedState, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         said: list[Event] = []
         for pattern, layout in self._split(what.before.gradient.layout).items():
             said += self.routes[pattern].learn(state.routes[pattern], what.restrict(layout), ctx)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.bounds import Count, Share, check_bounds
-from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw, Sampler
 
@@ -112,5 +112,5 @@ class SubsampledCurvature(Sampler[Any]):
     def needs(self, state: Any) -> Needs:
         return self.base.needs(state)
 
-    def learn(self, state: Any, what: Aftermath) -> None:
+    def learn(self, state: Any, what: StepOutcome) -> None:
         self.base.learn(state, what)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
-from curvlab.protocols.adapter import LayerAdapter
+from curvlab.protocols.reader import LayerReader
 
 
 def as_real(tensor: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class Block:
 
     ``parameters`` are names in the model, in packing order.  ``layers`` are the names of the
     modules that read them (more than one when a layer is tied); empty if the block is not read
-    through a layer adapter, and then ``reason`` says why.  ``complex``: whether it is a complex
+    through a layer reader, and then ``reason`` says why.  ``complex``: whether it is a complex
     parameter, whose ``shape`` has a last axis of two for the real and the imaginary part.
     """
 
@@ -38,14 +38,14 @@ class Block:
     parameters: tuple[str, ...]
     shape: torch.Size
     layers: tuple[str, ...] = ()
-    adapter: LayerAdapter | None = None
+    reader: LayerReader | None = None
     reason: str = ""
     complex: bool = False
 
     @property
     def is_layer(self) -> bool:
         """Whether layer statistics can be captured for it."""
-        return self.adapter is not None
+        return self.reader is not None
 
 
 @dataclass(frozen=True)

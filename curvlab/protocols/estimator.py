@@ -9,7 +9,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 
 S = TypeVar("S", bound=Any)
@@ -36,7 +36,7 @@ class CurvatureEstimator(ABC, Generic[S]):
         """A fresh state for blocks of ``like``'s layout; every tensor it will ever hold, eagerly."""
 
     @abstractmethod
-    def observe(self, state: S, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: S, seen: Evaluation, ctx: Context) -> None:
         """Take in one evaluation."""
 
     @abstractmethod

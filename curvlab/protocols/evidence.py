@@ -4,7 +4,7 @@ One scale, stated once.  The loss is ``L = mean_n ℓ_n`` over n examples.  ``gr
 ``LayerStats.grads`` are gradients of the *un-averaged* ℓ_n, so that
 ``(1/n) Σ_{v,n} (Σ_s g aᵀ)²`` is the curvature of L; an estimator sums rows and divides by the number of
 examples whose rows there are, once, which makes micro-batches exact for every part (and is all of
-``Pass.examples`` unless ``Needs.layer_examples`` asked for fewer).  Where ℓ_n is itself a mean
+``Evaluation.examples`` unless ``Needs.layer_examples`` asked for fewer).  Where ℓ_n is itself a mean
 over ``positions`` terms (tokens), each row of ``grads`` carries ``1/√positions``.
 """
 
@@ -31,8 +31,8 @@ from curvlab.protocols.needs import Labels
 class LayerStats:
     """What one layer saw for one loss term: its inputs and, per back-propagated vector, gradients.
 
-    ``r = s``, except for a layer of k groups (``LayerAdapter.groups``): ``r = s k``, and
-    ``adapter.products`` knows which row belongs to which outputs.
+    ``r = s``, except for a layer of k groups (``LayerReader.groups``): ``r = s k``, and
+    ``reader.products`` knows which row belongs to which outputs.
     """
 
     inputs: Float[Tensor, "n r i"]
@@ -56,7 +56,7 @@ class Variance:
 
 
 @dataclass(frozen=True)
-class Pass:
+class Evaluation:
     """One evaluation at θ, micro-batches merged.
 
     ``ggn`` multiplies with the Gauss–Newton matrix of the curvature sample; it is valid during this
@@ -78,7 +78,7 @@ class Pass:
     variance: Variance | None = None
     absent: frozenset[str] = frozenset()
 
-    def restrict(self, layout: BlockLayout) -> Pass:
+    def restrict(self, layout: BlockLayout) -> Evaluation:
         """What this pass says of some of its blocks; itself if that is all of them."""
         whole = self.gradient.layout
         if layout == whole:
@@ -145,7 +145,7 @@ class Line:
 
         Costs one product, or none if ``update`` is one of the iterates.
         """
-        known = [i.bend for i in self.iterates if i.x is update]
+        known = [i.curvature for i in self.iterates if i.x is update]
         if known:
             bend = known[0]
         else:
@@ -178,18 +178,18 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Aftermath:
+class StepOutcome:
     """Everything a part may learn from one step.
 
     ``ratio`` is the reduction ratio, on the steps for which the damping asked for it.
     """
 
-    before: Pass
+    before: Evaluation
     solve: Solve
     step: Step
     ratio: float | None = None
 
-    def restrict(self, layout: BlockLayout) -> Aftermath:
+    def restrict(self, layout: BlockLayout) -> StepOutcome:
         """What came of the step for some of its blocks; ``ratio`` is of them all."""
         solve, step = self.solve, self.step
         return replace(

@@ -13,7 +13,7 @@ from torch import Tensor
 from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 
 #: what a sample is for
@@ -43,7 +43,7 @@ class Objective(ABC):
         On the gradient sample, or on the acceptance sample.
         """
 
-    def start(self, seen: Pass) -> Float[Tensor, ""]:
+    def start(self, seen: Evaluation) -> Float[Tensor, ""]:
         """The loss at the current parameters on the acceptance sample, ``seen`` being known."""
         return self.loss()
 
@@ -74,5 +74,5 @@ class Objective(ABC):
         return None
 
     @abstractmethod
-    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Pass:
+    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Evaluation:
         """Loss and gradient on the gradient sample, and what else ``needs`` asks for."""

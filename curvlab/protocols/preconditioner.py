@@ -11,7 +11,7 @@ from curvlab.linalg.secants import Pairs
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.report import Event
 
@@ -73,7 +73,7 @@ class Preconditioner(ABC, Generic[S]):
     def init(self, like: BlockVector, ctx: Context) -> S:
         """A fresh state for blocks of ``like``'s layout; every tensor it will ever hold, eagerly."""
 
-    def observe(self, state: S, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: S, seen: Evaluation, ctx: Context) -> None:
         """Take in one evaluation."""
         return None
 
@@ -111,6 +111,6 @@ class Preconditioner(ABC, Generic[S]):
         """Whether its ``Solve`` carries earlier iterates, for a step rule to choose from."""
         return False
 
-    def learn(self, state: S, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: S, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         """Take in what came of the step; returns what a user should hear of it."""
         return ()

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.evidence import Evaluation, LayerStats
 
 Rule = Literal["expand", "reduce", "auto"]
 
@@ -38,7 +38,7 @@ class Rows:
     g_weight: float
 
 
-def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Pass, sharing: Sharing) -> Rows:
+def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Evaluation, sharing: Sharing) -> Rows:
     """The rows of one block's statistics.
 
     ``auto`` expands where the loss has a term per position (or nothing is shared) and reduces where

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from jaxtyping import Int
 from torch import Tensor
 
-from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 
 S = TypeVar("S", bound=Any)
@@ -43,6 +43,6 @@ class Sampler(ABC, Generic[S]):
         """What learning from the next step wants to be evaluated; ``learn`` alone may change the answer."""
         return GRADIENT_ONLY
 
-    def learn(self, state: S, what: Aftermath) -> None:
+    def learn(self, state: S, what: StepOutcome) -> None:
         """Take in what came of the step."""
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.evidence import Aftermath, Line, Step
+from curvlab.protocols.evidence import Line, Step, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 
 S = TypeVar("S", bound=Any)
@@ -29,7 +29,7 @@ class Damping(ABC, Generic[S]):
     def at(self, state: S, step: int) -> float:
         """λ for this step."""
 
-    def learn(self, state: S, what: Aftermath, step: int) -> None:
+    def learn(self, state: S, what: StepOutcome, step: int) -> None:
         """Take in what came of the step."""
         return None
 

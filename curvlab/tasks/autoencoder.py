@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curvlab.objective.losses import BinaryCrossEntropy
+from curvlab.objectives.losses import BinaryCrossEntropy
 from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
 

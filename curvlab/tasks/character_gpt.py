@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from curvlab.errors import DataError
-from curvlab.objective.losses import CrossEntropy
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.task import Task
 from curvlab.tasks.gpt import Gpt
 from curvlab.tasks.settings import at_least, check, divides

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from curvlab.errors import DataError
-from curvlab.objective.losses import CrossEntropy
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Natural, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, mlp

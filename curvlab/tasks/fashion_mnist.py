@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from curvlab.errors import DataError
-from curvlab.objective.losses import CrossEntropy
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.idx import read_idx

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.mark import mark_of
+from curvlab.objectives.mark import mark_of
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.bounds import Bounds, Count, Natural, NotNegative, Width, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.sampler import Draw
@@ -159,7 +159,7 @@ class QuadraticObjective(Objective):
     def mark(self, *, again: bool = False) -> Hashable:
         return mark_of((self.pull, self.bowl.curvature, self.bowl.optimum))
 
-    def start(self, seen: Pass) -> Float[Tensor, ""]:
+    def start(self, seen: Evaluation) -> Float[Tensor, ""]:
         return seen.loss if self.trial_pull is self.pull else self.loss()
 
     def cast(self, dtype: torch.dtype) -> QuadraticObjective:
@@ -167,9 +167,9 @@ class QuadraticObjective(Objective):
         trial = pull if self.trial_pull is self.pull else self.trial_pull.to(dtype)
         return replace(self, bowl=self.bowl.to(pull.device, dtype), pull=pull, trial_pull=trial)
 
-    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Pass:
+    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Evaluation:
         value, gradient = self._value_and_gradient(self.bowl.theta, self.pull)
-        return Pass(
+        return Evaluation(
             examples=self.examples,
             loss=value,
             gradient=blocks.pack({PARAMETER: gradient}),

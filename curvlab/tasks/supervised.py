@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from curvlab.objective.loss import Loss
-from curvlab.objective.samples import Chosen, Sample, Source
-from curvlab.objective.supervised import SupervisedObjective
+from curvlab.objectives.loss import Loss
+from curvlab.objectives.samples import IndexedExamples, Sample, Source
+from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Workload
 
@@ -77,7 +77,7 @@ class SupervisedWorkload(Workload):
     def objective(self, draw: Draw) -> SupervisedObjective:
         def sample(indices: Tensor) -> Sample:
             lazily = draw.micro_batch is not None and draw.micro_batch < len(indices)
-            return Chosen(self.training, indices) if lazily else self.training.rows(indices)
+            return IndexedExamples(self.training, indices) if lazily else self.training.rows(indices)
 
         gradient = sample(draw.gradient)
         curvature = None if draw.curvature is draw.gradient else sample(draw.curvature)
@@ -88,7 +88,7 @@ class SupervisedWorkload(Workload):
         return SupervisedObjective(
             self.model,
             self.loss,
-            *((gradient,) if isinstance(gradient, Chosen) else gradient),
+            *((gradient,) if isinstance(gradient, IndexedExamples) else gradient),
             curvature=curvature,
             acceptance=acceptance,
             micro_batch=draw.micro_batch,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from curvlab.objective.losses import MeanSquaredError
+from curvlab.objectives.losses import MeanSquaredError
 from curvlab.protocols.bounds import Count, Natural, NotNegative, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.draws import Normal

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.partition import partition
-from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.blocks import Blocks
 
 DTYPE = torch.float64

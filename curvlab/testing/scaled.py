@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.objective.loss import Loss
+from curvlab.objectives.loss import Loss
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Case:
         return torch.randn(6, *self.shape)
 
 
-#: layers with an adapter: their statistics are what every method of layers lives on
+#: layers with a reader: their statistics are what every method of layers lives on
 LAYERS: Mapping[str, Case] = {
     "`nn.Linear`": Case(lambda: nn.Linear(4, 3), (4,)),
     "`nn.Linear` over positions": Case(lambda: nn.Sequential(nn.Linear(4, 3), Positions()), (5, 4)),
@@ -263,7 +263,7 @@ Made by `python docs/_ext/support.py` from what is registered; a test compares i
 ## Layer × labels × structure × precision
 
 Of {total} combinations {trained} were built and took a step, and {refused} are refused before anything runs,
-each with one of the reasons below. {yes} means every layer that has an adapter ({read}) in every precision
+each with one of the reasons below. {yes} means every layer that has a reader ({read}) in every precision
 ({precisions}); {no} is refused, and the number says why.
 
 Methods that invert their factors (`kfac`; `foof` has `labels = "none"`) need a structure that is a

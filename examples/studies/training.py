@@ -22,7 +22,7 @@ from pairs import Pair, Problem, Ratio, Subject, hand_written, interleaved, ours
 
 import curvlab
 from curvlab.config import build_method
-from curvlab.objective.losses import BinaryCrossEntropy
+from curvlab.objectives.losses import BinaryCrossEntropy
 from curvlab.protocols.structure import Group
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from curvlab.config import build_method
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.precision.full import Full
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate

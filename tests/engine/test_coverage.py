@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import curvlab
 from curvlab.engine.coverage import CoverageWarning
 from curvlab.errors import CoverageError
-from curvlab.objective.evaluation import LayerMismatch
+from curvlab.objectives.evaluation import LayerMismatch
 
 
 class Words(nn.Module):
@@ -45,14 +45,14 @@ def step(model: nn.Module, method: str = "kfac", **knobs: object) -> list[str]:
 def test_less_than_half_is_one_line_at_the_first_step() -> None:
     (said,) = step(Words(10))
     assert 'method "kfac" treats 2 of 3 parameters (27 % of the elements)' in said
-    assert "Embedding has no layer adapter (1)" in said
+    assert "Embedding has no layer reader (1)" in said
     assert "\n" not in said
 
 
 def test_none_is_said_with_the_reasons() -> None:
     (said,) = step(Words(4, head=False), "singd")
     assert 'method "singd" treats none of 1 parameters' in said
-    assert "Embedding has no layer adapter" in said
+    assert "Embedding has no layer reader" in said
 
 
 def test_half_is_nothing_to_speak_of() -> None:

@@ -11,14 +11,14 @@ from torch import nn
 
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.parts.damping import Constant
 from curvlab.parts.identity import Identity
 from curvlab.parts.samplers import SubsampledCurvature
 from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.sampler import Draw, Sampler
 from tests.engine.small_run import CURVED, PLAIN, small_plan
@@ -45,7 +45,7 @@ class Scripted(Sampler[Counts]):
 
     sizes: tuple[int, ...]
     asks: int = 0
-    heard: list[Aftermath] = field(default_factory=list)
+    heard: list[StepOutcome] = field(default_factory=list)
 
     def init(self, size: int, batch_size: int, seed: int) -> Counts:
         return Counts(size)
@@ -59,7 +59,7 @@ class Scripted(Sampler[Counts]):
     def needs(self, state: Counts) -> Needs:
         return Needs(implicit=True) if self.asks and state.told % self.asks == 0 else GRADIENT_ONLY
 
-    def learn(self, state: Counts, what: Aftermath) -> None:
+    def learn(self, state: Counts, what: StepOutcome) -> None:
         state.told += 1
         self.heard.append(what)
 

@@ -19,7 +19,7 @@ from curvlab.errors import Diverged
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.gauss_newton import GaussNewton
 from curvlab.parts.identity import Identity
@@ -32,7 +32,7 @@ from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -224,7 +224,7 @@ class Indefinite(CurvatureEstimator[dict[str, Tensor]]):
         diagonals[self.layer][-1] = self.lowest
         return diagonals
 
-    def observe(self, state: dict[str, Tensor], seen: Pass, ctx: Context) -> None:
+    def observe(self, state: dict[str, Tensor], seen: Evaluation, ctx: Context) -> None:
         return None
 
     def curvature(self, state: dict[str, Tensor]) -> BlockDiagonal:

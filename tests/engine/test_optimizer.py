@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import ConfigError, CoverageError, NeedsObjective
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.gauss_newton import GaussNewton
 from curvlab.parts.identity import Identity
@@ -120,7 +120,7 @@ def test_a_row_of_coverage_is_plain_data() -> None:
         "shape": [6],
         "block": "1.weight",
         "treatment": "fallback",
-        "reason": "LayerNorm has no layer adapter",
+        "reason": "LayerNorm has no layer reader",
     }
 
 
@@ -129,7 +129,7 @@ def test_parameters_that_nobody_treats_are_an_error_that_names_them_and_the_reme
     with pytest.raises(CoverageError) as caught:
         CurvatureOptimizer(alone, network(), backend=Full("float64"), name="kfac")
     message = str(caught.value)
-    assert 'method "kfac" does not treat 1.weight: LayerNorm has no layer adapter' in message
+    assert 'method "kfac" does not treat 1.weight: LayerNorm has no layer reader' in message
     assert "1.bias" in message
     assert "[method.fallback]" in message
     assert len(caught.value.faults) == 2

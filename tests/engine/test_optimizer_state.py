@@ -21,13 +21,13 @@ from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CheckpointError
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.evaluation import LayerMismatch
-from curvlab.objective.supervised import objective
+from curvlab.objectives.evaluation import LayerMismatch
+from curvlab.objectives.supervised import objective
 from curvlab.parts.damping import Constant
 from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.preconditioner import Preconditioner
 from tests.engine.composed import METHODS, batch, knobs, network, optimizer, same, train
 
@@ -192,7 +192,7 @@ class Wide(Preconditioner[WideState]):
     def init(self, like: BlockVector, ctx: Context) -> WideState:
         return WideState(torch.zeros(like.layout.size, dtype=torch.float32))
 
-    def observe(self, state: WideState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: WideState, seen: Evaluation, ctx: Context) -> None:
         state.total.add_(seen.gradient.flat.float())
 
     def apply(self, state: WideState, v: BlockVector, ctx: Context) -> Solve:

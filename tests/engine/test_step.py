@@ -18,14 +18,14 @@ from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.stride import Stride
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.identity import Identity
 from curvlab.parts.steps import Armijo, Rate
 from curvlab.parts.transforms import WeightDecay
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, Line, Solve, Step, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -48,7 +48,7 @@ class Noted(Preconditioner[None]):
     def init(self, like: BlockVector, ctx: Context) -> None:
         return None
 
-    def observe(self, state: None, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: None, seen: Evaluation, ctx: Context) -> None:
         self.diary.said.append(("observe", ctx.step, ctx.damping))
 
     def refresh(self, state: None, ctx: Context) -> None:
@@ -58,7 +58,7 @@ class Noted(Preconditioner[None]):
         self.diary.said.append(("apply", ctx.step, ctx.damping))
         return Solve(v * 2.0, iterations=3)
 
-    def learn(self, state: None, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: None, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         self.diary.said.append(("learn", ctx.step, ctx.damping))
         return ()
 
@@ -93,7 +93,7 @@ class NotedDamping(Damping[None]):
     def at(self, state: None, step: int) -> float:
         return 0.25
 
-    def learn(self, state: None, what: Aftermath, step: int) -> None:
+    def learn(self, state: None, what: StepOutcome, step: int) -> None:
         self.diary.said.append(("damping", step, what.ratio))
 
 
@@ -174,7 +174,7 @@ class Late(Noted):
 def test_until_the_preconditioner_is_ready_a_step_observes_and_counts_and_nothing_else() -> None:
     """With a search, an adaptive λ and weight decay: only the preconditioner takes part in the first step."""
     model, diary, events = network(), Diary(), list[Event]()
-    decay, learned = WeightDecay(0.1), list[Aftermath]()
+    decay, learned = WeightDecay(0.1), list[StepOutcome]()
     method = Method(
         Late(diary), LevenbergMarquardt(initial=20.0), Armijo(0.1), (Plus(diary, "g", 0.0),), (decay,)
     )
@@ -211,7 +211,7 @@ def test_transforms_of_the_gradient_leave_the_evidence_alone() -> None:
     arm = optimizer(Method(Identity(), Constant(), Rate(0.1), on_gradient=(Plus(diary, "g"),)), model).arms[0]
     gradient = arm.blocks.pack(dict(zip(arm.blocks.parameters, gradients(model), strict=True)))
     kept = gradient.flat.clone()
-    seen, ctx = Pass(8, torch.zeros(()), gradient), context(arm)
+    seen, ctx = Evaluation(8, torch.zeros(()), gradient), context(arm)
     v, at = one_step.before(arm, seen, ctx, Stride(arm.blocks))
     torch.testing.assert_close(v.flat, kept + 1.0)
     assert torch.equal(at.gradient.flat, kept)
@@ -306,9 +306,9 @@ def test_what_came_of_a_step_is_told_with_its_vectors_still_whole() -> None:
     model, diary = network(), Diary()
     opt = optimizer(Method(Noted(diary), Constant(), Rate(0.1)), model)
     g = torch.cat([each.flatten() for each in gradients(model)])
-    told: list[Aftermath] = []
+    told: list[StepOutcome] = []
 
-    def listen(what: Aftermath) -> None:
+    def listen(what: StepOutcome) -> None:
         told.append(what)
         torch.testing.assert_close(what.before.gradient.flat, g)
         torch.testing.assert_close(what.solve.x.flat, 2.0 * g)

@@ -19,7 +19,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.damping import Constant
 from curvlab.parts.steps import Rate
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Solve
+from curvlab.protocols.evidence import Solve, StepOutcome
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.sampler import Draw, Sampler
 from tests.engine.small_run import PLAIN, Restless, small_plan
@@ -141,7 +141,7 @@ class Learning(Sampler[Pupil]):
         chosen = torch.arange(4 + state.told)
         return Draw(chosen, chosen, chosen)
 
-    def learn(self, state: Pupil, what: Aftermath) -> None:
+    def learn(self, state: Pupil, what: StepOutcome) -> None:
         state.told += 1
         state.examples += what.before.examples
 

@@ -21,8 +21,8 @@ import curvlab
 from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CurvlabError, Diverged
-from curvlab.objective.joint import Joint
-from curvlab.objective.ranks import Ranks
+from curvlab.objectives.distributed import DistributedObjective
+from curvlab.objectives.ranks import Ranks
 from curvlab.precision.full import Full
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
@@ -198,7 +198,7 @@ def refusals(rank: int) -> dict[str, str]:
     nameless.mass = partial(Objective.mass, nameless)  # type: ignore[method-assign]
     asked("mass", lambda: curvlab.optimizer("sgd", nameless.model).step(nameless))
     mine = curvlab.objective(model, nn.CrossEntropyLoss(), x, y)
-    asked("closure", Joint(mine, Ranks(dist.group.WORLD)))
+    asked("closure", DistributedObjective(mine, Ranks(dist.group.WORLD)))
     longer = torch.randn(4, 2 + rank, WIDTH)
     layer = nn.Linear(WIDTH, CLASSES)
     with torch.no_grad():

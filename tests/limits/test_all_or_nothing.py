@@ -18,11 +18,11 @@ from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import Diverged
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -32,7 +32,7 @@ from tests.limits.test_every_method import Knobs, cases, image_batches, images, 
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::curvlab.objective.evaluation.LayerMismatch"),
+    pytest.mark.filterwarnings("ignore::curvlab.objectives.evaluation.LayerMismatch"),
 ]
 
 Batch = tuple[Tensor, Tensor]
@@ -170,7 +170,7 @@ class Failing(Preconditioner[Any]):
     def init(self, like: BlockVector, ctx: Context) -> Any:
         return self.inner.init(like, ctx)
 
-    def observe(self, state: Any, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: Any, seen: Evaluation, ctx: Context) -> None:
         self.inner.observe(state, seen, ctx)
 
     def refresh(self, state: Any, ctx: Context) -> None:
@@ -188,7 +188,7 @@ class Failing(Preconditioner[Any]):
     def iterates(self) -> bool:
         return self.inner.iterates
 
-    def learn(self, state: Any, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: Any, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         return self.inner.learn(state, what, ctx)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import Diverged, NeedsObjective
 from curvlab.linalg.vectors import BlockLayout, BlockVector
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, ClassesSecond, labels, normal
 from tests.limits.registered import DAMPED, knobs_of, methods, optimizer
@@ -212,7 +212,7 @@ class Steep(nn.Module):
         return x + (steep - steep.detach()).sqrt()
 
 
-@pytest.mark.filterwarnings("ignore::curvlab.objective.evaluation.LayerMismatch")
+@pytest.mark.filterwarnings("ignore::curvlab.objectives.evaluation.LayerMismatch")
 @pytest.mark.parametrize("alone", [False, True], ids=["every block", "one block"])
 @pytest.mark.parametrize(("name", "knobs"), cases())
 def test_a_gradient_that_is_not_finite_ends_the_run_and_moves_nothing(

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from curvlab.linalg.compose import Restricted
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
-from curvlab.objective.opaque import Opaque
-from curvlab.objective.supervised import objective
+from curvlab.objectives.opaque import Opaque
+from curvlab.objectives.supervised import objective
 from curvlab.protocols.blocks import Blocks
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.testing.asserts import assert_close, assert_same, assert_self_adjoint
 from curvlab.testing.problems import DTYPE, Problem, classifier, normal, supervised_losses
@@ -28,7 +28,9 @@ LOSSES = supervised_losses()
 every_loss = pytest.mark.parametrize("problem", LOSSES, ids=str)
 
 
-def evaluated(problem: Problem, model: nn.Module, blocks: Blocks, micro_batch: int | None = None) -> Pass:
+def evaluated(
+    problem: Problem, model: nn.Module, blocks: Blocks, micro_batch: int | None = None
+) -> Evaluation:
     return problem.objective(model, micro_batch=micro_batch).evaluate(
         Needs(products=1), blocks, reference_context()
     )
@@ -38,7 +40,7 @@ def random_vectors(blocks: Blocks, count: int = 2) -> list[BlockVector]:
     return [BlockVector(blocks.layout, normal(blocks.layout.size, seed=k)) for k in range(count)]
 
 
-def product(seen: Pass, v: BlockVector) -> Tensor:
+def product(seen: Evaluation, v: BlockVector) -> Tensor:
     assert seen.ggn is not None
     return (seen.ggn @ v).flat
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.objective.losses import CrossEntropy
-from curvlab.objective.supervised import objective
+from curvlab.objectives.losses import CrossEntropy
+from curvlab.objectives.supervised import objective
 from curvlab.testing.problems import DTYPE, labels, normal
 from curvlab.testing.scaled import Scaled
 from tests.limits.registered import methods, optimizer

@@ -13,7 +13,7 @@ from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.linalg.cg import conjugate_gradients
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.gauss_newton import GaussNewton
 from curvlab.parts.identity import Identity

@@ -15,7 +15,7 @@ def called(*axes: int) -> Called:
 
 
 def rows(*axes: int, d: int = 3) -> Tensor:
-    """What an adapter makes of a linear layer's input on these axes."""
+    """What a reader makes of a linear layer's input on these axes."""
     x = torch.arange(torch.Size((*axes, d)).numel(), dtype=torch.float64)
     return x.view(axes[0], -1, d)
 

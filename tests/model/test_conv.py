@@ -1,4 +1,4 @@
-"""The adapter of convolutions: its rows are the layer's Jacobian, for every option torch has."""
+"""The reader of convolutions: its rows are the layer's Jacobian, for every option torch has."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from curvlab.errors import ConfigError
-from curvlab.model.conv import KINDS, ConvAdapter
+from curvlab.model.conv import KINDS, ConvReader
 from curvlab.model.partition import partition
 from curvlab.model.taps import recording
-from curvlab.protocols.adapter import total
 from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.reader import total
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 
-ADAPTER = ConvAdapter()
+ADAPTER = ConvReader()
 
 #: by number of axes: lengths of the input's axes and of the kernel's
 SPACE = {1: (7,), 2: (6, 5), 3: (5, 4, 5)}
@@ -59,7 +59,7 @@ def jacobian(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def jacobian_of_rows(module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    """The same from the adapter's rows: output c at position s reads row s of c's own group."""
+    """The same from the reader's rows: output c at position s reads row s of c's own group."""
     rows, (o, i), k = ADAPTER.inputs(module, x), ADAPTER.shape(module), ADAPTER.groups(module)
     n, s, _ = ADAPTER.grads(module, output).shape
     J = output.new_zeros(n, o, s, o, i)
@@ -298,7 +298,7 @@ def test_refusals_name_the_kind_of_layer() -> None:
     assert ADAPTER.refuses(Plain(1, 1, 1)) is None
     assert ADAPTER.refuses(Shifted(1, 1, 1)) == "Shifted overrides Conv2d.forward"
     for kind in (nn.Linear(1, 1), nn.ConvTranspose1d(1, 1, 1), nn.ConvTranspose3d(1, 1, 1), nn.Unfold(2)):
-        assert ADAPTER.refuses(kind) == f"{type(kind).__name__} has no layer adapter"
+        assert ADAPTER.refuses(kind) == f"{type(kind).__name__} has no layer reader"
 
 
 @pytest.mark.parametrize("lazy", [lambda: nn.LazyConv2d(3, 3), lambda: nn.LazyLinear(3)])

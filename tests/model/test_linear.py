@@ -1,4 +1,4 @@
-"""The adapter of linear layers: rows whose products are the layer's gradient."""
+"""The reader of linear layers: rows whose products are the layer's gradient."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from curvlab.model.linear import LinearAdapter
+from curvlab.model.linear import LinearReader
 from curvlab.model.partition import partition
-from curvlab.protocols.adapter import total
+from curvlab.protocols.reader import total
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import jacobian
 
-ADAPTER = LinearAdapter()
+ADAPTER = LinearReader()
 
 
 @pytest.mark.parametrize("bias", [True, False])

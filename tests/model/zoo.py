@@ -167,12 +167,12 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "one layer used twice": Specimen(repeated, ALONE),
     "embedding tied to a layer": Specimen(
-        lambda: embedded(bias=False), {"1": ("1",)}, {"0.weight": "Embedding has no layer adapter"}
+        lambda: embedded(bias=False), {"1": ("1",)}, {"0.weight": "Embedding has no layer reader"}
     ),
     "embedding tied to a layer with bias": Specimen(
         lambda: embedded(bias=True),
         {"1": ("1",)},
-        {"0.weight": "Embedding has no layer adapter", "2.bias": 'tied to "0" (Embedding)'},
+        {"0.weight": "Embedding has no layer reader", "2.bias": 'tied to "0" (Embedding)'},
     ),
     "layer tied to an embedding": Specimen(
         output_first, {}, dict.fromkeys(("out.weight", "out.bias"), "tied")
@@ -181,8 +181,8 @@ ZOO: Mapping[str, Specimen] = {
         lambda: nn.MultiheadAttention(4, 2),
         {},
         {
-            "in_proj_weight": "MultiheadAttention has no layer adapter",
-            "in_proj_bias": "MultiheadAttention has no layer adapter",
+            "in_proj_weight": "MultiheadAttention has no layer reader",
+            "in_proj_bias": "MultiheadAttention has no layer reader",
             "out_proj.weight": "without calling its layer",
             "out_proj.bias": "without calling its layer",
         },
@@ -215,7 +215,7 @@ ZOO: Mapping[str, Specimen] = {
     "transposed convolution": Specimen(
         lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Conv2d(2, 2, 3)),
         {"1": ("1",)},
-        dict.fromkeys(("0.weight", "0.bias"), "ConvTranspose2d has no layer adapter"),
+        dict.fromkeys(("0.weight", "0.bias"), "ConvTranspose2d has no layer reader"),
     ),
     "convolution that computes": Specimen(
         lambda: nn.Sequential(Standardized(1, 2, 3)),

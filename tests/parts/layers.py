@@ -14,7 +14,7 @@ from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.structures.dense import Dense
 from tests.parts.vectors import DTYPE, Matrix, passed, spd
@@ -34,7 +34,7 @@ class Held(CurvatureEstimator[Matrix]):
     def init(self, like: BlockVector, ctx: Context) -> Matrix:
         return Matrix(spd(self.seed, like.layout.size))
 
-    def observe(self, state: Matrix, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: Matrix, seen: Evaluation, ctx: Context) -> None:
         return None
 
     def curvature(self, state: Matrix) -> LinearOperator[BlockVector]:
@@ -73,7 +73,7 @@ class LastFactors(CurvatureEstimator[FactorState]):
             {n: torch.eye(s[0], dtype=like.dtype) for n, s in shapes},
         )
 
-    def observe(self, state: FactorState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: FactorState, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
         for name, (stats,) in seen.layers[self.labels].items():
             a, g = stats.inputs.flatten(0, 1), stats.grads.flatten(0, 2)
@@ -95,7 +95,7 @@ def evidence(
     v: int = 1,
     layout: BlockLayout = LAYERS,
     labels: Labels = Labels.DATA,
-) -> Pass:
+) -> Evaluation:
     """A pass with random statistics of each layer; its gradient is theirs."""
     g = torch.Generator().manual_seed(seed)
     stats = {
@@ -111,4 +111,4 @@ def evidence(
     for name, (each,) in stats.items():
         gradient[name].copy_(torch.einsum("vnso,nsi->oi", each.grads, each.inputs) / n)
     seen = passed(gradient, layers={labels: stats})
-    return Pass(n, seen.loss, seen.gradient, seen.layers)
+    return Evaluation(n, seen.loss, seen.gradient, seen.layers)

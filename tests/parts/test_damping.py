@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from curvlab.parts.damping import Constant, LambdaState, LevenbergMarquardt
 from curvlab.parts.schedules import Linear
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
-from tests.parts.vectors import aftermath, vector
+from tests.parts.vectors import outcome, vector
 
 
 def learned(part: LevenbergMarquardt, damping: float, ratio: float | None, *, accepted: bool = True) -> float:
     """λ after a learning step that found ``ratio``."""
     state = LambdaState(damping, math.nan)
-    part.learn(state, aftermath(vector(), ratio=ratio, accepted=accepted), part.interval - 1)
+    part.learn(state, outcome(vector(), ratio=ratio, accepted=accepted), part.interval - 1)
     return state.damping
 
 
@@ -25,7 +25,7 @@ def test_a_constant_is_constant_and_asks_for_nothing() -> None:
     part = Constant(0.3)
     assert [part.at(part.init(), step) for step in (0, 7)] == [0.3, 0.3]
     assert part.needs(0) == GRADIENT_ONLY
-    part.learn(None, aftermath(vector(), ratio=-1.0), 0)
+    part.learn(None, outcome(vector(), ratio=-1.0), 0)
 
 
 def test_a_constant_may_follow_a_schedule() -> None:
@@ -55,7 +55,7 @@ def test_it_learns_and_asks_on_its_interval_alone() -> None:
     assert asking == [GRADIENT_ONLY, GRADIENT_ONLY, Needs(products=1, losses=1)] * 2
     state = part.init()
     for step in range(6):
-        part.learn(state, aftermath(vector(), ratio=None if asking[step] == GRADIENT_ONLY else 0.9), step)
+        part.learn(state, outcome(vector(), ratio=None if asking[step] == GRADIENT_ONLY else 0.9), step)
     assert part.at(state, 6) == 0.25
     assert state.ratio == 0.9
 
@@ -63,5 +63,5 @@ def test_it_learns_and_asks_on_its_interval_alone() -> None:
 def test_a_rejected_step_off_the_interval_changes_nothing() -> None:
     part = LevenbergMarquardt(interval=3)
     state = part.init()
-    part.learn(state, aftermath(vector(), accepted=False), 0)
+    part.learn(state, outcome(vector(), accepted=False), 0)
     assert part.at(state, 1) == part.initial

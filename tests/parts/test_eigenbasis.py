@@ -13,7 +13,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.parts import eigenbasis
 from curvlab.parts.eigenbasis import Eigenbasis, EigenState
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from tests.parts.layers import LAYERS, FactorState, LastFactors, evidence
 from tests.parts.vectors import DTYPE, context, passed, vector
@@ -21,20 +21,20 @@ from tests.parts.vectors import DTYPE, context, passed, vector
 LAMBDA = 0.2
 
 
-def per_example(seen: Pass, name: str) -> Tensor:
+def per_example(seen: Evaluation, name: str) -> Tensor:
     """Gradients of single examples and vectors, ``[v, n, o, i]``."""
     (stats,) = seen.layers[Labels.DATA][name]
     return torch.einsum("vnso,nsi->vnoi", stats.grads, stats.inputs)
 
 
-def moments_in(state: EigenState, seen: Pass, name: str) -> Tensor:
+def moments_in(state: EigenState, seen: Evaluation, name: str) -> Tensor:
     """The slow twin: rotate each example's gradient, square, average."""
     basis = state.basis[name]
     rotated = basis.Q_B.mT @ per_example(seen, name) @ basis.Q_A
     return rotated.square().sum(0).mean(0)
 
 
-def observed(part: Eigenbasis, passes: list[Pass]) -> EigenState:
+def observed(part: Eigenbasis, passes: list[Evaluation]) -> EigenState:
     state = part.init(vector(layout=LAYERS), context())
     for step, seen in enumerate(passes):
         part.observe(state, seen, context(step, LAMBDA))
@@ -159,7 +159,7 @@ def test_apply_changes_neither_vector_nor_state() -> None:
 class Undemanding(LastFactors):
     """Learns nothing, so that it takes any evidence."""
 
-    def observe(self, state: FactorState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: FactorState, seen: Evaluation, ctx: Context) -> None:
         return None
 
 

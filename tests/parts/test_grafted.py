@@ -17,7 +17,7 @@ from curvlab.protocols.blocks import Block
 from curvlab_firstorder.adam import Adam
 from curvlab_firstorder.newton_schulz import NewtonSchulz
 from tests.parts.layers import LastFactors, evidence
-from tests.parts.vectors import aftermath, context, vector
+from tests.parts.vectors import context, outcome, vector
 
 LAYOUT = BlockLayout({"enc": (3, 4), "head": (2, 2)})
 LAMBDA = 0.4
@@ -82,11 +82,11 @@ def test_both_are_settled_and_both_learn() -> None:
     grafted.observe(state, seen, ctx)
     solve = grafted.apply(state, v, ctx)
     assert solve.iterations > 0
-    grafted.learn(state, aftermath(solve.x), ctx)
+    grafted.learn(state, outcome(solve.x), ctx)
     for part, own in zip(parts, (state.direction, state.magnitude), strict=True):
         alone = part.init(v, context())
         part.observe(alone, seen, ctx)
-        part.learn(alone, aftermath(solve.x), ctx)
+        part.learn(alone, outcome(solve.x), ctx)
         assert repr(vars(own).keys()) == repr(vars(alone).keys())
         torch.testing.assert_close(part.apply(own, v, ctx).x.flat, part.apply(alone, v, ctx).x.flat)
 

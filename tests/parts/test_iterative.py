@@ -15,7 +15,7 @@ from curvlab.parts.iterative import Iterative
 from curvlab.parts.krylov import ConjugateGradients
 from curvlab.protocols.needs import Needs
 from tests.parts.layers import LAYERS, Held, LastFactors, evidence
-from tests.parts.vectors import LAYOUT, Matrix, aftermath, context, passed, spd, vector
+from tests.parts.vectors import LAYOUT, Matrix, context, outcome, passed, spd, vector
 
 EXACT = ConjugateGradients(max_iterations=200, tolerance=1e-12)
 LAMBDA = 0.5
@@ -64,7 +64,7 @@ def test_a_warm_start_is_the_fraction_of_the_last_solution() -> None:
     state = part.init(v, context())
     assert torch.equal(state.start.flat, torch.zeros(LAYOUT.size, dtype=v.dtype))
     x = part.apply(state, v, context(damping=LAMBDA)).x
-    part.learn(state, aftermath(x), context())
+    part.learn(state, outcome(x), context())
     torch.testing.assert_close(state.start.flat, 0.7 * x.flat)
 
 
@@ -72,7 +72,7 @@ def test_a_solve_that_begins_at_its_solution_needs_no_iteration() -> None:
     part, v = Iterative(Held(), ConjugateGradients(200, 1e-9), warm_start=1.0), vector(1)
     state, ctx = part.init(v, context()), context(damping=LAMBDA)
     cold = part.apply(state, v, ctx)
-    part.learn(state, aftermath(cold.x), ctx)
+    part.learn(state, outcome(cold.x), ctx)
     warm = part.apply(state, v, ctx)
     assert cold.iterations > 0
     assert warm.iterations == 0
@@ -86,28 +86,28 @@ def test_warm_or_cold_the_solution_is_the_same() -> None:
         b = vector(k)
         x = part.apply(state, b, ctx).x
         torch.testing.assert_close(x.flat, solution(b))
-        part.learn(state, aftermath(x), ctx)
+        part.learn(state, outcome(x), ctx)
 
 
 def test_after_a_rejected_step_a_solve_begins_from_zero() -> None:
     part, v = Iterative(Held(), EXACT, warm_start=0.9), vector(1)
     state = part.init(v, context())
-    part.learn(state, aftermath(v), context())
-    part.learn(state, aftermath(v, accepted=False), context())
+    part.learn(state, outcome(v), context())
+    part.learn(state, outcome(v, accepted=False), context())
     assert torch.equal(state.start.flat, torch.zeros(LAYOUT.size, dtype=v.dtype))
 
 
 def test_a_cold_start_holds_no_vector() -> None:
     part, v = Iterative(Held(), EXACT), vector(1)
     state = part.init(v, context())
-    part.learn(state, aftermath(v), context())
+    part.learn(state, outcome(v), context())
     assert state.start is None
 
 
 def test_apply_changes_neither_vector_nor_start() -> None:
     part, v = Iterative(Held(), EXACT, warm_start=0.5), vector(1)
     state = part.init(v, context())
-    part.learn(state, aftermath(vector(2)), context())
+    part.learn(state, outcome(vector(2)), context())
     kept, start = v.flat.clone(), state.start.flat.clone()
     part.apply(state, v, context())
     assert torch.equal(v.flat, kept)

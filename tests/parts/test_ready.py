@@ -16,7 +16,7 @@ from curvlab.parts.iterative import Iterative
 from curvlab.parts.krylov import ConjugateGradients
 from curvlab.parts.routed import Routed
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed
@@ -38,7 +38,7 @@ class Second(Preconditioner[Seen]):
     def init(self, like: BlockVector, ctx: Context) -> Seen:
         return Seen()
 
-    def observe(self, state: Seen, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: Seen, seen: Evaluation, ctx: Context) -> None:
         state.count += 1
 
     def ready(self, state: Seen) -> bool:
@@ -61,7 +61,7 @@ HOLDERS: list[Preconditioner[Any]] = [
 def test_it_waits_for_every_part_in_it(part: Preconditioner[Any]) -> None:
     state, ready = part.init(vector(), context()), []
     for step in range(3):
-        part.observe(state, Pass(1, vector().flat.sum(), vector()), context(step))
+        part.observe(state, Evaluation(1, vector().flat.sum(), vector()), context(step))
         ready.append(part.ready(state))
     assert ready == [False, True, True]
 

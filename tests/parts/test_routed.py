@@ -21,11 +21,11 @@ from curvlab.parts.krylov import ConjugateGradients
 from curvlab.parts.routed import Routed
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab_firstorder.adam import Adam
 from tests.parts.layers import LastFactors, evidence
-from tests.parts.vectors import Matrix, aftermath, context, spd, vector
+from tests.parts.vectors import Matrix, context, outcome, spd, vector
 
 LAYOUT = BlockLayout({"enc.0": (3, 4), "enc.1": (2, 3), "dec.0": (4, 2), "head": (2, 2)})
 CG = ConjugateGradients(200, 1e-12)
@@ -43,11 +43,11 @@ def block(name: str) -> Block:
     return Block(name, (name,), torch.Size((2, 2)), reason="no layer")
 
 
-def restricted(seen: Pass, layout: BlockLayout) -> Pass:
+def restricted(seen: Evaluation, layout: BlockLayout) -> Evaluation:
     """By hand: what one route may see of a pass."""
     layers = {k: {n: t for n, t in found.items() if n in layout.shapes} for k, found in seen.layers.items()}
     gradient = BlockVector(layout, torch.cat([seen.gradient[n].flatten() for n in layout.names]))
-    return Pass(seen.examples, seen.loss, gradient, layers)
+    return Evaluation(seen.examples, seen.loss, gradient, layers)
 
 
 def test_routed_is_doing_each_separately() -> None:
@@ -69,9 +69,9 @@ def test_routed_is_doing_each_separately() -> None:
             iterations += expected.iterations
             for name in layout.names:
                 torch.testing.assert_close(solve.x[name], expected.x[name])
-            part.learn(own, Aftermath(mine, expected, Step(expected.x, 1.0)), ctx)
+            part.learn(own, StepOutcome(mine, expected, Step(expected.x, 1.0)), ctx)
         assert solve.iterations == iterations
-        routed.learn(state, Aftermath(seen, solve, Step(solve.x, 1.0)), ctx)
+        routed.learn(state, StepOutcome(seen, solve, Step(solve.x, 1.0)), ctx)
 
 
 def test_a_route_multiplies_with_its_own_part_of_an_implicit_curvature() -> None:
@@ -79,7 +79,7 @@ def test_a_route_multiplies_with_its_own_part_of_an_implicit_curvature() -> None
     routed, v = Routed(parts), vector(1, LAYOUT)
     state = routed.init(v, context())
     G, seen = Matrix(spd(0, LAYOUT.size)), evidence(0, layout=LAYOUT)
-    routed.observe(state, Pass(6, seen.loss, seen.gradient, ggn=G), context())
+    routed.observe(state, Evaluation(6, seen.loss, seen.gradient, ggn=G), context())
     x = routed.apply(state, v, context(damping=LAMBDA)).x
     k = 3 * 4 + 2 * 3  # enc.0 and enc.1 come first
     corner = G.matrix[:k, :k] + LAMBDA * torch.eye(k, dtype=v.dtype)
@@ -127,10 +127,10 @@ def test_what_came_of_a_step_is_told_to_each_route_in_its_own_blocks() -> None:
     routed = Routed({"enc.*": Iterative(LastFactors(), CG, warm_start=1.0), "*": Identity()})
     v = vector(1, LAYOUT)
     state = routed.init(v, context())
-    routed.learn(state, aftermath(v), context())
+    routed.learn(state, outcome(v), context())
     start = state.routes["enc.*"].start
     assert torch.equal(start["enc.0"], v["enc.0"])
-    routed.learn(state, Aftermath(aftermath(v).before, Solve(v), Step(v, 0.0, accepted=False)), context())
+    routed.learn(state, StepOutcome(outcome(v).before, Solve(v), Step(v, 0.0, accepted=False)), context())
     assert torch.equal(start.flat, torch.zeros(18, dtype=v.dtype))
 
 

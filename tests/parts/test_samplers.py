@@ -16,7 +16,7 @@ from curvlab.engine.state import export, restore
 from curvlab.parts.samplers import FullBatch, SubsampledCurvature, Uniform
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw, Sampler
-from tests.parts.vectors import aftermath, vector
+from tests.parts.vectors import outcome, vector
 
 
 def drawn(part: Sampler, state: Any, times: int) -> list[list[int]]:
@@ -123,7 +123,7 @@ def test_what_a_sampler_learns_reaches_the_one_beneath() -> None:
         def learn(self, state: Any, what: Any) -> None:
             told.append(what)
 
-    part, what = SubsampledCurvature(Listening()), aftermath(vector())
+    part, what = SubsampledCurvature(Listening()), outcome(vector())
     part.learn(part.init(4, 2, 0), what)
     assert told == [what]
 

@@ -9,7 +9,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Line, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, Line, Solve, Step, StepOutcome
 from curvlab.protocols.step import At
 
 DTYPE = torch.float64
@@ -55,14 +55,14 @@ def spd(seed: int = 0, d: int = LAYOUT.size, least: float = 0.1) -> Tensor:
     return X @ X.mT / d + least * torch.eye(d, dtype=DTYPE)
 
 
-def passed(gradient: BlockVector, **more: object) -> Pass:
-    return Pass(1, torch.zeros((), dtype=DTYPE), gradient, **more)  # type: ignore[arg-type]
+def passed(gradient: BlockVector, **more: object) -> Evaluation:
+    return Evaluation(1, torch.zeros((), dtype=DTYPE), gradient, **more)  # type: ignore[arg-type]
 
 
-def aftermath(
+def outcome(
     x: BlockVector, *, accepted: bool = True, ratio: float | None = None, gradient: BlockVector | None = None
-) -> Aftermath:
-    return Aftermath(passed(gradient or x), Solve(x), Step(x, 1.0, accepted), ratio)
+) -> StepOutcome:
+    return StepOutcome(passed(gradient or x), Solve(x), Step(x, 1.0, accepted), ratio)
 
 
 class Bowl:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.task import Task
 from curvlab.tasks.fashion_convnet import FashionConvnet
 from curvlab.tasks.fashion_vit import FashionVit

@@ -9,7 +9,7 @@ from torch import nn
 from curvlab.protocols.needs import Labels
 from curvlab.tasks.convnet import convnet
 from curvlab.tasks.fashion_convnet import FashionConvnet
-from tests.objective.asking import ask, layers_of, wanting
+from tests.objectives.asking import ask, layers_of, wanting
 from tests.tasks.networks import asked, network
 
 SETTINGS = [

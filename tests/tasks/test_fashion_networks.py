@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import curvlab
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw
 from curvlab.tasks.fashion_mnist import labelled
@@ -20,7 +20,7 @@ from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import ggn
 from tests.engine.composed import optimizer, same
-from tests.objective.asking import ask, layers_of
+from tests.objectives.asking import ask, layers_of
 from tests.tasks.networks import SMALL, asked, network, pictures, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

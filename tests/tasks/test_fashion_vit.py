@@ -11,7 +11,7 @@ from curvlab.tasks.fashion_vit import FashionVit
 from curvlab.tasks.vit import Attention, VisionTransformer
 from curvlab.testing.asserts import assert_close
 from tests.engine.composed import optimizer
-from tests.objective.asking import ask, layers_of, normal, wanting
+from tests.objectives.asking import ask, layers_of, normal, wanting
 from tests.tasks.networks import asked, network, pictures
 
 SMALL = FashionVit(dim=8, depth=2, heads=2)  # 49 tokens

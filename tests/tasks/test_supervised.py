@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from curvlab.objective.losses import CrossEntropy
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.sampler import Draw
 from curvlab.tasks import supervised
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct, evaluating

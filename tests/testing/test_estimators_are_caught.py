@@ -12,7 +12,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from tests.testing.caught import (
     CALLS,
@@ -59,12 +59,12 @@ class SoundEstimator(CurvatureEstimator[Squares]):
     def init(self, like: BlockVector, ctx: Context) -> Any:
         return Squares(like.zeros_like())
 
-    def fresh(self, seen: Pass, name: str) -> Tensor:
+    def fresh(self, seen: Evaluation, name: str) -> Tensor:
         (t,) = seen.layers[Labels.DATA][name]
         assert t.grads is not None
         return (t.grads[0, :, 0].square().mT @ t.inputs[:, 0].square()) / seen.examples
 
-    def observe(self, state: Any, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: Any, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
         for name in state.mean:
             state.mean[name].lerp_(self.fresh(seen, name), 0.5 / (1 - 0.5**state.observed))
@@ -105,15 +105,15 @@ class Consuming(Diagonal):
         return found
 
 
-def without_examples(self: Any, seen: Pass, name: str) -> Tensor:
+def without_examples(self: Any, seen: Evaluation, name: str) -> Tensor:
     return SoundEstimator.fresh(self, seen, name) * seen.examples / 6
 
 
-def a_thousandfold(self: Any, seen: Pass, name: str) -> Tensor:
+def a_thousandfold(self: Any, seen: Evaluation, name: str) -> Tensor:
     return SoundEstimator.fresh(self, seen, name) * 1000
 
 
-def scaling_the_evidence(self: Any, seen: Pass, name: str) -> Tensor:
+def scaling_the_evidence(self: Any, seen: Evaluation, name: str) -> Tensor:
     (t,) = seen.layers[Labels.DATA][name]
     found = SoundEstimator.fresh(self, seen, name)
     t.inputs.mul_(1.5)
@@ -129,7 +129,7 @@ def late(self: Any, like: BlockVector, ctx: Context) -> Any:
     return Late()
 
 
-def observe_late(self: Any, state: Any, seen: Pass, ctx: Context) -> None:
+def observe_late(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None:
     if state.mean is None:
         state.mean = seen.gradient.zeros_like()
     SoundEstimator.observe(self, state, seen, ctx)
@@ -140,7 +140,7 @@ def drawing(self: Any, state: Any) -> Any:
     return SoundEstimator.curvature(self, state)
 
 
-def restless(self: Any, seen: Pass, name: str) -> Tensor:
+def restless(self: Any, seen: Evaluation, name: str) -> Tensor:
     return SoundEstimator.fresh(self, seen, name) * (1 + 1e-15 * (next(CALLS) % 7))
 
 
@@ -153,7 +153,7 @@ def asking_for_products(self: Any) -> Needs:
     return Needs(layers=frozenset({Labels.DATA}), implicit=True)
 
 
-def by_first_part(self: Any, seen: Pass, name: str) -> Tensor:
+def by_first_part(self: Any, seen: Evaluation, name: str) -> Tensor:
     """As if the first micro-batch of the curvature sample were all of it."""
     batches: Any = seen.ggn.batches  # type: ignore[union-attr]
     return SoundEstimator.fresh(self, seen, name) * next(iter(batches)).examples / batches.examples

@@ -15,7 +15,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import Cholesky
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.testing.conformance import PreconditionerConformance
@@ -38,7 +38,7 @@ class SoundPreconditioner(Preconditioner[Squares]):
     def init(self, like: BlockVector, ctx: Context) -> Any:
         return Squares(like.zeros_like())
 
-    def observe(self, state: Any, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: Any, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
         state.mean.flat.lerp_(seen.gradient.flat.square(), 1 / state.observed)
 
@@ -116,7 +116,7 @@ def scaled_by_the_last(self: Any, state: Any) -> Tensor:
     return found if state.last is None else found / (1 + state.last.flat.square())
 
 
-def observe_restlessly(self: Any, state: Any, seen: Pass, ctx: Context) -> None:
+def observe_restlessly(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None:
     SoundPreconditioner.observe(self, state, seen, ctx)
     state.mean.flat.mul_(1 + 1e-15 * (next(CALLS) % 7))
 
@@ -125,7 +125,7 @@ def late_squares(self: Any, like: BlockVector, ctx: Context) -> Any:
     return Late()
 
 
-def observe_later(self: Any, state: Any, seen: Pass, ctx: Context) -> None:
+def observe_later(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None:
     if state.mean is None:
         state.mean = seen.gradient.zeros_like()
     SoundPreconditioner.observe(self, state, seen, ctx)

@@ -67,7 +67,7 @@ def nothing_at_the_limit(solve: Any, A: Any, b: Any, x0: Any) -> Any:
     if found.reason is not Stop.LIMIT:
         return found
     x = b.zeros_like()
-    return replace(found, x=x, iterates=(replace(found.iterates[-1], x=x, bend=0.0),))
+    return replace(found, x=x, iterates=(replace(found.iterates[-1], x=x, curvature=0.0),))
 
 
 def from_zero(solve: Any, A: Any, b: Any, x0: Any) -> Any:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
-from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, LayerStats, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, LayerStats, Solve, Step, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.testing.problems import labels, normal
 from curvlab.testing.reference import Lapack
@@ -26,7 +26,7 @@ DAMPING = 0.1
 
 
 def network() -> nn.Module:
-    """Two linear layers, and a norm between them that no adapter reads; always the same."""
+    """Two linear layers, and a norm between them that no reader reads; always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.Linear(INPUTS, HIDDEN), nn.Tanh(), nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, CLASSES)
@@ -71,7 +71,7 @@ class Bench:
         y = labels(EXAMPLES, classes=CLASSES, seed=200 + batch)
         return objective(self.model, nn.CrossEntropyLoss(), x, y, micro_batch=micro_batch)
 
-    def evaluate(self, needs: Needs, step: int, *, micro_batch: int | None = None) -> Pass:
+    def evaluate(self, needs: Needs, step: int, *, micro_batch: int | None = None) -> Evaluation:
         """What is seen at θ on the step's batch; sampled labels are the step's own."""
         return self.objective(step, micro_batch=micro_batch).evaluate(needs, self.blocks, context(step))
 
@@ -81,7 +81,7 @@ def context(step: int, damping: float = DAMPING) -> Context:
     return Context(step, damping, Lapack(), torch.Generator().manual_seed(1000 + step))
 
 
-def doubled(seen: Pass) -> Pass:
+def doubled(seen: Evaluation) -> Evaluation:
     """What a batch would show that has every example twice: the same loss, and so the same curvature."""
 
     def twice(t: LayerStats) -> LayerStats:
@@ -97,11 +97,11 @@ def doubled(seen: Pass) -> Pass:
     )
 
 
-def aftermath(
-    seen: Pass, solve: Solve, *, alpha: float = 0.1, accepted: bool = True, ratio: float | None = None
-) -> Aftermath:
+def outcome(
+    seen: Evaluation, solve: Solve, *, alpha: float = 0.1, accepted: bool = True, ratio: float | None = None
+) -> StepOutcome:
     """What came of a step along a solution."""
-    return Aftermath(seen, solve, Step(solve.x, alpha if accepted else 0.0, accepted), ratio)
+    return StepOutcome(seen, solve, Step(solve.x, alpha if accepted else 0.0, accepted), ratio)
 
 
 def direct(x: BlockVector) -> Solve:
@@ -109,12 +109,12 @@ def direct(x: BlockVector) -> Solve:
     return Solve(x, 0, Stop.DIRECT)
 
 
-def copies(seen: Pass) -> dict[str, Tensor]:
+def copies(seen: Evaluation) -> dict[str, Tensor]:
     """Every tensor that a pass holds, copied, by name."""
     return {name: t.clone() for name, t in held(seen).items()}
 
 
-def held(seen: Pass) -> dict[str, Tensor]:
+def held(seen: Evaluation) -> dict[str, Tensor]:
     """Every tensor that a pass holds, by name."""
     found = {"loss": seen.loss, **{f"gradient of {n}": g for n, g in seen.gradient.items()}}
     for kind, layers in seen.layers.items():

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from curvlab.engine.state import export
-from curvlab.protocols.evidence import Aftermath
+from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.step import Damping
-from curvlab.testing.conformance.bench import Bench, aftermath, direct
+from curvlab.testing.conformance.bench import Bench, direct, outcome
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.exercised import Found, Stateful
 
@@ -100,10 +100,10 @@ class DampingConformance(Stateful):
         assert repr(export(state)) == repr(before), f"{self.name}.at changes its state"
 
 
-def what_came(*, accepted: bool, ratio: float | None) -> Aftermath:
+def what_came(*, accepted: bool, ratio: float | None) -> StepOutcome:
     """What came of a step of a small network."""
     seen, solve = _step()
-    return aftermath(seen, solve, accepted=accepted, ratio=ratio)
+    return outcome(seen, solve, accepted=accepted, ratio=ratio)
 
 
 def _step() -> Any:

@@ -9,10 +9,10 @@ import torch
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.adapter import products
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.reader import products
 from curvlab.testing.asserts import assert_same, assert_self_adjoint
 from curvlab.testing.conformance.bench import Bench, context, copies, doubled, held
 from curvlab.testing.conformance.check import Skipped, check
@@ -53,7 +53,7 @@ class EstimatorConformance(Stateful):
         self.observed(run, run.bench.evaluate(self.part.needs(), step), step)
         return {"C v": self.part.curvature(run.state) @ run.bench.vector(step)}
 
-    def observed(self, run: Run, seen: Pass, step: int = 0) -> LinearOperator[BlockVector]:
+    def observed(self, run: Run, seen: Evaluation, step: int = 0) -> LinearOperator[BlockVector]:
         """The estimate after one more evaluation."""
         self.part.observe(run.state, seen, context(step))
         return self.part.curvature(run.state)
@@ -116,7 +116,7 @@ class EstimatorConformance(Stateful):
         seen = once.bench.evaluate(self.part.needs(), 0)
         v, double = once.bench.vector(0), doubled(seen)
         first, second = self.observed(once, seen) @ v, self.observed(twice, double) @ v
-        what = f"{self.name}: C v of a batch twice over; is everything divided by Pass.examples, once?"
+        what = f"{self.name}: C v of a batch twice over; is everything divided by Evaluation.examples, once?"
         assert_same(second, first, condition=10.0, what=what)
 
     @check()
@@ -163,7 +163,7 @@ class EstimatorConformance(Stateful):
         assert image.is_finite(), f"{self.name}: C v in float32 is not finite"
 
 
-def _trace(seen: Pass, block: str, labels: Labels) -> float:
+def _trace(seen: Evaluation, block: str, labels: Labels) -> float:
     """``(1/n) Σ_{v,n} ‖Σ_s g aᵀ‖²``."""
     found = 0.0
     for t in seen.layers[labels].get(block, ()):

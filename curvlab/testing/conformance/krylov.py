@@ -224,9 +224,10 @@ class KrylovConformance(Exercised):
         assert solve.iterates[-1].x is solve.x, f"{self.name}: the last iterate is not the solution itself"
         for i in solve.iterates:
             bend = float(i.x.dot(A @ i.x))
-            near = math.isclose(i.bend, bend, rel_tol=1e-5)  # by recurrences, which drift
+            near = math.isclose(i.curvature, bend, rel_tol=1e-5)  # by recurrences, which drift
             assert near, (
-                f"{self.name}: the bend of iterate {i.iteration} is {i.bend:.9g}, expected xᵀAx = {bend:.9g}"
+                f"{self.name}: the curvature of iterate {i.iteration} is {i.curvature:.9g},"
+                f" expected xᵀAx = {bend:.9g}"
             )
 
     @check()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import Diverged
-from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.report import Event
 from curvlab.testing.conformance.bench import CLASSES, EXAMPLES, INPUTS, network

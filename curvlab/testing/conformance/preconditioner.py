@@ -12,7 +12,7 @@ import torch
 from curvlab.engine.state import export
 from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -67,13 +67,13 @@ class PreconditionerConformance(Stateful):
     def advance(self, run: Run, step: int) -> Found:
         seen, solve = self.solved(run, step)
         x = solve.x.clone()
-        what = Aftermath(seen, solve, Step(solve.x, ALPHA))
+        what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
         run.bench.blocks.subtract_(solve.x, ALPHA)
         said = self.part.learn(run.state, self._with_pairs(what, run), context(step))
         assert all(isinstance(e, Event) for e in said), f"{self.name}.learn must return Events, not {said!r}"
         return {"the update": x}
 
-    def solved(self, run: Run, step: int) -> tuple[Pass, Solve]:
+    def solved(self, run: Run, step: int) -> tuple[Evaluation, Solve]:
         """Observe, refresh, apply."""
         seen = run.bench.evaluate(self.part.needs(step), step)
         ctx = context(step)
@@ -81,7 +81,7 @@ class PreconditionerConformance(Stateful):
         self.part.refresh(run.state, ctx)
         return seen, self.part.apply(run.state, seen.gradient.borrow(), ctx)
 
-    def _with_pairs(self, what: Aftermath, run: Run) -> Aftermath:
+    def _with_pairs(self, what: StepOutcome, run: Run) -> StepOutcome:
         """For a part that learns from the pairs of a solve: some of a known operator, ``Diag(1, 2, …)``."""
         wanted = self.part.pairs()
         if wanted is None:
@@ -91,7 +91,7 @@ class PreconditionerConformance(Stateful):
             s = run.bench.vector(30 + k)
             y = BlockVector(s.layout, s.flat * torch.arange(1, s.layout.size + 1, dtype=s.dtype))
             pairs.append(Secant(s, y, 0.0))
-        return Aftermath(what.before, Solve(what.solve.x, 1, secants=tuple(pairs)), what.step)
+        return StepOutcome(what.before, Solve(what.solve.x, 1, secants=tuple(pairs)), what.step)
 
     def trained(self, steps: int = 2) -> Run:
         """After a few steps, with the curvature of the next one taken in."""
@@ -147,7 +147,7 @@ class PreconditionerConformance(Stateful):
         for k in range(6):
             if k == 3:
                 seen, solve = self.solved(run, k)
-                what = Aftermath(seen, solve, Step(solve.x, 0.0, accepted=False))
+                what = StepOutcome(seen, solve, Step(solve.x, 0.0, accepted=False))
                 self.part.learn(run.state, self._with_pairs(what, run), context(k))
                 continue
             found = self.advance(run, k)["the update"]
@@ -223,7 +223,7 @@ class PreconditionerConformance(Stateful):
             self.part.refresh(run.state, ctx)
             solve = self.part.apply(run.state, seen.gradient.borrow(), ctx)
             x = solve.x.clone()
-            what = self._with_pairs(Aftermath(seen, solve, Step(solve.x.borrow(), ALPHA)), run)
+            what = self._with_pairs(StepOutcome(seen, solve, Step(solve.x.borrow(), ALPHA)), run)
             self.part.learn(run.state, what, ctx)
             wrong = [name for name, t in held(seen).items() if not torch.equal(t, kept[name])]
             assert not wrong, f"{self.name}.observe or learn changes {', '.join(wrong)}"
@@ -238,7 +238,7 @@ class PreconditionerConformance(Stateful):
             seen, solve = self.solved(twin, k)
             y = solve.x.clone()
             twin.bench.blocks.subtract_(solve.x, ALPHA)
-            what = Aftermath(seen, solve, Step(solve.x, ALPHA))
+            what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
             self.part.learn(twin.state, self._with_pairs(what, twin), context(k))
             assert torch.equal(x.flat, y.flat), (
                 f"{self.name}: the update of step {k} changes if the memory of step {k - 1} is reused;"

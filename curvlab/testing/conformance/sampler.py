@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import CurvlabError
-from curvlab.protocols.evidence import Aftermath, Variance
+from curvlab.protocols.evidence import StepOutcome, Variance
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw, Sampler
-from curvlab.testing.conformance.bench import Bench, aftermath, direct
+from curvlab.testing.conformance.bench import Bench, direct, outcome
 from curvlab.testing.conformance.check import Skipped, check
 from curvlab.testing.conformance.exercised import Found, Stateful
 
@@ -132,7 +132,7 @@ class SamplerConformance(Stateful):
             assert same, f"{self.name}: a later draw changes the {purpose} sample of an earlier one"
 
 
-def came(draw: Draw, needs: Needs) -> Aftermath:
+def came(draw: Draw, needs: Needs) -> StepOutcome:
     """What came of a step on a draw: with the variance of single gradients if that was asked for."""
     if not _known:
         bench = Bench.of(lambda layer: False, lambda block: None)
@@ -140,7 +140,7 @@ def came(draw: Draw, needs: Needs) -> Aftermath:
     seen, solve = _known[0]
     one = seen.loss.new_ones(())
     variance = Variance(100.0 * one, 10.0 * one) if needs.variance else None
-    return aftermath(replace(seen, examples=len(draw.gradient), variance=variance), solve)
+    return outcome(replace(seen, examples=len(draw.gradient), variance=variance), solve)
 
 
 _known: list[Any] = []

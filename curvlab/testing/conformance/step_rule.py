@@ -106,7 +106,7 @@ class StepRuleConformance(Stateful):
         )
         scale = -length if uphill else length
         iterates = tuple(
-            replace(i, x=i.x * scale, bend=(i.bend - DAMPING * float(i.x.dot(i.x))) * scale * scale)
+            replace(i, x=i.x * scale, curvature=(i.curvature - DAMPING * float(i.x.dot(i.x))) * scale * scale)
             for i in found.iterates
         )
         A.count = 0
@@ -189,7 +189,7 @@ class StepRuleConformance(Stateful):
     def _bent(self, factor: float) -> Case:
         case = self.case()
         case.valley.A.matrix = case.valley.A.matrix * factor
-        bent = tuple(replace(i, bend=i.bend * factor) for i in case.line.iterates)
+        bent = tuple(replace(i, curvature=i.curvature * factor) for i in case.line.iterates)
         return Case(case.valley, replace(case.line, iterates=bent))
 
     @check()

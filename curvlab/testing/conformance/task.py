@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import DataError
 from curvlab.model.partition import partition
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.sampler import Draw
@@ -90,7 +90,7 @@ class TaskConformance(Conformance):
         sample = torch.arange(start, min(start + FEW, work.size))
         return work.objective(Draw(sample, sample, sample))
 
-    def evaluate(self, work: Workload) -> Pass:
+    def evaluate(self, work: Workload) -> Evaluation:
         """Loss and gradient on the first few examples."""
         blocks = partition(work.model, lambda layer: False)
         return self.objective(work).evaluate(Needs(), blocks, context(0))
@@ -206,7 +206,7 @@ class TaskConformance(Conformance):
         apart = [float(work.objective(Draw(s, s, s)).loss()) for s in (first, second)]
         mixed = work.objective(Draw(first, first, second))
         seen = mixed.evaluate(Needs(), partition(work.model, lambda layer: False), context(0))
-        assert seen.examples == FEW, f"{self.name}: Pass.examples is {seen.examples} for {FEW} drawn"
+        assert seen.examples == FEW, f"{self.name}: Evaluation.examples is {seen.examples} for {FEW} drawn"
         found = [float(seen.loss), float(mixed.loss())]
         close = all(
             math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(found, apart, strict=True)

@@ -9,7 +9,7 @@ import torch
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Fraction, NotNegative, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.preconditioner import Preconditioner
 
 #: an eps below this may turn a gradient without a second moment into infinity
@@ -46,7 +46,7 @@ class Adam(Preconditioner[AdamState]):
     def init(self, like: BlockVector, ctx: Context) -> AdamState:
         return AdamState(like.zeros_like())
 
-    def observe(self, state: AdamState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: AdamState, seen: Evaluation, ctx: Context) -> None:
         state.count += 1
         share = (1 - self.beta) / (1 - self.beta**state.count)  # exactly 1 for the first gradient
         g = seen.gradient.flat

@@ -13,12 +13,12 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.adapter import products, total
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.reader import products, total
 
 #: entries of per-example gradients that are formed at once where an example has several rows
 ENTRIES = 2**24
@@ -75,7 +75,7 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
     def init(self, like: BlockVector, ctx: Context) -> DiagonalState:
         return DiagonalState(like.zeros_like(), dict.fromkeys(like.layout.names, 0))
 
-    def observe(self, state: DiagonalState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: DiagonalState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[Labels.MODEL].items():
             state.observed[name] += 1
             mass = 1 - self.decay ** state.observed[name] if self.bias_correction else 1.0

@@ -11,7 +11,7 @@ from curvlab.errors import ConfigError
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab_firstorder.adam import Adam
 
 LAYOUT = BlockLayout({"w": (3, 2), "b": (4,)})
@@ -33,7 +33,7 @@ def test_the_second_moment_is_the_bias_corrected_average(beta: float, steps: int
     textbook = torch.zeros(10, dtype=torch.float64)
     for t in range(steps):
         g = vector(t)
-        part.observe(state, Pass(1, torch.zeros(()), g), CTX)
+        part.observe(state, Evaluation(1, torch.zeros(()), g), CTX)
         textbook = beta * textbook + (1 - beta) * g.flat.square()
     torch.testing.assert_close(state.second.flat, textbook / (1 - beta**steps), rtol=1e-9, atol=0)
 
@@ -41,14 +41,14 @@ def test_the_second_moment_is_the_bias_corrected_average(beta: float, steps: int
 def test_one_gradient_leads_to_a_step_of_signs() -> None:
     part, g = Adam(eps=0.0), vector(3)
     state = part.init(g, CTX)
-    part.observe(state, Pass(1, torch.zeros(()), g), CTX)
+    part.observe(state, Evaluation(1, torch.zeros(()), g), CTX)
     torch.testing.assert_close(part.apply(state, g, CTX).x.flat, g.flat.sign())
 
 
 def test_apply_changes_neither_vector_nor_state() -> None:
     part, g = Adam(), vector(5)
     state = part.init(g, CTX)
-    part.observe(state, Pass(1, torch.zeros(()), g), CTX)
+    part.observe(state, Evaluation(1, torch.zeros(()), g), CTX)
     before, second = g.flat.clone(), state.second.flat.clone()
     part.apply(state, g, CTX)
     assert torch.equal(g.flat, before)

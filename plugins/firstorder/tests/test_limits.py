@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 
 STEPS = 20
 Torch = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

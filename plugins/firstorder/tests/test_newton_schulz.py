@@ -10,7 +10,7 @@ from torch import nn
 
 from curvlab.errors import ConfigError
 from curvlab.linalg.vectors import BlockLayout
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context

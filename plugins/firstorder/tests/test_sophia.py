@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError
-from curvlab.objective.supervised import objective
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.objectives.supervised import objective
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels
 from curvlab_firstorder.sampled_diagonal import SampledDiagonal
 
@@ -34,7 +34,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     found: list[Tensor] = []
     observe = SampledDiagonal.observe
 
-    def noting(self: Any, state: Any, seen: Pass, ctx: Any) -> None:
+    def noting(self: Any, state: Any, seen: Evaluation, ctx: Any) -> None:
         *_, (last,) = seen.layers[Labels.MODEL].values()
         assert last.grads is not None
         found.append(last.grads[0, :, 0].argmin(-1))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.adapter import products
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Fraction, Share, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import LayerStats, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.reader import products
 
 #: entries of per-example gradients that are formed at once where an example has several rows
 ENTRIES = 2**24
@@ -57,7 +57,7 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
     def init(self, like: BlockVector, ctx: Context) -> FisherDiagonalState:
         return FisherDiagonalState(like.zeros_like(), 0)
 
-    def observe(self, state: FisherDiagonalState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: FisherDiagonalState, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
         share = (1 - self.decay) / (1 - self.decay**state.observed)
         layers = seen.layers[Labels.DATA]

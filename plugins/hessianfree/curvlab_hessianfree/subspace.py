@@ -95,7 +95,7 @@ class _Space:
 
     def inverse_curvature(self) -> Tensor:
         """Of the undamped model along each stretch; 1 where that is not positive."""
-        bends = torch.tensor([i.bend for i in self.line.iterates], dtype=torch.float64)
+        bends = torch.tensor([i.curvature for i in self.line.iterates], dtype=torch.float64)
         bends[1:] -= bends[:-1].clone()
         bends *= self.rate**2
         return torch.where(bends > 0, 1.0 / bends.clamp_min(torch.finfo(bends.dtype).tiny), 1.0)

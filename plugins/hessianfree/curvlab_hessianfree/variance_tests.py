@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.protocols.bounds import Bounds, Positive, Share
-from curvlab.protocols.evidence import Aftermath, Variance
+from curvlab.protocols.evidence import StepOutcome, Variance
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab_hessianfree.growing import Growing, GrowingState
 from curvlab_hessianfree.portion import whole
@@ -62,7 +62,7 @@ class VarianceTest(Growing):
     def needs(self, state: GrowingState) -> Needs:
         return Needs(variance=True) if self._due(state) else GRADIENT_ONLY
 
-    def learn(self, state: GrowingState, what: Aftermath) -> None:
+    def learn(self, state: GrowingState, what: StepOutcome) -> None:
         due = self._due(state)
         state.lessons += 1
         if not due:

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import ConfigError
-from curvlab.objective.evaluation import LayerMismatch
-from curvlab.objective.losses import BinaryCrossEntropy
-from curvlab.objective.supervised import objective
+from curvlab.objectives.evaluation import LayerMismatch
+from curvlab.objectives.losses import BinaryCrossEntropy
+from curvlab.objectives.supervised import objective
 from curvlab.precision.full import Full
 from curvlab.protocols.report import Event
 from curvlab.protocols.sampler import Draw
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
-from tests.objective.memory import Live
+from tests.objectives.memory import Live
 
 PLUGINS = ("firstorder", "structures", "kfac", "lbfgs", "hessianfree")
 METHODS = ("hf-gn", "hf-martens", "hf-stochastic", "ksd")

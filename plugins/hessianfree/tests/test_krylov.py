@@ -80,7 +80,7 @@ def test_bends_and_models_of_the_iterates_are_those_of_the_definition(solver: Kr
     assert len(found.iterates) > 5
     models = [model(A, b, i.x) for i in found.iterates]
     for iterate in found.iterates:
-        assert iterate.bend == pytest.approx(float(iterate.x.flat @ A @ iterate.x.flat), rel=1e-9)
+        assert iterate.curvature == pytest.approx(float(iterate.x.flat @ A @ iterate.x.flat), rel=1e-9)
     assert all(later < earlier for earlier, later in itertools.pairwise(models[:-1]))
 
 
@@ -278,7 +278,7 @@ def test_a_krylov_basis_holds_the_minimiser_that_cg_finds() -> None:
         C = U @ A @ U.mT
         assert float((C - torch.diag(C.diagonal())).abs().max()) < 1e-8 * float(C.diagonal().max())
         for iterate in basis.iterates:
-            assert iterate.bend == pytest.approx(float(iterate.x.flat @ A @ iterate.x.flat), rel=1e-8)
+            assert iterate.curvature == pytest.approx(float(iterate.x.flat @ A @ iterate.x.flat), rel=1e-8)
 
 
 def test_a_krylov_basis_takes_the_start_in_and_breaks_off_where_the_space_ends() -> None:

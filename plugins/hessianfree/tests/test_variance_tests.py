@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.vectors import BlockLayout, BlockVector
-from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step, Variance
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome, Variance
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab_hessianfree.growing import GrowingState
 from curvlab_hessianfree.variance_tests import InnerProductTest, NormTest, VarianceTest, passing_size
@@ -26,13 +26,13 @@ def singles(n: int, spread: float = 1.0, d: int = 6, seed: int = 0) -> Tensor:
     return 0.3 + spread * torch.randn(n, d, generator=g, dtype=torch.float64)
 
 
-def aftermath(rows: Tensor, known: bool = True) -> Aftermath:
+def outcome(rows: Tensor, known: bool = True) -> StepOutcome:
     """A step at which the sample's gradients were these, their variances by definition."""
     mean = rows.mean(0)
     variance = Variance((rows - mean).square().sum() / (len(rows) - 1), (rows @ mean).var())
     gradient = BlockVector(BlockLayout({"w": (rows.shape[1],)}), mean)
-    seen = Pass(len(rows), torch.zeros(()), gradient, variance=variance if known else None)
-    return Aftermath(seen, Solve(gradient), Step(gradient, 1.0))
+    seen = Evaluation(len(rows), torch.zeros(()), gradient, variance=variance if known else None)
+    return StepOutcome(seen, Solve(gradient), Step(gradient, 1.0))
 
 
 def critical(part: VarianceTest, rows: Tensor, population: int | None) -> float:
@@ -48,7 +48,7 @@ def critical(part: VarianceTest, rows: Tensor, population: int | None) -> float:
 def learned(part: VarianceTest, rows: Tensor, size: int = N) -> GrowingState:
     """The state after one step on a sample that had these gradients."""
     state = part.init(size, len(rows), 0)
-    part.learn(state, aftermath(rows))
+    part.learn(state, outcome(rows))
     return state
 
 
@@ -63,7 +63,7 @@ def test_at_the_critical_theta_the_suggested_size_is_the_present_one(
 ) -> None:
     rows, population = singles(B), N if finite else None
     part = test(theta=critical(test(), rows, population), finite_population=finite)
-    seen = aftermath(rows).before
+    seen = outcome(rows).before
     assert seen.variance is not None
     suggested = part.suggested(seen.variance, float(seen.gradient.dot(seen.gradient)), population)
     assert suggested == pytest.approx(B, rel=1e-12)
@@ -110,7 +110,7 @@ def test_one_change_is_bounded_and_the_data_are_the_end(test: type[VarianceTest]
     state = part.init(N, 64, 0)
     sizes = [64]
     while state.gradient < N:
-        part.learn(state, aftermath(singles(state.gradient)))
+        part.learn(state, outcome(singles(state.gradient)))
         sizes.append(state.gradient)
         assert sizes[-1] <= math.ceil(1.5 * sizes[-2])
         assert sizes[-1] > sizes[-2]
@@ -122,7 +122,7 @@ def test_a_sample_never_shrinks(test: type[VarianceTest]) -> None:
     part = test(theta=1e6)
     state = part.init(N, 64, 0)
     for spread in (10.0, 1e-3, 0.0):
-        part.learn(state, aftermath(singles(64, spread)))
+        part.learn(state, outcome(singles(64, spread)))
         assert state.gradient == 64
 
 
@@ -131,7 +131,7 @@ def test_the_suggested_size_is_taken_when_the_bound_on_growth_allows(finite: boo
     rows = singles(64)
     theta = critical(NormTest(), rows, N if finite else None) / 1.1
     part = NormTest(theta=theta, finite_population=finite)
-    seen = aftermath(rows).before
+    seen = outcome(rows).before
     assert seen.variance is not None
     size = part.suggested(seen.variance, float(seen.gradient.dot(seen.gradient)), N if finite else None)
     assert 64 < size < 128
@@ -143,7 +143,7 @@ def test_the_curvature_sample_keeps_its_ratio_and_its_cap() -> None:
     state = part.init(N, 64, 0)
     seen = [(state.gradient, state.curvature)]
     for _ in range(4):
-        part.learn(state, aftermath(singles(state.gradient)))
+        part.learn(state, outcome(singles(state.gradient)))
         seen.append((state.gradient, state.curvature))
     assert seen == [(64, 16), (128, 32), (256, 64), (512, 100), (1000, 100)]
 
@@ -152,7 +152,7 @@ def test_disjoint_samples_stop_when_the_data_are_used_up() -> None:
     part = NormTest(theta=1e-6, acceptance="disjoint", acceptance_size=100)
     state = part.init(N, 64, 0)
     for _ in range(9):
-        part.learn(state, aftermath(singles(state.gradient)))
+        part.learn(state, outcome(singles(state.gradient)))
     assert state.gradient + state.curvature + state.acceptance == N
     assert part.needs(state) == GRADIENT_ONLY
 
@@ -161,7 +161,7 @@ def test_held_out_examples_are_not_of_the_population() -> None:
     """With all others in the sample, its gradient is the exact one."""
     part = NormTest(theta=1e-9, gradient=1.0, acceptance="held-out", acceptance_size=100)
     state = part.init(N, 64, 0)
-    part.learn(state, aftermath(singles(900)))
+    part.learn(state, outcome(singles(900)))
     assert state.gradient == 900
     assert (
         NormTest(gradient=899, acceptance="held-out", acceptance_size=100)
@@ -179,7 +179,7 @@ def test_variance_is_asked_for_every_interval_and_not_of_a_full_sample(interval:
         part.draw(state)
         assert part.needs(state) == before  # a draw does not change what its step is asked for
         asked.append(before.variance)
-        part.learn(state, aftermath(singles(64), known=before.variance))
+        part.learn(state, outcome(singles(64), known=before.variance))
     assert asked == [k % interval == 0 for k in range(7)]
     everything = NormTest(gradient=1.0)
     assert everything.needs(everything.init(N, 64, 0)) == GRADIENT_ONLY
@@ -216,7 +216,7 @@ def test_an_objective_that_knows_no_variance_is_named() -> None:
     part = NormTest()
     state = part.init(N, 64, 0)
     with pytest.raises(UnsupportedEvidence, match="NormTest: expected the variance"):
-        part.learn(state, aftermath(singles(64), known=False))
+        part.learn(state, outcome(singles(64), known=False))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Natural, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import Sharing, rows_of
 from curvlab.protocols.structure import Family, Structure, as_gram
@@ -74,7 +74,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         B = {name: self.B.eye(shape[0], like=like.flat) for name, shape in shapes.items()}
         return CovarianceState(A, {} if self.labels is Labels.NONE else B, dict.fromkeys(shapes, 0))
 
-    def observe(self, state: CovarianceState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: CovarianceState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[self.labels].items():
             rows = rows_of("layer-covariance", name, terms, seen, self.sharing)
             state.observed[name] += 1

@@ -14,7 +14,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import Sharing, rows_of
 
@@ -56,7 +56,7 @@ class LayerRows(CurvatureEstimator[RowsState]):
     def init(self, like: BlockVector, ctx: Context) -> RowsState:
         return RowsState(shapes=dict(like.layout.shapes))
 
-    def observe(self, state: RowsState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: RowsState, seen: Evaluation, ctx: Context) -> None:
         state.operators = {}
         layers = seen.layers[self.labels]
         for name, shape in state.shapes.items():

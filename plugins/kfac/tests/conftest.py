@@ -16,7 +16,7 @@ from curvlab.linalg.operator import dense_block
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate
 from curvlab.structures.dense import Dense
@@ -31,7 +31,7 @@ Optimizers = Callable[..., CurvatureOptimizer]
 
 def observed(
     estimator: CurvatureEstimator[Any], problem: Problem, seed: int = 0
-) -> tuple[Any, Pass, Blocks, nn.Module]:
+) -> tuple[Any, Evaluation, Blocks, nn.Module]:
     """The estimator's state after one look at the problem's batch."""
     model, ctx = problem.model(), reference_context(seed=seed)
     blocks = problem.blocks(model)

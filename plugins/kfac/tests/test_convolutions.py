@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import curvlab
-from curvlab.model.conv import ConvAdapter
+from curvlab.model.conv import ConvReader
 from curvlab.parts.eigenbasis import Eigenbasis
 from curvlab.protocols.needs import Labels
 from curvlab.structures.dense import Dense
@@ -320,16 +320,16 @@ def test_a_convnet_learns_alike_in_a_plain_loop_and_with_an_objective() -> None:
 def test_between_observations_no_patch_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A convolution with more positions than its block has rows costs autograd's own gradient, no more."""
     formed: list[int] = []
-    real = ConvAdapter.inputs
+    real = ConvReader.inputs
 
-    def counted(self: ConvAdapter, module: nn.Module, x: Tensor) -> Tensor:
+    def counted(self: ConvReader, module: nn.Module, x: Tensor) -> Tensor:
         formed.append(x.shape[0])
         return real(self, module, x)
 
     x, y = stripes(torch.float32)
     model = convnet()
     optimizer = curvlab.optimizer("kfac", model, refresh=4, seed=0)
-    monkeypatch.setattr(ConvAdapter, "inputs", counted)
+    monkeypatch.setattr(ConvReader, "inputs", counted)
     counts = []
     for _ in range(9):
         formed.clear()

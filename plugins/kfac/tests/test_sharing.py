@@ -89,7 +89,7 @@ def test_exact_labels_are_what_sampled_ones_converge_to_where_positions_see_each
 
 
 class _Seen:
-    """As much of a ``Pass`` as rows are made of."""
+    """As much of an ``Evaluation`` as rows are made of."""
 
     def __init__(self, examples: int, terms: int) -> None:
         self.examples, self.terms = examples, terms

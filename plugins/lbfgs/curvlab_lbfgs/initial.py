@@ -9,7 +9,7 @@ from typing import Any
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -54,7 +54,7 @@ class Initial(Preconditioner[InitialState]):
         own = self._own(like.layout)
         return InitialState(self.part.init(like.restrict(own), ctx) if own.names else None)
 
-    def observe(self, state: InitialState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: InitialState, seen: Evaluation, ctx: Context) -> None:
         if state.part is not None:
             self.part.observe(state.part, seen.restrict(self._own(seen.gradient.layout)), ctx)
 
@@ -74,7 +74,7 @@ class Initial(Preconditioner[InitialState]):
                 z[name].copy_(x)
         return Solve(z)
 
-    def learn(self, state: InitialState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: InitialState, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         if state.part is None:
             return ()
         return self.part.learn(state.part, what.restrict(self._own(what.before.gradient.layout)), ctx)

@@ -13,7 +13,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Aftermath, Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
@@ -116,7 +116,7 @@ class Lbfgs(Preconditioner[LbfgsState]):
         rows = self.memory + (self.source is Source.STEPS)
         return LbfgsState(empty(rows, like), None if self._initial is None else self._initial.init(like, ctx))
 
-    def observe(self, state: LbfgsState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: LbfgsState, seen: Evaluation, ctx: Context) -> None:
         if self._initial is not None and state.initial is not None:
             self._initial.observe(state.initial, seen, ctx)
         if self.source is Source.SOLVE:
@@ -153,7 +153,7 @@ class Lbfgs(Preconditioner[LbfgsState]):
     def pairs(self) -> Pairs | None:
         return Pairs(self.memory, self.select) if self.source is Source.SOLVE else None
 
-    def learn(self, state: LbfgsState, what: Aftermath, ctx: Context) -> tuple[Event, ...]:
+    def learn(self, state: LbfgsState, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
         state.ready = None
         said: tuple[Event, ...] = ()
         if self._initial is not None and state.initial is not None:

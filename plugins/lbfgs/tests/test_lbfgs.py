@@ -23,7 +23,7 @@ from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Aftermath, Pass, Solve, Step
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.testing.asserts import assert_close, assert_self_adjoint
 from curvlab.testing.problems import DTYPE, normal
@@ -41,12 +41,12 @@ def context(step: int = 0, damping: float = 0.0) -> Context:
     return Context(step, damping, Full("float64"), torch.Generator())
 
 
-def seen(gradient: BlockVector) -> Pass:
-    return Pass(1, torch.zeros(()), gradient)
+def seen(gradient: BlockVector) -> Evaluation:
+    return Evaluation(1, torch.zeros(()), gradient)
 
 
-def after(step: Step, before: BlockVector, secants: tuple[Secant, ...] = ()) -> Aftermath:
-    return Aftermath(seen(before), Solve(step.update, secants=secants), step)
+def after(step: Step, before: BlockVector, secants: tuple[Secant, ...] = ()) -> StepOutcome:
+    return StepOutcome(seen(before), Solve(step.update, secants=secants), step)
 
 
 def walk(
@@ -189,7 +189,7 @@ class Held(CurvatureEstimator[list[Tensor]]):
     def init(self, like: BlockVector, ctx: Context) -> list[Tensor]:
         return [A]
 
-    def observe(self, state: list[Tensor], seen: Pass, ctx: Context) -> None:
+    def observe(self, state: list[Tensor], seen: Evaluation, ctx: Context) -> None:
         return None
 
     def curvature(self, state: list[Tensor]) -> LinearOperator[BlockVector]:
@@ -207,7 +207,7 @@ def iterations(inner: Lbfgs | None, matrices: list[Tensor], dampings: list[float
         part.refresh(state, ctx)
         solve = part.apply(state, b, ctx)
         assert_close(C @ solve.x.flat + damping * solve.x.flat, b.flat, condition=1e8)
-        assert part.learn(state, Aftermath(seen(b), solve, Step(solve.x, 1.0)), ctx) == ()
+        assert part.learn(state, StepOutcome(seen(b), solve, Step(solve.x, 1.0)), ctx) == ()
         found.append(solve.iterations)
     return found
 

@@ -15,7 +15,7 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.training import Training, prepare
 from curvlab.errors import Diverged, NeedsObjective
 from curvlab.linalg.secants import Pairs
-from curvlab.objective.supervised import SupervisedObjective, objective
+from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.report import Event
 from curvlab.registry import Registry
 from curvlab.testing.asserts import assert_close

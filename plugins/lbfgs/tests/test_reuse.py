@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from curvlab.config import build, load
 from curvlab.engine.training import prepare
 from curvlab.errors import Diverged
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.registry.loader import installed
 
 ONCE = {"step.reuse": False}

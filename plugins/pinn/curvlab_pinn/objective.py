@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curvlab.objective.losses import loss_of
-from curvlab.objective.supervised import SupervisedObjective
+from curvlab.objectives.losses import loss_of
+from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab_pinn.jets import Hear, value_channel
 from curvlab_pinn.residuals import Residuals
@@ -34,7 +34,7 @@ class PinnObjective(SupervisedObjective):
 
     model: Residuals
 
-    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Pass:
+    def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Evaluation:
         plain = replace(needs, layers=frozenset(), samples=0, factored=False)
         seen = super().evaluate(plain, blocks, ctx)
         if not needs.layers:

@@ -13,7 +13,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import rows_of
 from curvlab.protocols.structure import Family, Structure, as_gram
@@ -77,7 +77,7 @@ class TermCovariance(CurvatureEstimator[TermState]):
         B = {n: [self.B.zeros(s[0], like=like.flat) for _ in range(self.terms)] for n, s in shapes}
         return TermState(A, B, {name: [0] * self.terms for name in like.layout.shapes})
 
-    def observe(self, state: TermState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: TermState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[self.labels].items():
             if len(terms) > self.terms:
                 raise UnsupportedEvidence(

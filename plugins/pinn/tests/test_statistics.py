@@ -10,9 +10,9 @@ from torch import Tensor
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.model.partition import partition
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.protocols.blocks import Blocks
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.structures.dense import Dense
 from curvlab.testing.asserts import assert_close
@@ -30,7 +30,7 @@ ALL = frozenset(Labels)
 
 def seen(
     residuals: Residuals, rows: Tensor, *, micro_batch: int | None = None, kinds: frozenset[Labels] = ALL
-) -> tuple[Pass, Blocks]:
+) -> tuple[Evaluation, Blocks]:
     blocks = partition(residuals, lambda layer: True)
     found = pinn_objective(residuals, rows, micro_batch=micro_batch)
     needs = Needs(layers=kinds, samples=3 if Labels.MODEL in kinds else 0)

@@ -13,7 +13,7 @@ from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Bounds, Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
@@ -78,7 +78,7 @@ class Shampoo(Preconditioner[ShampooState]):
         grams = {name: fresh(self.K, s, like.flat, vectors=self.vectors) for name, s in shapes.items()}
         return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
 
-    def observe(self, state: ShampooState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: ShampooState, seen: Evaluation, ctx: Context) -> None:
         if state.observed and ctx.step % self.observe_every:
             return
         state.observed += 1

@@ -15,7 +15,7 @@ from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Count, Fraction, NotNegative, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
@@ -103,7 +103,7 @@ class Soap(Preconditioner[SoapState]):
         bases: dict[str, Bases] = {name: [_identity(L) for L in found] for name, found in grams.items()}
         return SoapState(grams, bases, like.zeros_like())
 
-    def observe(self, state: SoapState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: SoapState, seen: Evaluation, ctx: Context) -> None:
         if state.observed == 0 and any(Q is not None for bases in state.bases.values() for Q in bases):
             self._average(state, seen, ctx)
             return
@@ -122,7 +122,7 @@ class Soap(Preconditioner[SoapState]):
     def ready(self, state: SoapState) -> bool:
         return state.count > 0
 
-    def _average(self, state: SoapState, seen: Pass, ctx: Context) -> None:
+    def _average(self, state: SoapState, seen: Evaluation, ctx: Context) -> None:
         """The gradient's moments along each axis."""
         state.observed += 1
         weight = (1 - self.decay) / (1 - self.decay**state.observed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockLayout, Outer
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.testing.problems import DTYPE, normal
 from curvlab.testing.reference import reference_context
@@ -44,7 +44,7 @@ class Fed:
         else:
             vector[BLOCK].copy_(g)
         ctx = reference_context(self.damping, step=self.steps)
-        self.part.observe(self.state, Pass(1, torch.zeros(()), vector.clone().borrow()), ctx)
+        self.part.observe(self.state, Evaluation(1, torch.zeros(()), vector.clone().borrow()), ctx)
         self.steps += 1
         if not self.part.ready(self.state):
             return self.zero[BLOCK].clone()

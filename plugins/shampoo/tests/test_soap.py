@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import CapabilityError, ConfigError
 from curvlab.linalg.vectors import Outer
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.protocols.structure import Family
 from curvlab.structures.dense import Dense
 from curvlab.structures.diagonal import Diagonal

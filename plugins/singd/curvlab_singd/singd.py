@@ -15,7 +15,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Limit, Natural, NotNegative, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.rows import Rows, Sharing, rows_of
@@ -121,7 +121,7 @@ class Singd(Preconditioner[SingdState]):
             state.blocks.update({name: _part(stack.factors, k) for k, name in enumerate(names)})
         return state
 
-    def observe(self, state: SingdState, seen: Pass, ctx: Context) -> None:
+    def observe(self, state: SingdState, seen: Evaluation, ctx: Context) -> None:
         if ctx.step % self.every:
             return
         layers = seen.layers[self.labels]

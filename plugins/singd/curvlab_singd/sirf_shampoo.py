@@ -16,7 +16,7 @@ from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Pass, Solve
+from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.schedule import Schedule, at_step
@@ -93,7 +93,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
             state[name] = Modes(K, m)
         return state
 
-    def observe(self, state: dict[str, Modes], seen: Pass, ctx: Context) -> None:
+    def observe(self, state: dict[str, Modes], seen: Evaluation, ctx: Context) -> None:
         if ctx.step % self.every:
             return
         lr = at_step(self.lr, ctx.step)

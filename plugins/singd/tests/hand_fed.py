@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
-from curvlab.protocols.evidence import LayerStats, Pass
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.structure import Family, probes
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.problems import DTYPE, normal
@@ -64,7 +64,7 @@ class Fed:
         """One step on the rows of n examples: U_K = aᵀa/n, U_C = gᵀg/n."""
         stats = LayerStats(a.unsqueeze(1), g.view(1, len(a), 1, -1))
         layers = {self.part.labels: {BLOCK: (stats,)}}
-        seen = Pass(len(a), torch.zeros(()), self.zero, layers)
+        seen = Evaluation(len(a), torch.zeros(()), self.zero, layers)
         self.part.observe(self.state, seen, reference_context(self.damping, step=self.steps))
         self.steps += 1
 

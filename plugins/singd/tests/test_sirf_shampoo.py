@@ -13,7 +13,7 @@ from torch import Tensor
 from curvlab.config import build_method
 from curvlab.errors import CapabilityError, ConfigError
 from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
-from curvlab.protocols.evidence import Pass
+from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.structure import Family, Group
 from curvlab.structures.dense import Dense
 from curvlab.structures.diagonal import Diagonal
@@ -76,7 +76,7 @@ class Fed:
         return BlockVector(self.zero.layout, g.reshape(-1).clone())
 
     def see(self, g: Tensor) -> None:
-        seen = Pass(EXAMPLES, torch.zeros(()), self.vector(g))
+        seen = Evaluation(EXAMPLES, torch.zeros(()), self.vector(g))
         self.part.observe(self.state, seen, reference_context(self.damping, step=self.steps))
         self.steps += 1
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.model.linear import LinearAdapter
+from curvlab.model.linear import LinearReader
 from curvlab.protocols.needs import Labels
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close
@@ -186,13 +186,13 @@ def test_layers_are_read_on_the_steps_that_update_and_on_no_other(
     every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    read = LinearAdapter.inputs
+    read = LinearReader.inputs
 
-    def counted(self: LinearAdapter, module: nn.Module, x: Tensor) -> Tensor:
+    def counted(self: LinearReader, module: nn.Module, x: Tensor) -> Tensor:
         reads.append(1)
         return read(self, module, x)
 
-    monkeypatch.setattr(LinearAdapter, "inputs", counted)
+    monkeypatch.setattr(LinearReader, "inputs", counted)
     ours, by_step = make(network(), INGD, every=every), []
     for k in range(STEPS):
         before = len(reads)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from curvlab.errors import DataError
-from curvlab.objective.losses import CrossEntropy
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Bounds, Count, Inside, Natural, Width, check_bounds
 from curvlab.protocols.preparation import Preparation
 from curvlab.protocols.task import Task

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import ConfigError
-from curvlab.objective.supervised import objective
+from curvlab.objectives.supervised import objective
 from curvlab.precision.full import Full
 from tests.limits.registered import registry
 

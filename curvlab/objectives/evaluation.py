@@ -1,0 +1,272 @@
+"""One evaluation under way: loss, gradient and layer statistics, micro-batch by micro-batch.
+
+What outlives a micro-batch is a sum (loss, gradients that autograd forms) or rows that were asked for
+(statistics, gradients that stay factored); no graph does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.vectors import Outer
+from curvlab.model.arrangement import Arrangement, merged, thinned, unaveraged
+from curvlab.model.taps import Tape, recording
+from curvlab.model.uses import Graph, require_no_reentrant
+from curvlab.objectives.explained import drop_unexplained
+from curvlab.objectives.labels import Backward
+from curvlab.objectives.mismatch import LayerMismatch as LayerMismatch
+from curvlab.objectives.nested import arguments
+from curvlab.objectives.samples import Chunk, MicroBatches
+from curvlab.objectives.variance import GradientVariance
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Evaluation, LayerStats
+from curvlab.protocols.needs import Labels, Needs
+
+#: rows by block name, one tensor per chunk
+Pieces = dict[str, list[Tensor]]
+
+
+class EvaluationBuilder:
+    """Chunks are added, then merged into an ``Evaluation``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: MicroBatches,
+        needs: Needs,
+        blocks: Blocks,
+        ctx: Context,
+        spread: GradientVariance | None = None,
+    ) -> None:
+        self.model, self.batches, self.needs, self.blocks, self.ctx = model, batches, needs, blocks, ctx
+        self.spread = spread
+        self.n = batches.examples
+        #: label kinds whose statistics are still taken: of this micro-batch
+        self.listening = needs.layers
+        #: examples whose statistics were taken, and by block how many chunks had any
+        self.heard = 0
+        self.chunks: dict[str, int] = defaultdict(int)
+        self.groups: dict[str, int] = {}
+        self.positions = batches.positions
+        self.backward = Backward(batches.loss, needs, self.n, ctx.generator)
+        self.losses: list[Tensor] = []
+        #: by block: is its gradient formed by autograd, rather than kept as rows?
+        self.formed: dict[str, bool] = {}
+        self.gradient = blocks.layout.empty(like=blocks.like.detach())
+        self.present: set[str] = set()  # parameters to which some chunk gave a gradient
+        self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
+        self.inputs: Pieces = defaultdict(list)  # [n, r, i]
+        self.outers: Pieces = defaultdict(list)  # [1, n, s, o]: rows of output gradients of L
+        self.vectors: dict[Labels, Pieces] = {kind: defaultdict(list) for kind in needs.layers}
+
+    def add(self, chunk: Chunk) -> None:
+        """Forward and the backwards asked for, on one micro-batch."""
+        rule = self.batches.loss
+        if self.needs.layer_examples and self.heard >= self.needs.layer_examples:
+            self.listening = frozenset()
+        if not (self.listening or self.needs.factored or self.spread is not None):
+            self._differentiate(chunk.share(rule, self._outputs(chunk), self.n), Tape(), retain=False)
+            return
+        with recording(self.blocks) as tape:
+            outputs = self._outputs(chunk)
+        if self.listening and self.blocks.tapped and not tape.calls and _wrapped(self.model):
+            raise ConfigError(
+                Fault(
+                    "the hooks on this model's layers did not fire, because torch.compile compiled the model"
+                    " before the optimizer was made",
+                    hint="make the optimizer before the model's first call, or compile with model.compile()",
+                )
+            )
+        more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
+        share = chunk.share(rule, outputs, self.n)
+        self._keep_explained(share, tape)
+        self._choose(tape, self.n / chunk.examples)
+        by_call = self._differentiate(share, tape, retain=more)
+        uses, arrangements = tape.by_block(), tape.arranged(chunk.examples)
+        inputs = self._inputs(tape, uses, arrangements)
+        kept = [
+            None if g is None or self.formed[c.block.name] else g.unsqueeze(0)
+            for c, g in zip(tape.calls, by_call, strict=True)
+        ]
+        self._keep(self.outers, uses, arrangements, kept)
+        for kind in self.listening:
+            rows: Sequence[Tensor | None] = []
+            if kind is Labels.DATA:
+                scale = unaveraged(self.n, self.positions)
+                rows = [None if g is None else g.unsqueeze(0) * scale for g in by_call]
+            elif kind is not Labels.NONE:
+                rows = self.backward(kind, outputs, chunk, tape)
+            if rows:
+                self._keep(self.vectors[kind], uses, arrangements, rows)
+        self.heard += chunk.examples if self.listening else 0
+        if self.spread is not None:
+            each: Pieces = defaultdict(list)
+            scaled = [None if g is None else g.unsqueeze(0) * unaveraged(self.n) for g in by_call]
+            self._keep(each, uses, arrangements, scaled)
+            self.spread.misread.update(name for name, how in arrangements.items() if not how.certain)
+            self.spread.add(chunk, outputs, {name: (inputs[name], g[0]) for name, (g,) in each.items()})
+
+    def _outputs(self, chunk: Chunk) -> Any:
+        args, kwargs = arguments(chunk.inputs, self.model)
+        return self.model(*args, **kwargs)
+
+    def _keep_explained(self, share: Tensor, tape: Tape) -> None:
+        """Take calls off the tape whose block is frozen or has a gradient that its calls do not explain."""
+        graph = Graph(share)
+        require_no_reentrant(graph)
+        live = [b for b in self.blocks.tapped if all(self._trained(p) for p in b.parameters)]
+        names = {b.name for b in live}
+        tape.calls[:] = [c for c in tape.calls if c.block.name in names]
+        drop_unexplained(self.blocks, live, graph, share, tape)
+
+    def _trained(self, parameter: str) -> bool:
+        return self.blocks.parameters[parameter].requires_grad
+
+    def _choose(self, tape: Tape, chunks: float) -> None:
+        """Whose gradient is cheaper as a matrix: blocks with as many rows as the matrix has, or more.
+
+        ``chunks`` is the batch over this micro-batch.  Autograd forms those, the way it knows for their
+        kind of layer: a convolution's takes no patches.
+        """
+        for name, calls in tape.by_block().items():
+            first = tape.calls[calls[0]]
+            rows = sum(tape.calls[k].rows for k in calls) * chunks
+            self.formed.setdefault(name, first.groups > 1 or rows >= min(first.block.shape))
+        if not self.listening and self.spread is None:  # then nobody will read them
+            tape.calls[:] = [c for c in tape.calls if not self.formed[c.block.name]]
+
+    def _differentiate(self, share: Tensor, tape: Tape, *, retain: bool) -> Sequence[Tensor | None]:
+        """Gradients of a chunk's share of L: in parameters, and in the calls' outputs, which it returns.
+
+        ``None`` for the calls of a block whose gradient is formed, unless somebody asks for them.
+        """
+        kept = [not self.formed[c.block.name] for c in tape.calls]
+        factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}
+        others = [b for b in self.blocks.members if b.name not in factored]
+        left = {p: self.blocks.parameters[p] for b in others for p in b.parameters if self._trained(p)}
+        every = Labels.DATA in self.listening or self.spread is not None  # or only those that stay factored?
+        heard = [k for k, keep in enumerate(kept) if keep or every]
+        wanted: Any = (*(tape.edges[k] for k in heard), *left.values())  # torch takes both kinds in one call
+        grads = differentiated(share, wanted, retain=retain)
+        by_call: list[Tensor | None] = [None] * len(tape.calls)
+        for k, g in zip(heard, grads, strict=False):
+            by_call[k] = tape.calls[k].grads(g)
+            if g is not None:
+                self.present.update(tape.calls[k].block.parameters)
+        self.losses.append(share.detach())
+        found = dict(zip(left, grads[len(heard) :], strict=True))
+        if any(g is None for g in found.values()):
+            require_no_reentrant(Graph(share))
+        self.present.update(name for name, g in found.items() if g is not None)
+        self._sum(others, found)
+        return by_call
+
+    def _sum(self, blocks: Sequence[Block], grads: Mapping[str, Tensor | None]) -> None:
+        """Add gradients of the blocks' parameters to those of the chunks before."""
+        for block in blocks:
+            for name, slot in self.blocks.split(block, self.gradient[block.name]).items():
+                g = grads.get(name)
+                if name not in self.summed:
+                    slot.zero_() if g is None else slot.copy_(g)
+                    self.summed.add(name)
+                elif g is not None:
+                    slot.add_(g)
+
+    def _inputs(
+        self, tape: Tape, uses: Mapping[str, Sequence[int]], arrangements: Mapping[str, Arrangement]
+    ) -> dict[str, Float[Tensor, "n r i"]]:
+        """Each tapped block's inputs by example, calls side by side along r; kept if they are read later."""
+        found = {}
+        for name, calls in uses.items():
+            found[name] = arrangements[name]([tape.calls[k].inputs() for k in calls])
+            self.groups[name] = tape.calls[calls[0]].groups
+            if self.listening or not self.formed[name]:
+                self.inputs[name].append(found[name])
+            if self.listening:
+                self.chunks[name] += 1
+        return found
+
+    def _keep(
+        self,
+        pieces: Pieces,
+        uses: Mapping[str, Sequence[int]],
+        arrangements: Mapping[str, Arrangement],
+        rows: Sequence[Float[Tensor, "v m t o"] | None],
+    ) -> None:
+        """Per-call gradient rows as one tensor ``[v, n, s, o]`` per block that has any, by example."""
+        for name, calls in uses.items():
+            found = [g for g in (rows[k] for k in calls) if g is not None]
+            if found:
+                pieces[name].append(arrangements[name](found))
+
+    def finish(self) -> Evaluation:
+        """All chunks as one pass, without products."""
+        stats: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.vectors}
+        for name in list(self.inputs):
+            self._finish(name, stats)
+        loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
+        terms = self.batches.terms
+        return Evaluation(
+            self.n,
+            loss,
+            self.gradient,
+            stats,
+            positions=self.positions,
+            terms=terms,
+            absent=frozenset(self.blocks.parameters) - self.present,
+        )
+
+    def _finish(self, name: str, stats: dict[Labels, dict[str, tuple[LayerStats, ...]]]) -> None:
+        """One block's rows: its gradient, if that stays factored, and its statistics; pieces are let go."""
+        kinds = [kind for kind, pieces in self.vectors.items() if name in pieces]
+        found = [self.vectors[kind].pop(name) for kind in kinds]
+        outers = [self.outers.pop(name)] if name in self.outers else []
+        pieces = self.inputs.pop(name)
+        per_piece = [x.shape[0] * x.shape[1] for x in pieces]
+        inputs, grads = merged(pieces, [*outers, *found], self.groups[name])
+        if outers:
+            self._outer(name, Outer(grads.pop(0).flatten(0, 2), inputs.flatten(0, 1)))
+        if name in self.blocks.untapped or not self.chunks[name]:
+            return
+        rows = sum(per_piece[: self.chunks[name]]) // inputs.shape[1]
+        scale = thinned(rows, self.heard)
+        by_kind = dict(zip(kinds, grads, strict=True))
+        for kind, layers in stats.items():
+            g = by_kind.get(kind)
+            layers[name] = (LayerStats(inputs[:rows], g if g is None or scale == 1.0 else g * scale),)
+
+    def _outer(self, name: str, outer: Outer) -> None:
+        """The gradient of a block whose rows were kept; of every chunk, unless it was untapped half-way."""
+        if self.summed.isdisjoint(self.blocks[name].parameters):
+            self.gradient.outers[name] = outer
+        else:
+            self.gradient[name].add_(outer.dense())
+
+
+def _wrapped(model: nn.Module) -> bool:
+    """Whether ``torch.compile`` made it; its class has no public name."""
+    return type(model).__name__ == "OptimizedModule"
+
+
+def differentiated(
+    share: Tensor, wanted: Sequence[Any], *, retain: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a chunk's share of L; ``None`` where it does not depend on what is wanted.
+
+    Raises ``ConfigError`` for a reentrant checkpoint.
+    """
+    if not wanted or not share.requires_grad:
+        return (None,) * len(wanted)
+    try:
+        return torch.autograd.grad(share, tuple(wanted), retain_graph=retain, allow_unused=True)
+    except RuntimeError:
+        require_no_reentrant(Graph(share))  # which autograd.grad refuses in words of its own
+        raise

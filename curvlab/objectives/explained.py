@@ -1,0 +1,92 @@
+"""Do a layer's calls explain its gradient?  Every evaluation that keeps rows checks it.
+
+The graph of the loss shows how it reaches a layer's parameters (``uses``).  A block whose parameters are
+reached by its calls alone, in a way that was seen before, costs no more than that walk.  In any other case
+its gradient is compared with that of its rows, by another backward pass.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlab.model.taps import Tape
+from curvlab.model.uses import Graph
+from curvlab.objectives.mismatch import LayerMismatch, mismatch
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.reader import total
+
+#: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
+TF32 = 2.0**-10
+
+
+def drop_unexplained(
+    blocks: Blocks, members: Sequence[Block], graph: Graph, share: Tensor, tape: Tape
+) -> None:
+    """Take the calls of blocks that do not explain their gradient off the tape, for good, with a warning.
+
+    ``share`` is the loss, whose graph is ``graph``; ``members`` are the tapped blocks that are trained.
+    """
+    arrivals: dict[str, list[Any]] = {b.name: [] for b in members}
+    for call in tape.calls:
+        arrivals[call.block.name].append(call.edge.node)
+    unknown = []
+    for block in members:
+        parameters = [blocks.parameters[p] for p in block.parameters]
+        use = graph.use(parameters, arrivals[block.name])
+        key = block.name, use.ways
+        if not use.only or (use.ways and key not in blocks.explained):
+            unknown.append(block)
+            blocks.explained.add(key)
+    wrong = _unexplained(blocks, unknown, share, tape)
+    tape.calls[:] = [c for c in tape.calls if c.block.name not in wrong]
+    blocks.untapped.update(wrong)
+    for name in wrong:
+        warnings.warn(mismatch(name), LayerMismatch, stacklevel=2)
+
+
+def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: Tape) -> list[str]:
+    """Names of those of these blocks whose rows do not add up to their gradient; costs a backward pass."""
+    names = [p for b in members for p in b.parameters]
+    calls = [c for c in tape.calls if c.block in members]
+    wanted: Any = (*(c.edge for c in calls), *(blocks.parameters[p] for p in names))
+    if not names or not share.requires_grad:
+        return []
+    got = torch.autograd.grad(share, wanted, retain_graph=True, allow_unused=True)
+    truth = dict(zip(names, got[len(calls) :], strict=True))
+    like = blocks.like.detach()
+    explained = {b.name: like.new_zeros(b.shape) for b in members}
+    summed = {b.name: like.new_zeros(b.shape) for b in members}  # absolute values: rounding acts on these
+    rounding = torch.finfo(like.dtype).eps
+    for call, g in zip(calls, got, strict=False):
+        inputs, rows = call.inputs(), call.grads(g)
+        explained[call.block.name] += total(inputs, rows)
+        summed[call.block.name] += total(inputs.abs(), rows.abs())
+        if g is not None:
+            rounding = max(rounding, torch.finfo(g.dtype).eps)
+    wrong = []
+    for block in members:
+        scale = float(summed[block.name].max())
+        for p, mine in blocks.split(block, explained[block.name]).items():
+            true = truth[p]
+            if not _close(mine, torch.zeros_like(mine) if true is None else true, scale, rounding):
+                wrong.append(block.name)
+                break
+    return sorted(wrong)
+
+
+def _close(mine: Tensor, true: Tensor, scale: float, rounding: float) -> bool:
+    """Equal up to the rounding of a sum in another order, whose terms' absolute values add up to ``scale``.
+
+    A gradient that is not finite is no evidence either way.
+    """
+    if not bool(torch.isfinite(true).all()):
+        return True
+    tolerance = min(1e3 * rounding, max(4.0 * rounding, 1e3 * torch.finfo(true.dtype).eps))
+    if true.is_cuda and true.dtype == torch.float32:
+        tolerance = max(tolerance, TF32)
+    return torch.allclose(mine, true, rtol=tolerance, atol=tolerance * max(scale, float(true.abs().max())))

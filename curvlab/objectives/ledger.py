@@ -1,0 +1,538 @@
+"""Which calls of which layers the present gradients of a plain loop are made of.
+
+A layer's rows count when autograd has *accumulated* into the gradient of its weight, and as long as that
+gradient exists.  The order of events in one backward pass of autograd (a *graph task*) is: gradients arrive
+at the outputs of layers, the gradient of a parameter is complete, it is added to ``.grad``.  So
+
+* rows that arrive are only pending: ``torch.autograd.grad`` for other purposes leaves nothing behind;
+* rows are entered when their weight's gradient is added to ``.grad``;
+* rows are dropped when that ``.grad`` has been cleared, by whatever means, before the next is added.
+
+The same pass checks that the calls explain what is added.  The first step that reads rows, then one in ten,
+compares both along a random direction; the others compare the weights of one output, another each time.
+
+Calls of the model whose gradients flow in one backward pass belong to one loss, whose examples they share.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch._C import _current_graph_task_id as current_task
+
+from curvlab.errors import ConfigError, Fault
+from curvlab.model.arrangement import Called
+from curvlab.model.taps import arrival, given
+from curvlab.objectives.examples import Declared, Forward, begun, outside
+from curvlab.protocols.blocks import Block, Blocks
+
+#: most backward passes that one step accumulates; more without a step raise an error, so memory is bounded
+MOST_PASSES = 1024
+#: graph tasks that are remembered: one inside the other, as reentrant checkpoints are
+MOST_NESTED = 8
+#: entries of a gradient that are looked at before all of it is, to find out whether it was zeroed
+SAMPLE = 64
+#: rounding of sums in another order, in units of ε, that two ways to one number may differ by
+ROUNDING = 1e3
+#: the same for products whose operands are rounded to the few bits of bfloat16, float16 or TF32
+COARSE = 16.0
+TF32 = 2.0**-10
+
+#: steps between two comparisons along a direction
+FULL = 8
+#: the same relative to the bound of Cauchy and Schwarz
+FINE = 64.0
+
+#: no graph task is under way
+IDLE = -1
+#: what layers belong to while examples are not counted
+NOWHERE = Forward(None)
+
+
+class Use:
+    """One call of one layer: its input, its rows once they are wanted, and the gradient rows entered."""
+
+    __slots__ = ("block", "forward", "grads", "module", "rows", "shape", "x")
+
+    def __init__(
+        self, block: Block, module: nn.Module, x: Tensor, shape: torch.Size, forward: Forward
+    ) -> None:
+        self.block, self.module, self.x, self.shape, self.forward = block, module, x, shape, forward
+        self.rows: Tensor | None = None
+        self.grads: Tensor | None = None
+
+    @property
+    def called(self) -> Called:
+        """What its arrangement by example follows from."""
+        assert self.block.reader is not None
+        axes = self.block.reader.axes(self.module, self.shape)
+        return Called(axes, self.shape.numel() // self.block.shape[0])
+
+    def inputs(self, dtype: torch.dtype) -> Float[Tensor, "m r i"]:
+        """The input as rows, bias column included; made once."""
+        if self.rows is None:
+            assert self.block.reader is not None
+            self.rows = self.block.reader.inputs(self.module, self.x).to(dtype)
+        return self.rows
+
+    def outputs(self, g: Tensor, dtype: torch.dtype) -> Float[Tensor, "m s o"]:
+        """An output gradient as rows."""
+        assert self.block.reader is not None
+        return self.block.reader.grads(self.module, g.reshape(self.shape)).to(dtype)
+
+
+class Arrived:
+    """Gradients of one block that arrived in one graph task, and how far they explain its parameters'.
+
+    ``begun`` holds, for each parameter, a random direction and ``.grad`` along it before anything is added;
+    ``errors`` the difference between what is added and its value by the rows, and the bound for rounding.
+    They stay tensors and leave the device together, when the step reads them.
+    """
+
+    __slots__ = ("begun", "entered", "errors", "looked", "pairs")
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Use, Tensor]] = []
+        self.begun: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self.errors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.entered = False
+        self.looked: tuple[int, Tensor | None] | None = None  # an output, and its weights' gradient before
+
+
+class Task:
+    """One graph task: what arrived in it, and the calls of the model that it runs through."""
+
+    def __init__(self) -> None:
+        self.arrived: dict[str, Arrived] = defaultdict(Arrived)
+        self.forwards: list[Forward] = []
+
+    def join(self, forward: Forward) -> None:
+        """The task runs through this call of the model, which so shares the loss of the others in it."""
+        if not any(f is forward for f in self.forwards):
+            forward.joined = True
+            if self.forwards:
+                self.forwards[0].merge(forward)
+            self.forwards.append(forward)
+
+
+class Ledger:
+    """Keeps, for the parameters of ``blocks``, what their ``.grad`` is made of.
+
+    ``rows``: whether layer rows are kept; ``counts``: whether examples are; ``watch``: whether layers without
+    rows are checked all the same, since some steps read them.  Hooks are removed when the
+    ledger is no longer referenced.  Holds the rows of what was accumulated since the gradients were
+    cleared; at most ``MOST_PASSES`` backward passes of them.
+    """
+
+    def __init__(self, blocks: Blocks, declared: Declared, *, tokens: bool = False) -> None:
+        self.blocks, self.declared, self.tokens = blocks, declared, tokens
+        self.rows = self.counts = self.watch = False
+        self.active = True
+        self.current: Forward | None = None
+        self.opaque: list[Forward] = []  # their outputs could not be looked into
+        self.obstacles: set[str] = set()
+        self.tasks: dict[int, Task] = {}
+        self.entries: dict[str, dict[Use, None]] = defaultdict(dict)
+        self.checked: dict[str, list[Arrived]] = defaultdict(list)
+        self.forwards: dict[str, dict[Forward, None]] = defaultdict(dict)  # by parameter
+        self.lost: dict[str, set[Forward]] = defaultdict(set)  # by block: cleared before this step
+        self.chance = Random(0)
+        self.full = self.looked = False  # whether gradients are compared along a direction, and ever were
+        self.looks = 0  # steps since
+        self.generators: dict[torch.device, torch.Generator] = {}
+        self.weights: dict[str, Block] = {}  # the first parameter of each layer block
+        self.owner: dict[str, Block] = {}
+        self._hooked: set[str] = set()
+        self._handles: list[Any] = []
+        weakref.finalize(self, _remove, self._handles).atexit = False
+        self._keep(blocks.model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
+        self._keep(blocks.model.register_forward_hook(Hook(self._end)))
+        self._tapped: set[str] = set()
+        self.new: set[str] = set()  # layer blocks whose gradient may be older than their hooks
+        self.cover(blocks)
+        self.new.clear()
+
+    def cover(self, blocks: Blocks) -> None:
+        """Take on more blocks of the same model; layers and parameters known already are left alone."""
+        self.blocks = blocks
+        for block in blocks.members:
+            if block.is_layer and block.parameters[0] not in self.weights:
+                self.new.add(block.name)
+                self.weights[block.parameters[0]] = block
+                self.owner.update(dict.fromkeys(block.parameters, block))
+            for layer in block.layers:
+                if layer not in self._tapped:
+                    self._tapped.add(layer)
+                    hook = Hook(self._tap, block)
+                    self._keep(blocks.modules[layer].register_forward_hook(hook, with_kwargs=True))
+        if self._hooked:
+            self._attach()
+
+    def keep(self, *, rows: bool, counts: bool) -> None:
+        """What to keep of the passes before the next step."""
+        self.rows, self.counts = rows, counts or rows
+        self.watch = self.watch or rows
+        self.looks += 1
+        self.full = rows and (self.looks > FULL or not self.looked)
+        if self.full:
+            self.looks, self.looked = 0, True
+        if self.counts and len(self._hooked) < len(self.blocks.parameters):
+            self._attach()
+
+    def clear(self) -> None:
+        """Forget everything that was entered: the step has read it, or the gradients are gone."""
+        for uses in self.entries.values():
+            for use in uses:
+                use.grads = None  # its graph may be kept, and go backward again
+        for kept in (self.entries, self.checked, self.forwards, self.lost, self.obstacles):
+            kept.clear()
+        self._settle()
+
+    # what the present gradients are made of
+
+    def drop_cleared(self) -> None:
+        """Forget what was entered for gradients that are gone; before the next three are asked."""
+        for name in [n for n, found in self.forwards.items() if found]:
+            if self._cleared(name):
+                self._forget(name)
+
+    def uses(self, block: Block) -> list[Use]:
+        """The calls that the gradient of a block's weight is made of."""
+        return list(self.entries.get(block.name, ()))
+
+    def alive(self) -> list[Forward]:
+        """The calls of the model that the present gradients are made of."""
+        found: dict[Forward, None] = {}
+        for forwards in self.forwards.values():
+            found.update(forwards)
+        return list(found)
+
+    def unexplained(self) -> list[str]:
+        """Blocks whose calls do not explain their gradient; one transfer from the device."""
+        unaccounted = self._unaccounted() if self.rows else []
+        return sorted({*unaccounted, *self._contradicted()})
+
+    def _unaccounted(self) -> list[str]:
+        """Blocks whose gradient was not accumulated where the hooks could see it."""
+        found = []
+        for weight, block in self.weights.items():
+            if block.name in self.blocks.untapped or block.name in self.new or self.forwards.get(weight):
+                continue
+            grad = self.blocks.parameters[weight].grad
+            if grad is not None and bool(grad.any()):
+                found.append(block.name)
+        self.new.clear()
+        return found
+
+    def _contradicted(self) -> list[str]:
+        """Blocks of which rows and gradients differ along the random direction."""
+        named = [(n, pair) for n, found in self.checked.items() for a in found for pair in a.errors.values()]
+        if not named:
+            return []
+        errors = torch.stack([error for _, (error, _) in named])
+        bounds = torch.stack([bound for _, (_, bound) in named])
+        wrong = (errors > bounds).tolist()  # false for NaN: the step refuses it anyway
+        return [name for (name, _), bad in zip(named, wrong, strict=True) if bad]
+
+    # hooks of modules
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model is called."""
+        if module is not self.blocks.model or not (self.active and torch.is_grad_enabled()):
+            return
+        if current_task() == IDLE:
+            self._settle()
+        if self.counts:
+            self.current = begun(self.declared, args, kwargs)
+            self.current.task = current_task()
+
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The model returns: through its outputs a backward pass is known to be of this call."""
+        forward = self.current
+        on = self.active and self.counts and torch.is_grad_enabled()
+        if module is not self.blocks.model or not on or forward is None:
+            return
+        self.current = None
+        outputs = forward.returned(output, tokens=self.tokens)
+        if not outputs:
+            self.opaque = [f for f in self.opaque[-SAMPLE:] if not f.joined] + [forward]
+        for tensor in outputs:
+            arrival(tensor).register_hook(Hook(self._returned, forward))  # type: ignore[no-untyped-call]
+
+    def _tap(
+        self, block: Block, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        """A layer is called."""
+        if not (self.active and (self.counts or self.watch) and output.requires_grad):
+            return
+        if not torch.is_grad_enabled():
+            return
+        if output.numel() == 0 or block.name in self.blocks.untapped:
+            return
+        x, forward = given(args, kwargs), self._forward() if self.counts else NOWHERE
+        if torch.func.debug_unwrap(x) is not x:
+            self.obstacles.add("torch.func.vmap or another transform of torch.func")
+            return
+        use = Use(block, module, x, output.shape, forward)
+        if self.counts:
+            forward.latest = use.called
+        if not self.watch:
+            return
+        # taken before any in-place activation, so of this very output
+        arrival(output).register_hook(Hook(self._arrive, use))  # type: ignore[no-untyped-call]
+
+    def _forward(self) -> Forward:
+        """The call of the model that a layer's call belongs to."""
+        if self.current is not None and self.current.task == current_task():
+            return self.current
+        if current_task() == IDLE:
+            self._settle()
+            return outside(self.declared)
+        return self._around() or outside(self.declared)
+
+    def _around(self) -> Forward | None:
+        """The call of the model that the graph task under way, or one around it, runs through.
+
+        Reentrant checkpoints call layers inside a backward pass, and run a backward pass of their own.
+        """
+        for task in reversed(self.tasks.values()):
+            if task.forwards:
+                return task.forwards[-1]
+        return None
+
+    # hooks of tensors, in the order in which they fire
+
+    def _returned(self, forward: Forward, g: Tensor) -> None:
+        """A gradient arrives at an output of the model."""
+        if self.active and self.counts:
+            self._task().join(forward)
+
+    def _arrive(self, use: Use, g: Tensor) -> None:
+        """A gradient arrives at the output of a layer."""
+        if self.active:
+            task = self._task()
+            if self.counts:
+                task.join(use.forward)
+                use.forward.nearest = use.forward.nearest or use.called
+            task.arrived[use.block.name].pairs.append((use, g.detach()))
+
+    def _complete(self, name: str, g: Tensor) -> None:
+        """The gradient of a parameter is complete, and not yet added to ``.grad``."""
+        if self.active and self.watch and not self.full:
+            self._begin_look(name)
+        if not (self.active and self.counts):
+            return
+        if self.forwards[name] and self._cleared(name):
+            self._forget(name)
+        block = self.owner.get(name)
+        if self.full and block is not None and block.name not in self.blocks.untapped and not g.is_sparse:
+            self._begin_check(name, block, g.detach(), self._task().arrived[block.name])
+
+    def _added(self, name: str, p: Tensor) -> None:
+        """It was added: what arrived in this task is now part of ``.grad``."""
+        if self.active and self.watch and not self.full:
+            self._look(name, p)
+        if not (self.active and self.counts):
+            return
+        task = self._task()
+        if not task.forwards:
+            around = self._around()
+            unseen = [f for f in self.opaque if not f.joined]
+            for forward in unseen or [around if around is not None else outside(self.declared)]:
+                task.join(forward)
+        self.forwards[name].update(dict.fromkeys(task.forwards))
+        if len(self.forwards[name]) > MOST_PASSES:
+            self._overflow()
+        block = self.owner.get(name)
+        if not self.rows or block is None or block.name in self.blocks.untapped:
+            return
+        arrived = task.arrived[block.name]
+        if name in arrived.begun:
+            self._check(name, block, p, arrived)
+        if not arrived.entered:
+            arrived.entered = True
+            self.checked[block.name].append(arrived)
+        if name == block.parameters[0]:
+            for use, g in arrived.pairs:
+                rows = use.outputs(g, p.dtype)
+                use.grads = rows if use.grads is None else use.grads + rows
+                self.entries[block.name][use] = None
+
+    # helpers
+
+    @torch.no_grad()
+    def _begin_check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
+        """Draw u and v, and read ⟨.grad, u vᵀ⟩ before the gradient is added."""
+        generator, o = self._generator(g.device), block.shape[0]
+        i = g.numel() // o if name == block.parameters[0] else 1
+        u = torch.randn(o, generator=generator, dtype=g.dtype, device=g.device)
+        v = torch.randn(i, generator=generator, dtype=g.dtype, device=g.device)
+        before = self.blocks.parameters[name].grad
+        arrived.begun[name] = u, v, None if before is None else u @ (before.detach().reshape(o, i) @ v)
+
+    @torch.no_grad()
+    def _check(self, name: str, block: Block, p: Tensor, arrived: Arrived) -> None:
+        """Compare what was added to ``.grad``, along the direction, with its value by the rows."""
+        u, v, before = arrived.begun.pop(name)
+        assert p.grad is not None
+        assert block.reader is not None
+        o, i = u.shape[0], v.shape[0]
+        added = u @ (p.grad.detach().reshape(o, i) @ v)
+        size = added.abs()
+        if before is not None:
+            added, size = added - before, torch.maximum(size, before.abs())
+        explained, coarse = added.new_zeros(()), 0.0
+        for use, arriving in arrived.pairs:
+            k = block.reader.groups(use.module)
+            a, flat = use.inputs(p.dtype), use.outputs(arriving, p.dtype).reshape(-1, o)
+            left = flat @ u if k == 1 else (flat * u).view(-1, k, o // k).sum(-1).flatten()
+            weight = name == block.parameters[0]
+            right = a.reshape(-1, a.shape[-1])[:, :i] @ v if weight else v.expand(left.shape[0])
+            explained = explained + left @ right
+            size = size + left.abs() @ right.abs()
+            coarse = max(coarse, _coarse(arriving, p))
+        tolerance = max(ROUNDING * torch.finfo(p.dtype).eps, COARSE * coarse)
+        arrived.errors[name] = (added - explained).abs(), tolerance * size
+
+    def _begin_look(self, name: str) -> None:
+        """Choose an output of a layer, and read the gradient of its weights before any is added."""
+        block = self.weights.get(name)
+        if block is None or block.name in self.blocks.untapped:
+            return
+        k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
+        if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
+            self.checked.pop(block.name, None)
+        self._task().arrived[block.name].looked = k, None if grad is None else grad.detach()[k].clone()
+
+    @torch.no_grad()
+    def _look(self, name: str, p: Tensor) -> None:
+        """Compare what was added to the weights of that output with what the calls say of it."""
+        block, task = self.weights.get(name), self._task()
+        if block is None or block.name not in task.arrived or p.grad is None or p.grad.is_sparse:
+            return
+        arrived = task.arrived[block.name]
+        if not self.rows:
+            del task.arrived[block.name]
+        if arrived.looked is None or block.reader is None:
+            return
+        k, before = arrived.looked
+        added = p.grad.detach()[k] if before is None else p.grad.detach()[k] - before
+        size, coarse, explained = torch.linalg.vector_norm(added), 0.0, torch.zeros_like(added).flatten()
+        if before is not None:
+            size = size + torch.linalg.vector_norm(before)
+        for use, g in arrived.pairs:
+            values, bound = block.reader.row(
+                use.module, use.x.to(p.dtype), g.reshape(use.shape).to(p.dtype), k
+            )
+            explained, size = explained + values, size + bound
+            coarse = max(coarse, _coarse(g, p))
+        tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
+        arrived.errors[name] = (added.flatten() - explained).abs().amax(), tolerance * size
+        if not self.rows:
+            arrived.pairs.clear()
+            self.checked[block.name].append(arrived)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(0)
+        return self.generators[device]
+
+    def _task(self) -> Task:
+        """The graph task under way; of those before it, which may be around it, the last few are kept."""
+        task = current_task()
+        if task not in self.tasks:
+            for old in list(self.tasks)[: -MOST_NESTED or None]:
+                del self.tasks[old]
+            self.tasks[task] = Task()
+        return self.tasks[task]
+
+    def _settle(self) -> None:
+        """No graph task is under way: what arrived and was not entered belongs to no step."""
+        self.tasks.clear()
+
+    def _cleared(self, name: str) -> bool:
+        """Whether the gradient that this parameter's entries made is gone: ``None``, or zeroed in place."""
+        grad = self.blocks.parameters[name].grad
+        if grad is None:
+            return True
+        if grad.is_sparse or grad.numel() == 0:
+            return False
+        flat = grad.detach()
+        if bool(flat.reshape(-1)[:SAMPLE].any()) if flat.is_contiguous() else bool(flat.any()):
+            return False
+        return not bool(flat.any()) and not self._was_zero(name)
+
+    def _was_zero(self, name: str) -> bool:
+        """Whether this gradient is zero by its rows, and so was not cleared."""
+        block = self.weights.get(name)
+        if block is None or not self.entries[block.name]:
+            return False
+        return not any(bool(use.grads.any()) for use in self.entries[block.name] if use.grads is not None)
+
+    def _forget(self, name: str) -> None:
+        block = self.weights.get(name)
+        if block is not None:
+            self.lost[block.name].update(self.forwards[name])
+            for use in self.entries.pop(block.name, ()):
+                use.grads = None
+            self.checked.pop(block.name, None)
+        self.forwards.pop(name, None)
+
+    def _overflow(self) -> None:
+        self.clear()
+        raise ConfigError(
+            Fault(
+                f"more than {MOST_PASSES} backward passes were accumulated without a step",
+                hint="call optimizer.step(), or optimizer.zero_grad() after passes that no step uses",
+            )
+        )
+
+    def _attach(self) -> None:
+        """Hooks on the parameters; a method that needs neither rows nor counts never gets here."""
+        for name, p in self.blocks.parameters.items():
+            if name not in self._hooked:
+                self._hooked.add(name)
+                self._keep(p.register_hook(Hook(self._complete, name)))  # type: ignore[no-untyped-call]
+                after = p.register_post_accumulate_grad_hook(Hook(self._added, name))  # type: ignore[no-untyped-call]
+                self._keep(after)
+
+    def _keep(self, handle: Any) -> None:
+        self._handles.append(handle)
+
+
+class Hook:
+    """Calls a method of an object that it does not keep alive.
+
+    A copy of the model, or one from a file, has a hook in its place that does nothing.
+    """
+
+    def __init__(self, method: Callable[..., None] | None, *first: Any) -> None:
+        self.method = None if method is None else weakref.WeakMethod(method)
+        self.first = first
+
+    def __call__(self, *given: Any) -> None:
+        method = None if self.method is None else self.method()
+        if method is not None:
+            method(*self.first, *given)
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
+        return Hook, (None,)
+
+
+def _coarse(arriving: Tensor, g: Tensor) -> float:
+    """Relative error of products where autocast or TF32 rounds their operands."""
+    if arriving.dtype != g.dtype:
+        return float(torch.finfo(arriving.dtype).eps)
+    return TF32 if g.is_cuda and g.dtype == torch.float32 else 0.0
+
+
+def _remove(handles: Iterable[Any]) -> None:
+    for handle in handles:
+        handle.remove()
