@@ -114,7 +114,7 @@ def non_finite_statistics(layers: Layers) -> Iterator[str]:
                 yield from (
                     f'{what} of block "{name}"'
                     for what, rows in parts.items()
-                    if rows is not None and not is_finite(rows)
+                    if isinstance(rows, Tensor) and not is_finite(rows)
                 )
 
 

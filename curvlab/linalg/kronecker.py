@@ -98,6 +98,20 @@ class GramKronecker(BlockOperator):
 
 
 @dataclass(frozen=True)
+class GramDiagonal(BlockOperator):
+    """``V ↦ GᵀG V Diag(d)`` from the rows G ``[r, o]``; ``None`` is the identity on the output side."""
+
+    G: Float[Tensor, "r o"] | None
+    d: Float[Tensor, " i"]
+
+    def product(self, v: Tensor | Outer, out: Tensor | None = None) -> Tensor:
+        V = (v.dense() if isinstance(v, Outer) else v) * self.d
+        if self.G is None:
+            return V if out is None else out.copy_(V)
+        return torch.mm(self.G.mT, self.G @ V, out=out)
+
+
+@dataclass(frozen=True)
 class KroneckerEigen(BlockOperator):
     """``V ↦ Q_B [ (Q_Bᵀ V Q_A) ∘ D ] Q_Aᵀ`` with square Q and a weight D ``[o, i]`` per entry.
 

@@ -10,7 +10,7 @@ rows as the batch, and a Kronecker preconditioner is cheaper on the factors than
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,11 +45,15 @@ class BlockLayout:
     #: buffers kept for reuse: a gradient and an update
     KEEP = 2
 
-    __slots__ = ("_free", "names", "offsets", "shapes", "size")
+    __slots__ = ("_free", "names", "offsets", "one_hot", "shapes", "size")
 
-    def __init__(self, shapes: Mapping[str, torch.Size | tuple[int, ...]]) -> None:
+    def __init__(
+        self, shapes: Mapping[str, torch.Size | tuple[int, ...]], one_hot: Iterable[str] = ()
+    ) -> None:
         self.names: tuple[str, ...] = tuple(shapes)
         self.shapes: dict[str, torch.Size] = {n: torch.Size(s) for n, s in shapes.items()}
+        #: blocks whose columns are the entries of a lookup table, whose inputs are one-hot rows
+        self.one_hot = frozenset(one_hot)
         self.offsets: dict[str, tuple[int, int]] = {}
         start = 0
         for name, shape in self.shapes.items():
@@ -92,7 +96,7 @@ class BlockLayout:
 
     def restrict(self, names: tuple[str, ...]) -> BlockLayout:
         """The layout of some of the blocks, in the order given."""
-        return BlockLayout({n: self.shapes[n] for n in names})
+        return BlockLayout({n: self.shapes[n] for n in names}, self.one_hot.intersection(names))
 
 
 class BlockVector:

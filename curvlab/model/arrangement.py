@@ -1,4 +1,4 @@
-"""Rows of a layer's calls as rows of the examples of the loss, and what they are multiplied by.
+"""AnyRows of a layer's calls as rows of the examples of the loss, and what they are multiplied by.
 
 A layer may be called several times in one forward pass, and on other batch sizes than the loss has
 examples.  ``arranged`` decides from shapes alone, for all calls of one block, in this order:
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.lookups import AnyRows, rearranged
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Arrangement:
         """Whether no other axis of a call has as many entries as there are examples."""
         n = self.examples
         return self.by_example and (n == 1 or all(c.axes.count(n) <= 1 for c in self.calls))
+
+    def inputs(self, parts: Sequence[AnyRows]) -> AnyRows:
+        """One set of rows ``[n, r, i]`` of what the calls have, in order."""
+        return rearranged(self, parts)
 
     def __call__(self, parts: Sequence[Float[Tensor, "*v m t d"]]) -> Float[Tensor, "*v n r d"]:
         """One tensor of what the calls have, in order."""
@@ -112,18 +117,18 @@ def thinned(rows: int, examples: int) -> float:
 
 
 def merged(
-    inputs: Sequence[Float[Tensor, "n r i"]],
+    inputs: Sequence[AnyRows],
     grads: Sequence[Sequence[Float[Tensor, "v n s o"]]],
     groups: int = 1,
-) -> tuple[Float[Tensor, "n r i"], list[Float[Tensor, "v n s o"]]]:
-    """Rows of several passes as one: of inputs, and of each kind of gradients.
+) -> tuple[AnyRows, list[Float[Tensor, "v n s o"]]]:
+    """AnyRows of several passes as one: of inputs ``[n, r, i]``, and of each kind of gradients.
 
     Where passes differ in positions, each position is a row on its own, ``[rows, 1, d]``.
     """
     if len({x.shape[1] for x in inputs}) > 1:
-        inputs = [x.reshape(-1, groups, x.shape[-1]) for x in inputs]
+        inputs = [rearranged(lambda p: p[0].reshape(-1, groups, p[0].shape[-1]), [x]) for x in inputs]
         grads = [[g.reshape(g.shape[0], -1, 1, g.shape[-1]) for g in some] for some in grads]
-    return _cat(inputs, 0), [_cat(some, 1) for some in grads]
+    return rearranged(lambda parts: _cat(parts, 0), inputs), [_cat(some, 1) for some in grads]
 
 
 def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
@@ -131,7 +136,7 @@ def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
 
 
 def _split(part: Float[Tensor, "*v m t d"], into: int) -> Float[Tensor, "*v n r d"]:
-    """Rows in order, cut into so many equal pieces."""
+    """AnyRows in order, cut into so many equal pieces."""
     *v, _, _, d = part.shape
     return part.reshape(*v, into, -1, d)
 

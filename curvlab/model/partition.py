@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.model.conv import ConvReader
-from curvlab.model.linear import LinearReader
+from curvlab.model.readers.shipped import SHIPPED
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.reader import LayerReader
-
-#: tried in order; the first that does not refuse reads the layer
-READERS: tuple[LayerReader, ...] = (LinearReader(), ConvReader())
 
 #: why a block is a complex parameter by itself
 COMPLEX = "complex parameter"
@@ -24,12 +21,21 @@ COMPLEX = "complex parameter"
 #: why a parameter is in no block
 NO_ELEMENTS = "no elements"
 
+#: why a block that could be read is not
+UNREAD = "the method reads no statistics of this layer"
 
-def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | None = None) -> Blocks:
+
+def partition(
+    model: nn.Module,
+    joins: Callable[[str], bool],
+    known: Blocks | None = None,
+    readers: Sequence[LayerReader] = SHIPPED,
+) -> Blocks:
     """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
 
-    A layer that a reader can read, and whose name ``joins`` wants as one block, packs weight and
-    bias together; a parameter read in any other way is a block by itself, with the reason.  A parameter
+    A layer that one of ``readers`` can read, and whose name ``joins`` wants as one block, is a block, or one
+    for each reader where several share its parameters; a parameter that is read in no way is a block by
+    itself, with the reason.  The first reader in order that can read a parameter does.  A parameter
     without elements is in no block (``empty`` lists those).  Complex parameters are blocks of pairs of
     reals, and come first: a complex view of a real buffer must begin at an even offset.
     Blocks that are ``known`` stay as they are, and parameters that are in none of them are added; only a
@@ -37,37 +43,165 @@ def partition(model: nn.Module, joins: Callable[[str], bool], known: Blocks | No
     Raises ``ConfigError`` for a lazy layer that has no shape yet.
     """
     _require_shapes(model)
-    names = {id(p): n for n, p in model.named_parameters()}
-    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for module_name, module in model.named_modules():
-        for p in module.parameters(recurse=False):
-            owners[id(p)].append((module_name, module))
-
+    found = _Reading(model, readers)
     members: list[Block] = [] if known is None else list(known.members)
     taken: set[int] = set() if known is None else {id(p) for p in known.parameters.values()}
-    for module_name, module in model.named_modules():
+    for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if _trained(p) and id(p) not in taken]
         if not own:
             continue
-        reader, reason = _reader(model, module_name, module, owners)
-        if known is not None and reader is not None and joins(module_name or "model"):
-            parts = {names[id(getattr(module, p))] for p in reader.parameters(module)}
+        read = joins(name or "model")
+        mine = [b for b in found.blocks(name, module) if found.reads_any(b, own)] if read else []
+        if known is not None:
+            parts = {p for b in mine for p in b.parameters}
             members = [b for b in members if not parts.issuperset(b.parameters)]
-        taken.update(id(p) for p in own)
-        block_name = module_name or "model"
-        if reader is not None and joins(block_name):
-            packed = reader.parameters(module)
-            layers = tuple(n for n, _ in owners[id(getattr(module, packed[0]))])
-            parameters = tuple(names[id(getattr(module, p))] for p in packed)
-            members.append(Block(block_name, parameters, reader.shape(module), layers, reader))
-            continue
-        if reader is not None:
-            reason = "the method reads no statistics of this layer"
-        members.extend(_alone(names[id(p)], p, reason) for p in own)
+        members.extend(mine)
+        taken.update(id(found.parameters[p]) for b in mine for p in b.parameters)
+        left = [p for p in own if id(p) not in taken]
+        taken.update(map(id, left))
+        members.extend(_alone(found.names[id(p)], p, found.reason(name, module, p, read)) for p in left)
     members.sort(key=lambda block: not block.complex)
     if known is None:
         return Blocks(model, tuple(members))
     return Blocks(model, tuple(members), untapped=known.untapped, explained=known.explained)
+
+
+@dataclass
+class _Reading:
+    """What the readers can make of a model's layers."""
+
+    model: nn.Module
+    readers: Sequence[LayerReader]
+    parameters: dict[str, nn.Parameter] = field(init=False)
+    names: dict[int, str] = field(init=False)
+    #: modules that hold a parameter, by its identity
+    owners: dict[int, list[tuple[str, nn.Module]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = dict(self.model.named_parameters())
+        self.names = {id(p): n for n, p in self.parameters.items()}
+        self.owners = defaultdict(list)
+        for name, module in self.model.named_modules():
+            for p in module.parameters(recurse=False):
+                self.owners[id(p)].append((name, module))
+
+    def blocks(self, name: str, module: nn.Module) -> list[Block]:
+        """The blocks that a module's trained parameters are read in."""
+        left = {id(p) for p in module.parameters(recurse=False) if _trained(p)}
+        found = []
+        for reader in self._able(module):
+            packed = _packed(reader, module)
+            if left.issuperset(map(id, packed)) and not self._obstacle(name, module, reader):
+                found.append(self._block(name, module, reader))
+                left.difference_update(map(id, packed))
+        return found
+
+    def reads_any(self, block: Block, some: Sequence[nn.Parameter]) -> bool:
+        """Whether a block holds one of these parameters."""
+        return not {id(self.parameters[p]) for p in block.parameters}.isdisjoint(map(id, some))
+
+    def reason(self, name: str, module: nn.Module, p: nn.Parameter, read: bool) -> str:
+        """Why a parameter is not read."""
+        if p.is_complex():
+            return COMPLEX
+        parts = [part for reader in self.readers for part in reader.parts()]
+        able = [part for part in parts if _reads(part, module) and id(p) in map(id, _packed(part, module))]
+        obstacles = [self._obstacle(name, module, part) or (None if read else UNREAD) for part in able]
+        refusals = [*obstacles, *(part.refuses(module) for part in parts)]
+        return next(filter(None, refusals), f"{type(module).__name__} has no layer reader")
+
+    def _able(self, module: nn.Module) -> Iterator[LayerReader]:
+        for reader in self.readers:
+            yield from (part for part in reader.parts() if _reads(part, module))
+
+    def _block(self, name: str, module: nn.Module, reader: LayerReader) -> Block:
+        """The block of a module, by the first of the modules tied to it that reads dense rows."""
+        packed = _packed(reader, module)
+        direct, transposed = self._uses(packed, reader, module)
+        if reader.one_hot and transposed:
+            name, reader = transposed[0]
+            module = self.model.get_submodule(name)
+            packed = _packed(reader, module)
+            direct, transposed = self._uses(packed, reader, module)
+        parameters = tuple(self.names[id(p)] for p in packed)
+        whole = {id(p) for p in module.parameters(recurse=False) if _trained(p)} == set(map(id, packed))
+        of = name or "model" if whole else parameters[0]
+        return Block(
+            of, parameters, reader.shape(module), tuple(direct), reader, transposed=tuple(transposed)
+        )
+
+    def _uses(
+        self, packed: Sequence[nn.Parameter], reader: LayerReader, module: nn.Module
+    ) -> tuple[list[str], list[tuple[str, LayerReader]]]:
+        """The modules that use these parameters as this reader reads them, and those that transpose them."""
+        direct, transposed = [], []
+        for name, other in self.owners[id(packed[0])]:
+            theirs = self._same(packed, reader, module, other)
+            if theirs is not None and theirs.shape(other) == reader.shape(module) and theirs == reader:
+                direct.append(name)
+            elif theirs is not None:
+                transposed.append((name, theirs))
+        return direct, transposed
+
+    def _same(
+        self, packed: Sequence[nn.Parameter], reader: LayerReader, module: nn.Module, other: nn.Module
+    ) -> LayerReader | None:
+        """How another module reads the same parameters, as the same matrix or as its transpose."""
+        shape = reader.shape(module)
+        for theirs in self._able(other):
+            if list(map(id, _packed(theirs, other))) != list(map(id, packed)):
+                continue
+            if (
+                theirs == reader
+                and theirs.shape(other) == shape
+                and theirs.groups(other) == reader.groups(module)
+            ):
+                return theirs
+            flipped = torch.Size(reversed(theirs.shape(other)))
+            if (
+                flipped == shape
+                and len(packed) == 1 == theirs.groups(other)
+                and theirs.one_hot != reader.one_hot
+            ):
+                return theirs
+        return None
+
+    def _obstacle(self, name: str, module: nn.Module, reader: LayerReader) -> str | None:
+        """What forbids reading parameters although the layer's kind is known: parent, freezing, or tying."""
+        parent = self.model.get_submodule(name.rpartition(".")[0]) if name else None
+        if isinstance(parent, nn.MultiheadAttention):
+            return "nn.MultiheadAttention uses this weight without calling its layer"
+        packed = _packed(reader, module)
+        if any(p.is_complex() for p in packed):
+            return "a parameter of the layer is complex"
+        if any(p.numel() == 0 for p in packed):
+            return "a parameter of the layer has no elements"
+        if not all(p.requires_grad for p in packed):
+            return "a parameter of the layer is frozen"
+        sharers = {n for p in packed for n, _ in self.owners[id(p)]}
+        for p in packed:
+            if {n for n, _ in self.owners[id(p)]} != sharers:
+                return "weight and bias are not tied to the same layers"
+        for other_name, other in self.owners[id(packed[0])]:
+            if self._same(packed, reader, module, other) is None:
+                return self._untied(reader, module, other_name, other)
+        return None
+
+    def _untied(self, reader: LayerReader, module: nn.Module, name: str, other: nn.Module) -> str:
+        if next(self._able(other), None) is None:
+            return f'tied to "{name}" ({type(other).__name__}), which has no layer reader'
+        if reader.refuses(other) is None and reader.groups(other) != reader.groups(module):
+            return f'tied to "{name}", which has another number of groups'
+        return f'tied to "{name}" ({type(other).__name__}), which reads it as another matrix'
+
+
+def _reads(reader: LayerReader, module: nn.Module) -> bool:
+    """Whether a reader can read parameters that a module holds itself: no functions of others."""
+    return reader.refuses(module) is None and all(n in module._parameters for n in reader.parameters(module))
+
+
+def _packed(reader: LayerReader, module: nn.Module) -> list[nn.Parameter]:
+    return [getattr(module, name) for name in reader.parameters(module)]
 
 
 def empty(model: nn.Module) -> dict[str, str]:
@@ -91,54 +225,3 @@ def _require_shapes(model: nn.Module) -> None:
         if any(is_lazy(p) for p in module.parameters(recurse=False)):
             what = f'layer "{name or "model"}" ({type(module).__name__}) has no shape yet'
             raise ConfigError(Fault(what, hint="call the model on one batch before making the optimizer"))
-
-
-def _reader(
-    model: nn.Module,
-    module_name: str,
-    module: nn.Module,
-    owners: dict[int, list[tuple[str, nn.Module]]],
-) -> tuple[LayerReader | None, str]:
-    """The reader that reads this module, or why there is none."""
-    unknown = reason = f"{type(module).__name__} has no layer reader"
-    for reader in READERS:
-        refusal = reader.refuses(module)
-        if refusal is None:
-            refusal = _obstacle(model, module_name, module, reader, owners)
-        if refusal is None:
-            return reader, ""
-        if refusal != unknown:  # the reader of this kind has more to say than those of others
-            reason = refusal
-    return None, reason
-
-
-def _obstacle(
-    model: nn.Module,
-    module_name: str,
-    module: nn.Module,
-    reader: LayerReader,
-    owners: dict[int, list[tuple[str, nn.Module]]],
-) -> str | None:
-    """What forbids reading a layer although its kind is known: its parent, freezing, or tying."""
-    parent = model.get_submodule(module_name.rpartition(".")[0]) if module_name else None
-    if isinstance(parent, nn.MultiheadAttention):
-        return "nn.MultiheadAttention uses this weight without calling its layer"
-    packed = [getattr(module, name) for name in reader.parameters(module)]
-    if set(map(id, packed)) != set(map(id, module.parameters(recurse=False))):
-        return "the layer has parameters other than weight and bias"
-    if any(p.is_complex() for p in packed):
-        return "a parameter of the layer is complex"
-    if any(p.numel() == 0 for p in packed):
-        return "a parameter of the layer has no elements"
-    if not all(p.requires_grad for p in packed):
-        return "a parameter of the layer is frozen"
-    sharers = {n for p in packed for n, _ in owners[id(p)]}
-    for p in packed:
-        if {n for n, _ in owners[id(p)]} != sharers:
-            return "weight and bias are not tied to the same layers"
-        for other_name, other in owners[id(p)]:
-            if reader.refuses(other) is not None:
-                return f'tied to "{other_name}" ({type(other).__name__}), which has no layer reader'
-            if reader.groups(other) != reader.groups(module):
-                return f'tied to "{other_name}", which has another number of groups'
-    return None

@@ -9,7 +9,7 @@ a layer with twice the positions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,53 +19,66 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import debug_unwrap
+from torch.utils.hooks import RemovableHandle
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Arrangement, Called, arranged
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.reader import LayerReader, as_dtype, total
 
 
 @dataclass(frozen=True)
 class Call:
-    """One use of one layer: its input, and where the gradient of its output will arrive."""
+    """One use of one layer: its input, and where the gradient of its output will arrive.
+
+    ``transposed``: it uses the transposed matrix of its block.
+    """
 
     block: Block
     module: nn.Module
-    x: Tensor
+    reader: LayerReader
+    x: Any
     edge: GradientEdge
     output_shape: torch.Size
+    output_dtype: torch.dtype
     dtype: torch.dtype  #: of the parameters, and of rows; autocast computes in another
+    transposed: bool = False
 
     @property
     def shape(self) -> Called:
         """What its arrangement by example follows from."""
-        assert self.block.reader is not None
-        return Called(self.block.reader.axes(self.module, self.output_shape), self.rows)
+        return Called(self.reader.axes(self.module, self.x, self.output_shape), self.rows)
 
     @property
     def rows(self) -> int:
         """Examples times positions, known from shapes alone."""
-        return self.output_shape.numel() // self.block.shape[0]
+        return self.reader.rows(self.module, self.x, self.output_shape)
 
     @property
     def groups(self) -> int:
-        """Rows of inputs per row of gradients."""
-        assert self.block.reader is not None
-        return self.block.reader.groups(self.module)
+        """AnyRows of inputs per row of gradients."""
+        return self.reader.groups(self.module)
 
-    def inputs(self) -> Float[Tensor, "n r i"]:
-        """The input as rows, bias column included."""
-        assert self.block.reader is not None
-        return self.block.reader.inputs(self.module, self.x.to(self.dtype))
+    def inputs(self) -> AnyRows:
+        """The input as rows ``[n, r, i]``, bias column included."""
+        return self.reader.inputs(self.module, as_dtype(self.x, self.dtype)).to(self.dtype)
 
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
-        assert self.block.reader is not None
         if g is None:
-            g = self.x.new_zeros(self.output_shape)
+            like = next(self.module.parameters(recurse=False))
+            g = torch.zeros(self.output_shape, dtype=self.output_dtype, device=like.device)
         elif g.shape != self.output_shape:
             g = g.reshape(self.output_shape)
-        return self.block.reader.grads(self.module, g.to(self.dtype))
+        return self.reader.grads(self.module, g.to(self.dtype), as_dtype(self.x, self.dtype))
+
+    def gradient(self, g: Tensor | None) -> tuple[Float[Tensor, "o i"], Float[Tensor, "o i"]]:
+        """What this call adds to the gradient of its block, and the same of the rows' absolute values."""
+        inputs, rows = self.inputs(), self.grads(g)
+        sizes = inputs if isinstance(inputs, Lookups) else inputs.abs()
+        found, bound = total(inputs, rows), total(sizes, rows.abs())
+        return (found.mT, bound.mT) if self.transposed else (found, bound)
 
 
 @dataclass
@@ -78,6 +91,10 @@ class Tape:
     def edges(self) -> tuple[GradientEdge, ...]:
         """Where to ask for gradients, one per call."""
         return tuple(c.edge for c in self.calls)
+
+    def drop_transposed(self) -> None:
+        """Forget the calls that use a transposed matrix: they are in the gradient, but give no statistics."""
+        self.calls[:] = [c for c in self.calls if not c.transposed]
 
     def by_block(self) -> dict[str, list[int]]:
         """Positions in ``calls`` of each block's uses."""
@@ -98,11 +115,18 @@ class Tape:
 def recording(blocks: Blocks) -> Iterator[Tape]:
     """Record every call of the tapped layers of ``blocks`` until the context ends."""
     tape = Tape()
-    handles = []
-    for block in blocks.tapped:
-        for layer in block.layers:
-            hook = blocks.modules[layer].register_forward_hook(_recorder(tape, block), with_kwargs=True)
-            handles.append(hook)
+
+    def record(use: Use) -> None:
+        _require_plain(use.block, use.output)
+        if not use.output.requires_grad:
+            return
+        edge, y = get_gradient_edge(arrival(use.output)), use.output
+        dtypes = y.dtype, _dtype(use)
+        tape.calls.append(
+            Call(use.block, use.module, use.reader, use.x, edge, y.shape, *dtypes, use.transposed)
+        )
+
+    handles = [h for block in blocks.tapped for h in listen(blocks, block, record)]
     try:
         yield tape
     finally:
@@ -110,19 +134,49 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
             handle.remove()
 
 
-def _recorder(tape: Tape, block: Block):  # type: ignore[no-untyped-def]  # torch's hook type is private
-    dtype_of = block.reader.parameters  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class Use:
+    """A layer was called: what it was called on, and its output."""
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        if not torch.is_grad_enabled():
-            return
-        _require_plain(block, output)
-        if output.requires_grad and output.numel():  # a call on no inputs has no rows
-            x, edge = given(args, kwargs), get_gradient_edge(arrival(output))
-            dtype = getattr(module, dtype_of(module)[0]).dtype
-            tape.calls.append(Call(block, module, x, edge, output.shape, dtype))
+    block: Block
+    module: nn.Module
+    reader: LayerReader
+    x: Any
+    output: Tensor
+    transposed: bool
 
-    return record
+
+def listen(blocks: Blocks, block: Block, record: Callable[[Use], None]) -> list[RemovableHandle]:
+    """Tell ``record`` of every call of a block's layers while gradients are on, if its output has numbers."""
+    return [
+        blocks.modules[layer].register_forward_hook(
+            Listener(block, reader, transposed, record), with_kwargs=True
+        )
+        for layer, reader, transposed in block.readings()
+    ]
+
+
+class Listener:
+    """A forward hook that tells of a use.
+
+    ``record`` may be a ``Hook``, which outlives what it calls.
+    """
+
+    def __init__(
+        self, block: Block, reader: LayerReader, transposed: bool, record: Callable[[Use], None]
+    ) -> None:
+        self.block, self.reader, self.transposed, self.record = block, reader, transposed, record
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if torch.is_grad_enabled() and output.numel():  # no inputs, no rows
+            x = self.reader.given(module, args, kwargs)
+            self.record(Use(self.block, module, self.reader, x, output, self.transposed))
+
+
+def _dtype(use: Use) -> torch.dtype:
+    name = use.reader.parameters(use.module)[0]
+    found: torch.dtype = getattr(use.module, name).dtype
+    return found
 
 
 def _require_plain(block: Block, output: Tensor) -> None:
@@ -138,12 +192,6 @@ def _require_plain(block: Block, output: Tensor) -> None:
                 " statistics, such as soap",
             )
         )
-
-
-def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What a layer was called on, by position or by name."""
-    x: Tensor = args[0] if args else kwargs["input"]
-    return x.detach()
 
 
 def arrival(output: Tensor) -> Tensor:
@@ -163,22 +211,3 @@ def arrival(output: Tensor) -> Tensor:
 def _axes(t: Tensor) -> list[tuple[int, int]]:
     """Lengths and strides of the axes longer than one."""
     return [(d, step) for d, step in zip(t.shape, t.stride(), strict=True) if d > 1]
-
-
-def joined(parts: Sequence[Float[Tensor, "... n s d"]]) -> Float[Tensor, "... n S d"]:
-    """Several uses of one layer as one: their positions side by side."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-2)
-
-
-def by_example(rows: Float[Tensor, "*v m t d"], positions: int, examples: int) -> Float[Tensor, "*v n r d"]:
-    """Rows of a layer that was called on m inputs, as rows of the n ``examples`` of the loss.
-
-    A model that joins positions with the examples (frames of a video, tokens before the loss) calls a
-    layer on more inputs, or fewer, than there are examples, in order.  Left alone if ``m · positions``
-    is no multiple of n.
-    """
-    m = rows.shape[-3]
-    if m == examples or m * positions % examples:
-        return rows
-    *v, _, _, d = rows.shape
-    return rows.flatten(-3, -2).reshape(*v, examples, -1, d)

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.lookups import AnyRows
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.admission import require_dense
 from curvlab.model.arrangement import arranged, merged, thinned, unaveraged
 from curvlab.objectives.examples import Declared, Forward, count
-from curvlab.objectives.ledger import Ledger, Use
+from curvlab.objectives.ledger import Entry, Ledger
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.blocks import Blocks
@@ -215,9 +216,9 @@ class Ambient:
         kept = {id(use.forward.batch) for use in self.ledger.uses(self.blocks[name])}
         return {id(f.batch) for f in self.ledger.lost.get(name, ())} - kept
 
-    def _rows(self, name: str, uses: Sequence[Use], batches: Batches) -> tuple[Tensor, Tensor]:
+    def _rows(self, name: str, uses: Sequence[Entry], batches: Batches) -> tuple[AnyRows, Tensor]:
         """The rows of one block, loss by loss."""
-        by_loss: dict[int, list[Use]] = defaultdict(list)
+        by_loss: dict[int, list[Entry]] = defaultdict(list)
         for use in uses:
             by_loss[id(use.forward.batch)].append(use)
         block = self.blocks[name]
@@ -225,7 +226,7 @@ class Ambient:
         inputs, grads = [], []
         for key, calls in by_loss.items():
             arrange = arranged(name, [use.called for use in calls], batches[key][1])
-            inputs.append(arrange([use.inputs(dtype) for use in calls]))
+            inputs.append(arrange.inputs([use.inputs(dtype) for use in calls]))
             grads.append(arrange([use.grads for use in calls if use.grads is not None]).unsqueeze(0))
         assert block.reader is not None
         x, (g,) = merged(inputs, [grads], block.reader.groups(uses[0].module))

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import Outer
 from curvlab.model.arrangement import Arrangement, merged, thinned, unaveraged
 from curvlab.model.taps import Tape, recording
@@ -63,7 +64,7 @@ class EvaluationBuilder:
         self.gradient = blocks.layout.empty(like=blocks.like.detach())
         self.present: set[str] = set()  # parameters to which some chunk gave a gradient
         self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
-        self.inputs: Pieces = defaultdict(list)  # [n, r, i]
+        self.inputs: dict[str, list[AnyRows]] = defaultdict(list)  # [n, r, i]
         self.outers: Pieces = defaultdict(list)  # [1, n, s, o]: rows of output gradients of L
         self.vectors: dict[Labels, Pieces] = {kind: defaultdict(list) for kind in needs.layers}
 
@@ -88,6 +89,7 @@ class EvaluationBuilder:
         more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
         share = chunk.share(rule, outputs, self.n)
         self._keep_explained(share, tape)
+        tape.drop_transposed()
         self._choose(tape, self.n / chunk.examples)
         by_call = self._differentiate(share, tape, retain=more)
         uses, arrangements = tape.by_block(), tape.arranged(chunk.examples)
@@ -139,7 +141,8 @@ class EvaluationBuilder:
         for name, calls in tape.by_block().items():
             first = tape.calls[calls[0]]
             rows = sum(tape.calls[k].rows for k in calls) * chunks
-            self.formed.setdefault(name, first.groups > 1 or rows >= min(first.block.shape))
+            sparse = first.groups > 1 or first.block.one_hot or bool(first.block.transposed)
+            self.formed.setdefault(name, sparse or rows >= min(first.block.shape))
         if not self.listening and self.spread is None:  # then nobody will read them
             tape.calls[:] = [c for c in tape.calls if not self.formed[c.block.name]]
 
@@ -182,11 +185,11 @@ class EvaluationBuilder:
 
     def _inputs(
         self, tape: Tape, uses: Mapping[str, Sequence[int]], arrangements: Mapping[str, Arrangement]
-    ) -> dict[str, Float[Tensor, "n r i"]]:
+    ) -> dict[str, AnyRows]:
         """Each tapped block's inputs by example, calls side by side along r; kept if they are read later."""
         found = {}
         for name, calls in uses.items():
-            found[name] = arrangements[name]([tape.calls[k].inputs() for k in calls])
+            found[name] = arrangements[name].inputs([tape.calls[k].inputs() for k in calls])
             self.groups[name] = tape.calls[calls[0]].groups
             if self.listening or not self.formed[name]:
                 self.inputs[name].append(found[name])
@@ -233,7 +236,7 @@ class EvaluationBuilder:
         per_piece = [x.shape[0] * x.shape[1] for x in pieces]
         inputs, grads = merged(pieces, [*outers, *found], self.groups[name])
         if outers:
-            self._outer(name, Outer(grads.pop(0).flatten(0, 2), inputs.flatten(0, 1)))
+            self._outer(name, Outer(grads.pop(0).flatten(0, 2), dense_rows(inputs).flatten(0, 1)))
         if name in self.blocks.untapped or not self.chunks[name]:
             return
         rows = sum(per_piece[: self.chunks[name]]) // inputs.shape[1]

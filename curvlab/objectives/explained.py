@@ -18,7 +18,6 @@ from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.protocols.blocks import Block, Blocks
-from curvlab.protocols.reader import total
 
 #: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
 TF32 = 2.0**-10
@@ -63,9 +62,9 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
     summed = {b.name: like.new_zeros(b.shape) for b in members}  # absolute values: rounding acts on these
     rounding = torch.finfo(like.dtype).eps
     for call, g in zip(calls, got, strict=False):
-        inputs, rows = call.inputs(), call.grads(g)
-        explained[call.block.name] += total(inputs, rows)
-        summed[call.block.name] += total(inputs.abs(), rows.abs())
+        value, size = call.gradient(g)
+        explained[call.block.name] += value
+        summed[call.block.name] += size
         if g is not None:
             rounding = max(rounding, torch.finfo(g.dtype).eps)
     wrong = []

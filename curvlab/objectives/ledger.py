@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from torch._C import _current_graph_task_id as current_task
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Called
-from curvlab.model.taps import arrival, given
+from curvlab.model.taps import Use, arrival, listen
 from curvlab.objectives.examples import Declared, Forward, begun, outside
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.reader import as_dtype
 
 #: most backward passes that one step accumulates; more without a step raise an error, so memory is bounded
 MOST_PASSES = 1024
@@ -56,36 +58,65 @@ IDLE = -1
 NOWHERE = Forward(None)
 
 
-class Use:
-    """One call of one layer: its input, its rows once they are wanted, and the gradient rows entered."""
+class Entry:
+    """One call of one layer: its input, its rows once they are wanted, and the gradient rows entered.
 
-    __slots__ = ("block", "forward", "grads", "module", "rows", "shape", "x")
+    ``transposed``: it uses the transposed matrix of its block.
+    """
 
-    def __init__(
-        self, block: Block, module: nn.Module, x: Tensor, shape: torch.Size, forward: Forward
-    ) -> None:
-        self.block, self.module, self.x, self.shape, self.forward = block, module, x, shape, forward
-        self.rows: Tensor | None = None
+    __slots__ = ("block", "forward", "grads", "kept", "module", "reader", "shape", "transposed", "x")
+
+    def __init__(self, use: Use, forward: Forward) -> None:
+        self.block, self.module, self.reader, self.x = use.block, use.module, use.reader, use.x
+        self.shape, self.transposed, self.forward = use.output.shape, use.transposed, forward
+        self.kept: AnyRows | None = None
         self.grads: Tensor | None = None
 
     @property
     def called(self) -> Called:
         """What its arrangement by example follows from."""
-        assert self.block.reader is not None
-        axes = self.block.reader.axes(self.module, self.shape)
-        return Called(axes, self.shape.numel() // self.block.shape[0])
+        axes = self.reader.axes(self.module, self.x, self.shape)
+        return Called(axes, self.reader.rows(self.module, self.x, self.shape))
 
-    def inputs(self, dtype: torch.dtype) -> Float[Tensor, "m r i"]:
-        """The input as rows, bias column included; made once."""
-        if self.rows is None:
-            assert self.block.reader is not None
-            self.rows = self.block.reader.inputs(self.module, self.x).to(dtype)
-        return self.rows
+    def inputs(self, dtype: torch.dtype) -> AnyRows:
+        """The input as rows ``[m, r, i]``, bias column included; made once."""
+        if self.kept is None:
+            self.kept = self.reader.inputs(self.module, self.x).to(dtype)
+        return self.kept
 
     def outputs(self, g: Tensor, dtype: torch.dtype) -> Float[Tensor, "m s o"]:
         """An output gradient as rows."""
-        assert self.block.reader is not None
-        return self.block.reader.grads(self.module, g.reshape(self.shape)).to(dtype)
+        return self.reader.grads(self.module, g.reshape(self.shape), self.x).to(dtype)
+
+    def along(self, u: Tensor, v: Tensor, start: int, g: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """``uᵀ M v`` of what it adds to the block, v on the columns from ``start`` on, and a bound on it."""
+        k, a = self.reader.groups(self.module), self.inputs(dtype)
+        o = self.reader.shape(self.module)[0]
+        flat = self.outputs(g, dtype).reshape(-1, o)
+        if self.transposed:
+            left, right = flat @ v, _pushed(a, u, 0)
+        else:
+            left = flat @ u if k == 1 else (flat * u).view(-1, k, o // k).sum(-1).flatten()
+            right = _pushed(a, v, start)
+        return left @ right, left.abs() @ right.abs()
+
+    def row(self, k: int, g: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What it adds to row k of the first parameter's columns of the block, and a bound on it."""
+        if not self.transposed:
+            x, g = as_dtype(self.x, dtype), g.reshape(self.shape).to(dtype)
+            return self.reader.row(self.module, x, g, k)
+        a = self.inputs(dtype)
+        flat = self.outputs(g, dtype).flatten(0, 1)
+        column = (a.index == k).to(dtype) if isinstance(a, Lookups) else a[..., k]
+        size = torch.linalg.vector_norm(flat) * torch.linalg.vector_norm(column)
+        return column.flatten() @ flat, size
+
+
+def _pushed(rows: AnyRows, v: Tensor, start: int) -> Float[Tensor, " r"]:
+    """AnyRows ``[*r, d]`` times a vector on the columns from ``start`` on."""
+    if isinstance(rows, Lookups):
+        return v[rows.index.reshape(-1)]
+    return rows.reshape(-1, rows.shape[-1])[:, start : start + len(v)] @ v
 
 
 class Arrived:
@@ -99,8 +130,8 @@ class Arrived:
     __slots__ = ("begun", "entered", "errors", "looked", "pairs")
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[Use, Tensor]] = []
-        self.begun: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self.pairs: list[tuple[Entry, Tensor]] = []
+        self.begun: dict[str, tuple[Tensor, Tensor, int, Tensor | None]] = {}
         self.errors: dict[str, tuple[Tensor, Tensor]] = {}
         self.entered = False
         self.looked: tuple[int, Tensor | None] | None = None  # an output, and its weights' gradient before
@@ -139,7 +170,7 @@ class Ledger:
         self.opaque: list[Forward] = []  # their outputs could not be looked into
         self.obstacles: set[str] = set()
         self.tasks: dict[int, Task] = {}
-        self.entries: dict[str, dict[Use, None]] = defaultdict(dict)
+        self.entries: dict[str, dict[Entry, None]] = defaultdict(dict)
         self.checked: dict[str, list[Arrived]] = defaultdict(list)
         self.forwards: dict[str, dict[Forward, None]] = defaultdict(dict)  # by parameter
         self.lost: dict[str, set[Forward]] = defaultdict(set)  # by block: cleared before this step
@@ -167,11 +198,9 @@ class Ledger:
                 self.new.add(block.name)
                 self.weights[block.parameters[0]] = block
                 self.owner.update(dict.fromkeys(block.parameters, block))
-            for layer in block.layers:
-                if layer not in self._tapped:
-                    self._tapped.add(layer)
-                    hook = Hook(self._tap, block)
-                    self._keep(blocks.modules[layer].register_forward_hook(hook, with_kwargs=True))
+            if block.is_layer and block.name not in self._tapped:
+                self._tapped.add(block.name)
+                self._handles.extend(listen(blocks, block, Hook(self._tap)))
         if self._hooked:
             self._attach()
 
@@ -203,7 +232,7 @@ class Ledger:
             if self._cleared(name):
                 self._forget(name)
 
-    def uses(self, block: Block) -> list[Use]:
+    def uses(self, block: Block) -> list[Entry]:
         """The calls that the gradient of a block's weight is made of."""
         return list(self.entries.get(block.name, ()))
 
@@ -266,27 +295,23 @@ class Ledger:
         for tensor in outputs:
             arrival(tensor).register_hook(Hook(self._returned, forward))  # type: ignore[no-untyped-call]
 
-    def _tap(
-        self, block: Block, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
+    def _tap(self, use: Use) -> None:
         """A layer is called."""
-        if not (self.active and (self.counts or self.watch) and output.requires_grad):
+        if not (self.active and (self.counts or self.watch) and use.output.requires_grad):
             return
-        if not torch.is_grad_enabled():
+        if use.block.name in self.blocks.untapped:
             return
-        if output.numel() == 0 or block.name in self.blocks.untapped:
-            return
-        x, forward = given(args, kwargs), self._forward() if self.counts else NOWHERE
-        if torch.func.debug_unwrap(x) is not x:
+        forward = self._forward() if self.counts else NOWHERE
+        if torch.func.debug_unwrap(use.output) is not use.output:
             self.obstacles.add("torch.func.vmap or another transform of torch.func")
             return
-        use = Use(block, module, x, output.shape, forward)
+        entry = Entry(use, forward)
         if self.counts:
-            forward.latest = use.called
+            forward.latest = entry.called
         if not self.watch:
             return
         # taken before any in-place activation, so of this very output
-        arrival(output).register_hook(Hook(self._arrive, use))  # type: ignore[no-untyped-call]
+        arrival(use.output).register_hook(Hook(self._arrive, entry))  # type: ignore[no-untyped-call]
 
     def _forward(self) -> Forward:
         """The call of the model that a layer's call belongs to."""
@@ -314,7 +339,7 @@ class Ledger:
         if self.active and self.counts:
             self._task().join(forward)
 
-    def _arrive(self, use: Use, g: Tensor) -> None:
+    def _arrive(self, use: Entry, g: Tensor) -> None:
         """A gradient arrives at the output of a layer."""
         if self.active:
             task = self._task()
@@ -361,6 +386,8 @@ class Ledger:
             self.checked[block.name].append(arrived)
         if name == block.parameters[0]:
             for use, g in arrived.pairs:
+                if use.transposed:  # the statistics are those of the direct uses
+                    continue
                 rows = use.outputs(g, p.dtype)
                 use.grads = rows if use.grads is None else use.grads + rows
                 self.entries[block.name][use] = None
@@ -371,32 +398,27 @@ class Ledger:
     def _begin_check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
         """Draw u and v, and read ⟨.grad, u vᵀ⟩ before the gradient is added."""
         generator, o = self._generator(g.device), block.shape[0]
-        i = g.numel() // o if name == block.parameters[0] else 1
+        columns = [self.blocks.parameters[p].numel() // o for p in block.parameters]
+        place = block.parameters.index(name)
         u = torch.randn(o, generator=generator, dtype=g.dtype, device=g.device)
-        v = torch.randn(i, generator=generator, dtype=g.dtype, device=g.device)
+        v = torch.randn(columns[place], generator=generator, dtype=g.dtype, device=g.device)
         before = self.blocks.parameters[name].grad
-        arrived.begun[name] = u, v, None if before is None else u @ (before.detach().reshape(o, i) @ v)
+        along = None if before is None else u @ (self.blocks.matrix(block, name, before.detach()) @ v)
+        arrived.begun[name] = u, v, sum(columns[:place]), along
 
     @torch.no_grad()
     def _check(self, name: str, block: Block, p: Tensor, arrived: Arrived) -> None:
         """Compare what was added to ``.grad``, along the direction, with its value by the rows."""
-        u, v, before = arrived.begun.pop(name)
+        u, v, start, before = arrived.begun.pop(name)
         assert p.grad is not None
-        assert block.reader is not None
-        o, i = u.shape[0], v.shape[0]
-        added = u @ (p.grad.detach().reshape(o, i) @ v)
+        added = u @ (self.blocks.matrix(block, name, p.grad.detach()) @ v)
         size = added.abs()
         if before is not None:
             added, size = added - before, torch.maximum(size, before.abs())
         explained, coarse = added.new_zeros(()), 0.0
         for use, arriving in arrived.pairs:
-            k = block.reader.groups(use.module)
-            a, flat = use.inputs(p.dtype), use.outputs(arriving, p.dtype).reshape(-1, o)
-            left = flat @ u if k == 1 else (flat * u).view(-1, k, o // k).sum(-1).flatten()
-            weight = name == block.parameters[0]
-            right = a.reshape(-1, a.shape[-1])[:, :i] @ v if weight else v.expand(left.shape[0])
-            explained = explained + left @ right
-            size = size + left.abs() @ right.abs()
+            value, bound = use.along(u, v, start, arriving, p.dtype)
+            explained, size = explained + value, size + bound
             coarse = max(coarse, _coarse(arriving, p))
         tolerance = max(ROUNDING * torch.finfo(p.dtype).eps, COARSE * coarse)
         arrived.errors[name] = (added - explained).abs(), tolerance * size
@@ -409,7 +431,8 @@ class Ledger:
         k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
         if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
             self.checked.pop(block.name, None)
-        self._task().arrived[block.name].looked = k, None if grad is None else grad.detach()[k].clone()
+        before = None if grad is None else self.blocks.matrix(block, name, grad.detach())[k].clone()
+        self._task().arrived[block.name].looked = k, before
 
     @torch.no_grad()
     def _look(self, name: str, p: Tensor) -> None:
@@ -423,18 +446,17 @@ class Ledger:
         if arrived.looked is None or block.reader is None:
             return
         k, before = arrived.looked
-        added = p.grad.detach()[k] if before is None else p.grad.detach()[k] - before
-        size, coarse, explained = torch.linalg.vector_norm(added), 0.0, torch.zeros_like(added).flatten()
+        now = self.blocks.matrix(block, name, p.grad.detach())[k]
+        added = now if before is None else now - before
+        size, coarse, explained = torch.linalg.vector_norm(added), 0.0, torch.zeros_like(added)
         if before is not None:
             size = size + torch.linalg.vector_norm(before)
         for use, g in arrived.pairs:
-            values, bound = block.reader.row(
-                use.module, use.x.to(p.dtype), g.reshape(use.shape).to(p.dtype), k
-            )
+            values, bound = use.row(k, g, p.dtype)
             explained, size = explained + values, size + bound
             coarse = max(coarse, _coarse(g, p))
         tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
-        arrived.errors[name] = (added.flatten() - explained).abs().amax(), tolerance * size
+        arrived.errors[name] = (added - explained).abs().amax(), tolerance * size
         if not self.rows:
             arrived.pairs.clear()
             self.checked[block.name].append(arrived)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+from curvlab.linalg.lookups import Lookups
 from curvlab.protocols.evidence import Layers, LayerStats
 from curvlab.protocols.needs import Labels
 
@@ -28,6 +29,7 @@ class _Entry(NamedTuple):
     term: int
     inputs: int
     grads: int | None
+    one_hot: tuple[int, torch.dtype] | None  #: of lookups, whose indices are sent: their dimension and dtype
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,18 @@ class Ranks:
         headers = self.each((entries, [(t.shape, t.dtype) for t in tensors]))
         sent = self._exchanged(tensors, [shapes for _, shapes in headers])
         parts: dict[tuple[Labels, str, int], list[tuple[Tensor, Tensor | None]]] = {}
+        one_hot = {}
         for (theirs, _), got in zip(headers, sent, strict=True):
-            for kind, block, term, inputs, grads in theirs:
+            for kind, block, term, inputs, grads, lookups in theirs:
+                one_hot[kind, block, term] = lookups
                 pair = got[inputs], None if grads is None else got[grads]
                 parts.setdefault((kind, block, term), []).append(pair)
         found: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in layers}
-        for (kind, block, _), pieces in parts.items():
+        for (kind, block, term), pieces in parts.items():
+            inputs = _cat(block, [x for x, _ in pieces], 0)
+            lookups = one_hot[kind, block, term]
             stats = LayerStats(
-                _cat(block, [x for x, _ in pieces], 0),
+                inputs if lookups is None else Lookups(inputs, *lookups),
                 None if pieces[0][1] is None else _cat(block, [g for _, g in pieces if g is not None], 1),
             )
             found[kind][block] = (*found[kind].get(block, ()), stats)
@@ -148,7 +154,14 @@ def _listed(layers: Layers) -> tuple[list[Tensor], list[_Entry]]:
         return places[key]
 
     entries = [
-        _Entry(kind, block, k, place(s.inputs), None if s.grads is None else place(s.grads))
+        _Entry(
+            kind,
+            block,
+            k,
+            place(s.inputs.index if isinstance(s.inputs, Lookups) else s.inputs),
+            None if s.grads is None else place(s.grads),
+            (s.inputs.d, s.inputs.dtype) if isinstance(s.inputs, Lookups) else None,
+        )
         for kind, blocks in layers.items()
         for block, terms in blocks.items()
         for k, s in enumerate(terms)

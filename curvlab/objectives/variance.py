@@ -24,6 +24,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, vmap
 
 from curvlab.errors import UnsupportedEvidence
+from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.model.taps import recording
 from curvlab.objectives.loss import Loss
@@ -43,7 +44,7 @@ GROUP = 2**22
 PROBED = 4
 
 #: a block's rows for a chunk: inputs ``[n, r, i]``, gradients of ℓ_n ``[n, s, o]``
-Rows = tuple[Tensor, Tensor]
+Rows = tuple[AnyRows, Tensor]
 
 
 class SlowVariance(UserWarning):
@@ -97,12 +98,14 @@ class GradientVariance:
         with self.randomness.repeated():
             drawn = [values_at(self.model, {}, chunk.inputs) for _ in range(2)]
         self.singly = not same(drawn[0], drawn[1])
+        self.misread.update(b.name for b in self.blocks.members if b.transposed)
         self._probe_rows(chunk)
 
     def _probe_rows(self, chunk: Chunk) -> None:
         """Whose rows are not by example: the gradient of ℓ_0 reaches those of others."""
         with torch.enable_grad(), self.randomness.repeated(), recording(self.blocks) as tape:
             outputs = outputs_at(self.model, {}, chunk.inputs)
+        tape.drop_transposed()
         if not tape.calls:
             return
         alone = output_gradients(self.batches.loss, chunk, outputs)
@@ -119,7 +122,7 @@ class GradientVariance:
         good = {name: r for name, r in rows.items() if self._by_example(name, r, chunk.examples)}
         squares = outputs.new_zeros(chunk.examples)
         for name, (a, g) in good.items():
-            squares = squares + _squared_norms(a.detach(), g, self.blocks[name])
+            squares = squares + _squared_norms(dense_rows(a).detach(), g, self.blocks[name])
         others = [b for b in self.blocks.members if b.name not in good and b.name not in self._idle(rows)]
         if others:
             squares = squares + self._others(chunk, outputs, others)
@@ -189,7 +192,9 @@ class GradientVariance:
     def _along_rows(self, gradient: BlockVector) -> Float[Tensor, " n"]:
         """⟨∇ℓ_i, ∇L⟩ from the rows of the one chunk there is."""
         assert self.rows is not None
-        parts = [_inner(a.detach(), g, gradient.factored(name)) for name, (a, g) in self.rows.items()]
+        parts = [
+            _inner(dense_rows(a).detach(), g, gradient.factored(name)) for name, (a, g) in self.rows.items()
+        ]
         return torch.stack(parts).sum(0) if parts else gradient.flat.new_zeros(self.batches.examples)
 
     def _along_pushed(self, gradient: BlockVector) -> Float[Tensor, " n"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from curvlab.errors import UnsupportedEvidence, naming_block
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import KroneckerEigen
+from curvlab.linalg.lookups import Lookups
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import eigenbasis_of, identity_basis, relative_to
@@ -21,7 +22,7 @@ from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
-from curvlab.protocols.reader import products
+from curvlab.protocols.reader import products, squared
 from curvlab.protocols.structure import kronecker_blocks
 
 #: entries of per-example gradients held at once when positions are shared: 64 MiB of float32
@@ -134,6 +135,8 @@ def _moments(name: str, terms: tuple[LayerStats, ...], basis: Basis, labels: Lab
         raise UnsupportedEvidence("eigenbasis", name, "output gradients", f'labels = "{labels}"')
     v, n, s, o = g.shape
     i = a.shape[-1]
+    if isinstance(a, Lookups):  # their factor is diagonal, and so its basis the identity
+        return squared(a, _turned(g, basis.Q_B), CHUNK).div_(n)
     if s == a.shape[1] == 1:
         a, g = _turned(a, basis.Q_A), _turned(g, basis.Q_B)
         return (g.square().sum(0)[:, 0].mT @ a[:, 0].square()).div_(n)

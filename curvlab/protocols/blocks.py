@@ -1,14 +1,14 @@
 """Blocks: which parameters are treated jointly, and how they are packed into one vector.
 
-A layer block packs a weight ``[o, *]``, flattened to ``[o, i]``, and its bias ``[o]`` as one matrix
-``[o, i + 1]``, the bias as the last column.  Every other block is one parameter in its own shape; a complex
-one has a last axis of two more, the real and the imaginary part, so that a vector is real throughout.  A
+A layer block is a matrix ``[o, i]`` whose columns are those of one parameter after the other, as its reader
+packs them (a bias is the last column).  Every other block is one parameter in its own shape; a complex one
+has a last axis of two more, the real and the imaginary part, so that a vector is real throughout.  A
 gradient is packed on entry and unpacked at the one write; between the two nobody reshapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -29,9 +29,12 @@ class Block:
     """Parameters treated jointly.
 
     ``parameters`` are names in the model, in packing order.  ``layers`` are the names of the
-    modules that read them (more than one when a layer is tied); empty if the block is not read
-    through a layer reader, and then ``reason`` says why.  ``complex``: whether it is a complex
-    parameter, whose ``shape`` has a last axis of two for the real and the imaginary part.
+    modules that ``reader`` reads them from (more than one when a layer is tied); empty if the block is not
+    read through a layer reader, and then ``reason`` says why.  ``transposed`` are modules that use the
+    transposed matrix, as an embedding does that is tied to the output layer, each with its own reader: what
+    they add to the gradient is accounted for, but the block's statistics are those of ``layers`` alone.
+    ``complex``: whether it is a complex parameter, whose ``shape`` has a last axis of two for the real and
+    the imaginary part.
     """
 
     name: str
@@ -41,11 +44,25 @@ class Block:
     reader: LayerReader | None = None
     reason: str = ""
     complex: bool = False
+    transposed: tuple[tuple[str, LayerReader], ...] = ()
 
     @property
     def is_layer(self) -> bool:
         """Whether layer statistics can be captured for it."""
         return self.reader is not None
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether the inputs of its layer are one-hot rows."""
+        return self.reader is not None and self.reader.one_hot
+
+    def readings(self) -> Iterator[tuple[str, LayerReader, bool]]:
+        """Every module that uses it, with the reader, and whether it uses the transposed matrix."""
+        if self.reader is not None:
+            for layer in self.layers:
+                yield layer, self.reader, False
+            for layer, reader in self.transposed:
+                yield layer, reader, True
 
 
 @dataclass(frozen=True)
@@ -63,12 +80,16 @@ class Blocks:
     explained: set[tuple[str, Hashable]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layout", BlockLayout({b.name: b.shape for b in self.members}))
+        object.__setattr__(
+            self,
+            "layout",
+            BlockLayout({b.name: b.shape for b in self.members}, [b.name for b in self.members if b.one_hot]),
+        )
         named = dict(self.model.named_parameters())
         mine = {p: named[p] for b in self.members for p in b.parameters}
         object.__setattr__(self, "parameters", mine)
         modules = dict(self.model.named_modules())
-        read = {layer: modules[layer] for b in self.members for layer in b.layers}
+        read = {layer: modules[layer] for b in self.members for layer, _, _ in b.readings()}
         object.__setattr__(self, "modules", read)
 
     def __getitem__(self, name: str) -> Block:
@@ -90,20 +111,29 @@ class Blocks:
         return slots
 
     def split(self, block: Block, packed: Tensor) -> dict[str, Tensor]:
-        """A packed ``[o, i + 1]`` matrix as views of its weight and bias; others in the parameter's shape.
+        """A packed block as views in the shapes of its parameters.
 
         What a complex parameter gets is a complex view of its pairs of reals.
         """
-        if len(block.parameters) == 1:
+        if block.reader is None:
             name = block.parameters[0]
             p = self.parameters[name]
             if p.is_complex():
                 return {name: torch.view_as_complex(packed)}
             return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
-        weight, bias = block.parameters
-        inner = packed[:, :-1]
-        shape = self.parameters[weight].shape
-        return {weight: inner if inner.shape == shape else inner.view(shape), bias: packed[:, -1]}
+        found, start, module = {}, 0, self.modules[block.layers[0]]
+        for name, mine in zip(block.parameters, block.reader.parameters(module), strict=True):
+            stop = start + self.parameters[name].numel() // block.shape[0]
+            found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
+            start = stop
+        return found
+
+    def matrix(self, block: Block, parameter: str, t: Tensor) -> Tensor:
+        """A tensor like one of a layer block's parameters as its columns ``[o, c]`` of the block."""
+        assert block.reader is not None, "blocks without a layer have no columns"
+        module = self.modules[block.layers[0]]
+        mine = block.reader.parameters(module)[block.parameters.index(parameter)]
+        return block.reader.matrix(module, mine, t)
 
     def pack(self, tensors: Mapping[str, Tensor | None]) -> BlockVector:
         """One vector from a tensor per parameter name; a missing or ``None`` one counts as zero."""

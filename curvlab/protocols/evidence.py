@@ -20,6 +20,7 @@ from torch import Tensor
 
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.compose import Restricted
+from curvlab.linalg.lookups import AnyRows
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.secants import Secant
@@ -31,11 +32,11 @@ from curvlab.protocols.needs import Labels
 class LayerStats:
     """What one layer saw for one loss term: its inputs and, per back-propagated vector, gradients.
 
-    ``r = s``, except for a layer of k groups (``LayerReader.groups``): ``r = s k``, and
-    ``reader.products`` knows which row belongs to which outputs.
+    ``inputs`` are ``[n, r, i]``, dense or one-hot.  ``r = s``, except for a layer of k groups
+    (``LayerReader.groups``): ``r = s k``, and ``reader.products`` knows which row belongs to which outputs.
     """
 
-    inputs: Float[Tensor, "n r i"]
+    inputs: AnyRows
     grads: Float[Tensor, "v n s o"] | None
 
 

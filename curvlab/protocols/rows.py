@@ -7,6 +7,8 @@ scales of the mean loss (KFAC-expand and KFAC-reduce, arXiv 2311.00636):
 |---|---|---|---|---|
 | expand | every position of every example | 1/(n s) | every vector, example and position | 1/n |
 | reduce | mean over positions | 1/n | sum over positions | 1/n |
+
+One-hot inputs are always expanded.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+from curvlab.linalg.lookups import AnyRows, Lookups, flattened
 from curvlab.protocols.evidence import Evaluation, LayerStats
 
 Rule = Literal["expand", "reduce", "auto"]
@@ -30,9 +33,12 @@ Sharing = Rule | Mapping[str, Rule]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of both factors of one block and what one of them weighs; no ``g`` means B = I."""
+    """The rows of both factors of one block and what one of them weighs; no ``g`` means B = I.
 
-    a: Float[Tensor, "r i"]
+    ``a`` are ``[r, i]``, dense or one-hot.
+    """
+
+    a: AnyRows
     a_weight: float
     g: Float[Tensor, "q o"] | None
     g_weight: float
@@ -55,13 +61,16 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Evaluati
         )
     a, g = terms[0].inputs, terms[0].grads
     n, s = a.shape[:2]
+    if isinstance(a, Lookups):  # rows of lookups at different places are orthogonal: their mean is no lookup
+        sharing = "expand"
     rule = sharing if isinstance(sharing, str) else _matching(sharing, part, block)
     if rule == "auto":
         positions = s if g is None else g.shape[2]  # a grouped layer has several rows of inputs at each
         rule = "expand" if seen.terms > 1 or positions == 1 else "reduce"
     if rule == "expand":
         rows = None if g is None else g.flatten(0, 2)
-        return Rows(a.flatten(0, 1), 1.0 / (n * s), rows, 1.0 / n)
+        return Rows(flattened(a, 0, 1), 1.0 / (n * s), rows, 1.0 / n)
+    assert isinstance(a, Tensor)
     rows = None if g is None else g.sum(2).flatten(0, 1)
     return Rows(a.mean(1), 1.0 / n, rows, 1.0 / n)
 

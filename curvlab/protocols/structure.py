@@ -148,6 +148,8 @@ class Family(ABC):
 
     #: whether members of one dimension are a vector space (then projections are linear, and members combine)
     linear: ClassVar[bool] = True
+    #: whether ``average_`` and ``congruence`` take one-hot rows as ``Lookups``, beside dense rows
+    averages_lookups: ClassVar[bool] = False
 
     @abstractmethod
     def project(self, S: Float[Tensor, "*b d d"]) -> Structure:

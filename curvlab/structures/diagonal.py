@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
+from curvlab.linalg.lookups import AnyRows, squares
 from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
@@ -65,6 +66,7 @@ class Diagonal(Family, Gram, Group):
     """Π(S) = diag(S).  d scalars; every operation costs O(n d) or O(d)."""
 
     rotates = False
+    averages_lookups = True
 
     def project(self, S: Float[Tensor, "*b d d"]) -> DiagonalMatrix:
         return DiagonalMatrix(S.diagonal(dim1=-2, dim2=-1).clone(), self)
@@ -78,11 +80,9 @@ class Diagonal(Family, Gram, Group):
     def scalars(self, d: int) -> int:
         return d
 
-    def average_(
-        self, M: Structure, keep: float, X: Float[Tensor, "n d"], weight: float, backend: Backend
-    ) -> None:
+    def average_(self, M: Structure, keep: float, X: AnyRows, weight: float, backend: Backend) -> None:
         assert isinstance(M, DiagonalMatrix)
-        M.entries.mul_(keep).add_(X.square().sum(-2), alpha=weight)
+        M.entries.mul_(keep).add_(squares(X), alpha=weight)
 
     def inverse(self, M: Structure, shift: Tensor | float, backend: Backend) -> DiagonalMatrix:
         assert isinstance(M, DiagonalMatrix)
@@ -103,9 +103,9 @@ class Diagonal(Family, Gram, Group):
     def member(self, A: Float[Tensor, "*b d d"]) -> DiagonalMatrix:
         return self.project(A)
 
-    def congruence(self, K: Structure, X: Float[Tensor, "*b n d"]) -> DiagonalMatrix:
+    def congruence(self, K: Structure, X: AnyRows) -> DiagonalMatrix:
         assert isinstance(K, DiagonalMatrix)
-        return DiagonalMatrix(X.square().sum(-2).mul_(K.entries.square()), self)
+        return DiagonalMatrix(squares(X).mul_(K.entries.square()), self)
 
     def square(self, K: Structure) -> DiagonalMatrix:
         assert isinstance(K, DiagonalMatrix)

@@ -42,8 +42,10 @@ def test_blocks_hold_as_many_scalars_as_their_parameters_and_have_names_of_their
 
 @specimens
 def test_layers_are_read_where_their_calls_can_explain_them(specimen: Specimen) -> None:
-    found = {b.name: b.layers for b in by_layer(specimen).members if b.is_layer}
-    assert found == specimen.layers
+    blocks = by_layer(specimen)
+    assert {b.name: b.layers for b in blocks.members if b.is_layer} == specimen.layers
+    found = {b.name: tuple(layer for layer, _ in b.transposed) for b in blocks.members if b.transposed}
+    assert found == specimen.transposed
 
 
 @specimens
@@ -127,8 +129,8 @@ class WithoutElements(nn.Module):
 def test_a_parameter_without_elements_is_in_no_block_and_is_listed() -> None:
     model = WithoutElements()
     blocks = partition(model, lambda layer: True)
-    assert [(b.name, b.is_layer) for b in blocks.members] == [("narrow.bias", False), ("layer", True)]
-    assert blocks["narrow.bias"].reason == "a parameter of the layer has no elements"
+    assert [(b.name, b.is_layer) for b in blocks.members] == [("narrow", True), ("layer", True)]
+    assert blocks["narrow"].parameters == ("narrow.bias",)
     left_out = {"nothing", "narrow.weight", "gone.weight", "gone.bias"}
     assert empty(model) == dict.fromkeys(left_out, "no elements")
     model.nothing.requires_grad_(False)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curvlab.model.partition import partition
-from curvlab.model.taps import by_example, joined, recording
+from curvlab.model.taps import recording
 
 
 def hooks(model: nn.Module) -> int:
@@ -73,24 +73,3 @@ def test_layers_known_not_to_explain_their_gradient_are_not_listened_to() -> Non
     with recording(blocks) as tape:
         model(torch.randn(4, 3))
     assert [c.block.name for c in tape.calls] == ["1"]
-
-
-def test_uses_of_one_layer_lie_side_by_side_along_positions() -> None:
-    a, b = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 1, 4)
-    assert torch.equal(joined([a, b]), torch.cat([a, b], dim=2))
-    assert joined([a]) is a
-
-
-def test_rows_of_inputs_that_were_cut_from_an_example_are_positions_of_it() -> None:
-    """Frames of a video, windows of an image: six inputs of two examples, then six examples of two inputs."""
-    rows = torch.randn(6, 4, 3)
-    assert torch.equal(by_example(rows, 4, 2), rows.view(2, 12, 3))
-    assert torch.equal(by_example(rows[:2], 4, 8), rows[:2].reshape(8, 1, 3))
-    assert torch.equal(by_example(rows.expand(5, 6, 4, 3), 4, 2), rows.view(2, 12, 3).expand(5, 2, 12, 3))
-
-
-def test_rows_of_the_examples_themselves_and_rows_that_do_not_divide_are_left_alone() -> None:
-    rows = torch.randn(6, 4, 3)
-    assert by_example(rows, 4, 6) is rows
-    assert by_example(rows, 4, 5) is rows
-    assert by_example(rows, 1, 8) is rows  # four groups of one position: six positions are no eight examples

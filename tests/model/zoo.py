@@ -13,13 +13,15 @@ from torch import Tensor, nn
 class Specimen:
     """A model, the blocks that are read as layers, and the reason given for other parameters.
 
-    ``layers`` maps a layer block's name to the modules that read it; ``reasons`` maps a parameter to
+    ``layers`` maps a layer block's name to the modules that read it, ``transposed`` to those that read its
+    transpose; ``reasons`` maps a parameter to
     words that its block's reason must hold.
     """
 
     build: Callable[[], nn.Module]
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    transposed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Doubled(nn.Linear):
@@ -131,6 +133,11 @@ def weight_normed() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
 
 
+def norms(*names: str) -> Mapping[str, tuple[str, ...]]:
+    """The blocks of norms of these names: scale and shift."""
+    return {f"{name}.{part}": (name,) for name in names for part in ("weight", "bias")}
+
+
 ALONE = {"0": ("0",)}
 BOTH = {"0": ("0", "2")}
 
@@ -147,35 +154,30 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "frozen bias": Specimen(
         lambda: frozen(nested(), "1.bias"),
-        {"0.0": ("0.0",), "0.1.0": ("0.1.0",)},
-        {"1.weight": "a parameter of the layer is frozen"},
+        {"0.0": ("0.0",), "0.1.0": ("0.1.0",), "1": ("1",)},
     ),
-    "frozen weight": Specimen(
-        lambda: frozen(nn.Linear(4, 3), "weight"), {}, {"bias": "a parameter of the layer is frozen"}
-    ),
+    "frozen weight": Specimen(lambda: frozen(nn.Linear(4, 3), "weight"), {"model": ("",)}),
     "tied layers": Specimen(lambda: tied(weight=True, bias=True), BOTH),
     "tied layers without bias": Specimen(lambda: tied(weight=True, bias=False, has_bias=False), BOTH),
     "tied weights, own biases": Specimen(
         lambda: tied(weight=True, bias=False),
-        {},
-        dict.fromkeys(("0.weight", "0.bias", "2.bias"), "weight and bias are not tied"),
+        {"0.weight": ("0", "2"), "0.bias": ("0",), "2.bias": ("2",)},
     ),
     "tied biases, own weights": Specimen(
         lambda: tied(weight=False, bias=True),
-        {},
-        dict.fromkeys(("0.weight", "0.bias", "2.weight"), "weight and bias are not tied"),
+        {"0.weight": ("0",), "0.bias": ("0", "2"), "2.weight": ("2",)},
     ),
     "one layer used twice": Specimen(repeated, ALONE),
     "embedding tied to a layer": Specimen(
-        lambda: embedded(bias=False), {"1": ("1",)}, {"0.weight": "Embedding has no layer reader"}
+        lambda: embedded(bias=False), {"2": ("2",), "1": ("1",)}, transposed={"2": ("0",)}
     ),
     "embedding tied to a layer with bias": Specimen(
         lambda: embedded(bias=True),
-        {"1": ("1",)},
-        {"0.weight": "Embedding has no layer reader", "2.bias": 'tied to "0" (Embedding)'},
+        {"0.weight": ("2",), "1": ("1",), "2.bias": ("2",)},
+        transposed={"0.weight": ("0",)},
     ),
     "layer tied to an embedding": Specimen(
-        output_first, {}, dict.fromkeys(("out.weight", "out.bias"), "tied")
+        output_first, {"out.weight": ("out",), "out.bias": ("out",)}, transposed={"out.weight": ("in",)}
     ),
     "attention": Specimen(
         lambda: nn.MultiheadAttention(4, 2),
@@ -189,13 +191,12 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "transformer layer": Specimen(
         lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
-        {"linear1": ("linear1",), "linear2": ("linear2",)},
-        {"self_attn.out_proj.weight": "without calling its layer", "norm1.weight": "LayerNorm has no"},
+        {"linear1": ("linear1",), "linear2": ("linear2",), **norms("norm1", "norm2")},
+        {"self_attn.out_proj.weight": "without calling its layer"},
     ),
     "norms": Specimen(
         lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.BatchNorm1d(4)),
-        ALONE,
-        {"1.weight": "LayerNorm has no", "1.bias": "LayerNorm has no", "2.weight": "BatchNorm1d has no"},
+        {"0": ("0",), **norms("1", "2")},
     ),
     "convolution": Specimen(
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)),
@@ -209,13 +210,11 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "half-frozen convolution": Specimen(
         lambda: frozen(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), "0.bias", "1.weight"),
-        {},
-        {"0.weight": "a parameter of the layer is frozen", "1.bias": "a parameter of the layer is frozen"},
+        {"0": ("0",), "1": ("1",)},
     ),
     "transposed convolution": Specimen(
         lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Conv2d(2, 2, 3)),
-        {"1": ("1",)},
-        dict.fromkeys(("0.weight", "0.bias"), "ConvTranspose2d has no layer reader"),
+        {"0": ("0",), "1": ("1",)},
     ),
     "convolution that computes": Specimen(
         lambda: nn.Sequential(Standardized(1, 2, 3)),
@@ -232,10 +231,14 @@ ZOO: Mapping[str, Specimen] = {
     "subclass in name only": Specimen(lambda: nn.Sequential(Named(4, 3)), ALONE),
     "subclass with another parameter": Specimen(
         lambda: nn.Sequential(Gained(4, 3)),
-        {},
-        dict.fromkeys(("0.weight", "0.bias", "0.gain"), "parameters other than weight and bias"),
+        {"0.weight": ("0",)},
+        {"0.gain": "Gained has no layer reader"},
     ),
-    "weight norm": Specimen(weight_normed, {"1": ("1",)}, {"0.bias": "parameters other than"}),
+    "weight norm": Specimen(
+        weight_normed,
+        {"0": ("0",), "1": ("1",)},
+        {"0.parametrizations.weight.original0": "ParametrizationList has no"},
+    ),
     "parameter on the root": Specimen(Rooted, {"layer": ("layer",)}, {"scale": "Rooted has no"}),
     "parameter in two modules": Specimen(shared_scale, {"1": ("1",)}, {"0.by": "Scale has no"}),
     "parameter list": Specimen(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
@@ -15,12 +15,21 @@ from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, normal
 
 
+class Gain(nn.Module):
+    """A layer that nobody reads."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.ones(d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.by
+
+
 def network(seed: int = 0) -> nn.Sequential:
     """Layers with and without a bias, a norm, an embedding-like table and a tensor of three axes."""
     torch.manual_seed(seed)
-    net = nn.Sequential(
-        nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2, bias=False), nn.ConvTranspose1d(2, 3, 2)
-    )
+    net = nn.Sequential(nn.Linear(3, 4), Gain(4), nn.Linear(4, 2, bias=False), nn.ConvTranspose1d(2, 3, 2))
     return net.to(DTYPE)
 
 
@@ -48,7 +57,8 @@ def test_a_bias_is_the_last_column_of_its_layers_block() -> None:
     weight, bias = model[0].weight, model[0].bias
     assert torch.equal(theta["0"], torch.cat([weight, bias[:, None]], dim=1))
     assert torch.equal(theta["2"], model[2].weight)
-    assert theta.layout.shapes["3.weight"] == model[3].weight.shape
+    kernel, bias = model[3].weight, model[3].bias
+    assert torch.equal(theta["3"], torch.cat([kernel.transpose(0, 1).flatten(1), bias[:, None]], dim=1))
 
 
 def test_a_missing_tensor_counts_as_zero() -> None:
@@ -93,20 +103,20 @@ def test_theta_is_read_as_a_copy() -> None:
 def test_a_selection_keeps_order_parameters_and_what_is_known_of_layers() -> None:
     blocks = blocks_of(network())
     blocks.untapped.add("2")
-    some = blocks.select(["3.bias", "0", "2"])
-    assert some.layout.names == ("0", "2", "3.bias")
-    assert list(some.parameters) == ["0.weight", "0.bias", "2.weight", "3.bias"]
-    assert [b.name for b in some.tapped] == ["0"]
+    some = blocks.select(["3", "0", "2"])
+    assert some.layout.names == ("0", "2", "3")
+    assert list(some.parameters) == ["0.weight", "0.bias", "2.weight", "3.weight", "3.bias"]
+    assert [b.name for b in some.tapped] == ["0", "3"]
     assert len(some) == 3
     some.untapped.add("0")
-    assert [b.name for b in blocks.tapped] == [], "a selection learns with the whole"
+    assert [b.name for b in blocks.tapped] == ["3"], "a selection learns with the whole"
 
 
-def test_blocks_that_no_adapter_reads_say_why() -> None:
+def test_blocks_that_no_reader_reads_say_why() -> None:
     blocks = blocks_of(network())
     assert blocks["0"].is_layer
     assert blocks["0"].layers == ("0",)
-    norm = blocks["1.weight"]
-    assert not norm.is_layer
-    assert "LayerNorm" in norm.reason
-    assert blocks.modules.keys() == {"0", "2"}
+    gain = blocks["1.by"]
+    assert not gain.is_layer
+    assert "Gain has no layer reader" in gain.reason
+    assert blocks.modules.keys() == {"0", "2", "3"}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.linalg.cg import Stop
+from curvlab.linalg.lookups import Lookups, rearranged
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
 from curvlab.objectives.supervised import SupervisedObjective, objective
@@ -86,7 +87,7 @@ def doubled(seen: Evaluation) -> Evaluation:
 
     def twice(t: LayerStats) -> LayerStats:
         grads = None if t.grads is None else torch.cat([t.grads, t.grads], dim=1)
-        return LayerStats(torch.cat([t.inputs, t.inputs]), grads)
+        return LayerStats(rearranged(lambda x: torch.cat([*x]), [t.inputs, t.inputs]), grads)
 
     layers = {
         kind: {name: tuple(twice(t) for t in terms) for name, terms in found.items()}
@@ -120,7 +121,9 @@ def held(seen: Evaluation) -> dict[str, Tensor]:
     for kind, layers in seen.layers.items():
         for name, terms in layers.items():
             for k, t in enumerate(terms):
-                found[f"inputs of {name} for {kind}, {k}"] = t.inputs
+                found[f"inputs of {name} for {kind}, {k}"] = (
+                    t.inputs.index if isinstance(t.inputs, Lookups) else t.inputs
+                )
                 if t.grads is not None:
                     found[f"output gradients of {name} for {kind}, {k}"] = t.grads
     return found

@@ -18,7 +18,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
-from curvlab.protocols.reader import products, total
+from curvlab.protocols.reader import squared, total
 
 #: entries of per-example gradients that are formed at once where an example has several rows
 ENTRIES = 2**24
@@ -89,18 +89,9 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
         """The diagonal of one term's Fisher matrix; rows of gradients carry the weight of a sample."""
         assert stats.grads is not None, "labels sampled from the model come with gradients"
         a, grads, n = stats.inputs, stats.grads, len(stats.inputs)
-        found = a.new_zeros(grads.shape[-1], a.shape[-1])
+        if self.squares != "batch":
+            return squared(a, grads, ENTRIES).div_(n)
+        found = grads.new_zeros(grads.shape[-1], a.shape[-1])
         for g in grads:
-            found += total(a, g).square_() if self.squares == "batch" else squared(a, g)
+            found += total(a, g).square()
         return found.div_(n)
-
-
-def squared(a: Float[Tensor, "n r i"], g: Float[Tensor, "n s o"]) -> Float[Tensor, "o i"]:
-    """``Σ_n (Σ_s g aᵀ)²`` elementwise."""
-    if a.shape[1] == 1 == g.shape[1]:
-        return g[:, 0].square().mT @ a[:, 0].square()
-    found = a.new_zeros(g.shape[-1], a.shape[-1])
-    at_once = max(1, ENTRIES // found.numel())
-    for k in range(0, len(a), at_once):
-        found += products(a[k : k + at_once], g[k : k + at_once]).square_().sum(0)
-    return found

@@ -14,7 +14,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
-from curvlab.protocols.reader import products
+from curvlab.protocols.reader import squared
 
 #: entries of per-example gradients that are formed at once where an example has several rows
 ENTRIES = 2**24
@@ -78,12 +78,6 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
 def mean_square(stats: LayerStats, positions: int) -> Tensor:
     """``mean_n (∂ℓ_n/∂W)²`` elementwise, ``[o, i]``; rows carry ``√positions`` too much for a sum."""
     assert stats.grads is not None, 'labels = "data" come with output gradients'
-    a, g = stats.inputs, stats.grads[0]
+    a = stats.inputs
     scale = 1.0 / (len(a) * positions)
-    if a.shape[1] == 1 == g.shape[1]:
-        return (g[:, 0].square().mT @ a[:, 0].square()).mul_(scale)
-    total = a.new_zeros(())
-    at_once = max(1, ENTRIES // (g.shape[2] * a.shape[2]))
-    for part_a, part_g in zip(torch.split(a, at_once), torch.split(g, at_once), strict=True):
-        total = total + products(part_a, part_g).square().sum(0)
-    return total * scale
+    return squared(a, stats.grads[:1], ENTRIES) * scale

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any
 
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
@@ -19,6 +17,7 @@ from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import Sharing, rows_of
 from curvlab.protocols.structure import Family, Structure, as_gram
+from curvlab.structures.inputs import family_of_inputs
 
 
 @dataclass
@@ -70,7 +69,10 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     def init(self, like: BlockVector, ctx: Context) -> CovarianceState:
         shapes = like.layout.shapes
         # the identity: a layer that was not observed yet, an expert without tokens, is not inverted as zero
-        A = {name: self.A.eye(shape[1], like=like.flat) for name, shape in shapes.items()}
+        A = {
+            name: family_of_inputs(self.A, like.layout, name).eye(shape[1], like=like.flat)
+            for name, shape in shapes.items()
+        }
         B = {name: self.B.eye(shape[0], like=like.flat) for name, shape in shapes.items()}
         return CovarianceState(A, {} if self.labels is Labels.NONE else B, dict.fromkeys(shapes, 0))
 
@@ -90,6 +92,6 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         return BlockDiagonal(blocks)
 
 
-def _average_(M: Structure, keep: float, X: Float[Tensor, "n d"], weight: float, ctx: Context) -> None:
-    """M ← keep · M + Π(weight · XᵀX), by the family that M belongs to."""
+def _average_(M: Structure, keep: float, X: Any, weight: float, ctx: Context) -> None:
+    """M ← keep · M + Π(weight · XᵀX), by the family that M belongs to: X are rows that it takes."""
     as_gram(M.family, "layer-covariance").average_(M, keep, X, weight, ctx.backend)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from curvlab.linalg.compose import BlockDiagonal
-from curvlab.linalg.kronecker import GramKronecker
+from curvlab.linalg.kronecker import GramDiagonal, GramKronecker
+from curvlab.linalg.lookups import Lookups
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
@@ -66,7 +67,10 @@ class LayerRows(CurvatureEstimator[RowsState]):
                 continue
             rows = rows_of("layer-rows", name, layers[name], seen, self.sharing)
             g = None if rows.g is None else rows.g * rows.g_weight**0.5
-            state.operators[name] = GramKronecker(g, rows.a * rows.a_weight**0.5)
+            if isinstance(rows.a, Lookups):
+                state.operators[name] = GramDiagonal(g, rows.a.counts() * rows.a_weight)
+            else:
+                state.operators[name] = GramKronecker(g, rows.a * rows.a_weight**0.5)
 
     def curvature(self, state: RowsState) -> BlockDiagonal:
         return BlockDiagonal(state.operators)

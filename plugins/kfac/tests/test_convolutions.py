@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import curvlab
-from curvlab.model.conv import ConvReader
+from curvlab.model.readers.conv import ConvReader
 from curvlab.parts.eigenbasis import Eigenbasis
 from curvlab.protocols.needs import Labels
 from curvlab.structures.dense import Dense

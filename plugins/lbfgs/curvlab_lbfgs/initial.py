@@ -44,7 +44,7 @@ class Initial(Preconditioner[InitialState]):
     def settled(self, blocks: Sequence[Block]) -> Initial:
         treated = [b for b in blocks if not self.part.refuses(b)]
         others = frozenset(b.name for b in blocks if self.part.refuses(b))
-        layout = BlockLayout({b.name: b.shape for b in blocks})
+        layout = BlockLayout({b.name: b.shape for b in blocks}, [b.name for b in blocks if b.one_hot])
         return Initial(self.part.settled(treated), layout, others)
 
     def fallible(self, state: InitialState, step: int) -> bool:

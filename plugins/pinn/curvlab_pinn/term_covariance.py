@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker, KroneckerSum
+from curvlab.linalg.lookups import Lookups
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
@@ -94,6 +95,7 @@ class TermCovariance(CurvatureEstimator[TermState]):
                 w = (1 - self.decay) / (1 - self.decay ** state.observed[name][t])
                 rows = rows_of(PART, name, (term,), seen, "expand")
                 A, B = state.A[name][t], state.B[name][t]
+                assert not isinstance(rows.a, Lookups), "the layers of a PINN are linear"
                 as_gram(A.family, PART).average_(A, 1 - w, rows.a, w * rows.a_weight, ctx.backend)
                 assert rows.g is not None
                 as_gram(B.family, PART).average_(B, 1 - w, rows.g, w * rows.g_weight, ctx.backend)

@@ -11,6 +11,7 @@ import torch
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
+from curvlab.linalg.lookups import rearranged
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Limit, Natural, NotNegative, check_bounds
@@ -21,6 +22,7 @@ from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.rows import Rows, Sharing, rows_of
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.structure import Family, Group, as_group
+from curvlab.structures.inputs import family_of_inputs
 from curvlab_singd.update import PART, Coupling, Factors, Rule, fit, update
 
 #: steps after which the peaks of the whitened curvature are measured again, unless updates are rarer
@@ -110,13 +112,13 @@ class Singd(Preconditioner[SingdState]):
         return step % self.every == 0
 
     def init(self, like: BlockVector, ctx: Context) -> SingdState:
-        by_shape: dict[torch.Size, list[str]] = defaultdict(list)
+        by_shape: dict[tuple[torch.Size, bool], list[str]] = defaultdict(list)
         for name, shape in like.layout.shapes.items():
-            by_shape[shape].append(name)
+            by_shape[shape, name in like.layout.one_hot].append(name)
         groups = list(by_shape.values()) if self.stacked else [[n] for n in like.layout.names]
         state = SingdState({})
         for names in groups:
-            stack = Stack(tuple(names), self._fresh(like.layout.shapes[names[0]], len(names), like))
+            stack = Stack(tuple(names), self._fresh(names[0], len(names), like))
             state.stacks.append(stack)
             state.blocks.update({name: _part(stack.factors, k) for k, name in enumerate(names)})
         return state
@@ -156,9 +158,10 @@ class Singd(Preconditioner[SingdState]):
     def _rule(self) -> Rule:
         return Rule(self.coupling, self.momentum, self.order, self.limit, self.relative)
 
-    def _fresh(self, shape: torch.Size, count: int, like: BlockVector) -> Factors:
-        """``count`` blocks of one shape at the identity, side by side."""
-        K, C = self.K.at(shape[1]), self.C.at(shape[0])
+    def _fresh(self, block: str, count: int, like: BlockVector) -> Factors:
+        """``count`` blocks like this one at the identity, side by side."""
+        shape = like.layout.shapes[block]
+        K, C = family_of_inputs(self.K, like.layout, block).at(shape[1]), self.C.at(shape[0])
         flat, batch = like.flat, (count,)
         eyes = K.eye(shape[1], like=flat, batch=batch), C.eye(shape[0], like=flat, batch=batch)
         excess = flat.new_ones(batch) if self.coupling == "peak" else None
@@ -193,7 +196,9 @@ def _alike(rows: list[Rows]) -> bool:
 
 def _stacked(rows: list[Rows]) -> Rows:
     g = torch.stack([r.g for r in rows if r.g is not None])
-    return Rows(torch.stack([r.a for r in rows]), rows[0].a_weight, g, rows[0].g_weight)
+    return Rows(
+        rearranged(lambda a: torch.stack([*a]), [r.a for r in rows]), rows[0].a_weight, g, rows[0].g_weight
+    )
 
 
 def _part(f: Factors, k: int) -> Factors:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.protocols.rows import Rows
 from curvlab.protocols.structure import Structure, as_group, probes, unit
 
@@ -75,9 +76,10 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, mea
     then, as it would stay in K, C and m.
     """
     assert rows.g is not None, "the labels of singd always give gradients"
+    a: Any = rows.a  # one-hot only where K is of a family that takes them
     K, C = f.K.laid_out(), f.C.laid_out()
     on_K, on_C = as_group(K.family, PART), as_group(C.family, PART)
-    H_K, H_C = on_K.congruence(K, rows.a), on_C.congruence(C, rows.g)  # times rows' weights below
+    H_K, H_C = on_K.congruence(K, a), on_C.congruence(C, rows.g)  # times rows' weights below
     square_K, square_C = on_K.square(K), on_C.square(C)
     sizes = [H_K.mean_diagonal(), H_C.mean_diagonal()]
     if rule.coupling != "none":
@@ -116,8 +118,14 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
     K.combine_(1.0, change, -lr)
 
 
-def peak(K: Structure, X: Tensor) -> Tensor:
-    """``‖Kᵀ XᵀX K‖₂``, from below: one step of power iteration on a few fixed vectors; O(n d)."""
+def peak(K: Structure, X: AnyRows) -> Tensor:
+    """``‖Kᵀ XᵀX K‖₂``, from below: one step of power iteration on a few fixed vectors; O(n d).
+
+    Of one-hot rows, whose Gram matrix is diagonal as K then is, exactly.
+    """
+    if isinstance(X, Lookups):
+        any_rows: Any = X
+        return as_group(K.family, PART).congruence(K, any_rows).spectral_norm()
     # few rows times many: a product with few columns takes up to five times as long
     w = (K @ probes(K.d, X).expand(*K.batch, K.d, -1)).mT @ X.mT
     found: Tensor = torch.linalg.vector_norm(K.rmatmul(unit(w) @ X), dim=-1).amax(-1)
@@ -212,13 +220,15 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool
     return False
 
 
-def _mean(X: Tensor, weight: float) -> Tensor:
+def _mean(X: AnyRows, weight: float) -> Tensor:
     """``avg(U)`` of ``U = weight · XᵀX``."""
+    if isinstance(X, Lookups):
+        return X.counts().mean(-1) * weight
     found: Tensor = X.square().mean((-2, -1)) * (weight * X.shape[-2])
     return found
 
 
-def _fit(K: Structure, X: Tensor, weight: float, damping: Tensor, rounds: int) -> None:
+def _fit(K: Structure, X: Any, weight: float, damping: Tensor, rounds: int) -> None:
     group = as_group(K.family, PART)
     for k in range(rounds):
         H, square = group.congruence(K, X).scale_(weight), group.square(K)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.model.linear import LinearReader
+from curvlab.model.readers.linear import LinearReader
 from curvlab.protocols.needs import Labels
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.asserts import assert_close

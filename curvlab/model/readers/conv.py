@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import grad
 
-from curvlab.protocols.reader import LayerReader
+from curvlab.model.readers.affine import Affine, of_kind, ones
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -24,7 +25,7 @@ WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
 
 
 @dataclass(frozen=True)
-class ConvReader(LayerReader):
+class ConvReader(Affine):
     """Reads ``nn.Conv1d``, ``Conv2d`` and ``Conv3d`` with every option, batched or not.
 
     A row of inputs is the patch under one output position, padding included, in the order of the
@@ -40,31 +41,28 @@ class ConvReader(LayerReader):
     """
 
     def refuses(self, module: nn.Module) -> str | None:
-        kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
-        if kind is None:
-            return f"{type(module).__name__} has no layer reader"
-        for method in ("forward", "_conv_forward"):
-            if getattr(type(module), method) is not getattr(kind, method):
-                return f"{type(module).__name__} overrides {kind.__name__}.{method}"
-        return None
-
-    def parameters(self, module: nn.Module) -> tuple[str, ...]:
-        return ("weight",) if module.bias is None else ("weight", "bias")
+        refusal = of_kind(module, KINDS, "forward", "_conv_forward")
+        return self.refuses_part(module) if refusal is None else refusal
 
     def shape(self, module: nn.Module) -> torch.Size:
         o, *patch = _conv(module).weight.shape
-        return torch.Size((o, torch.Size(patch).numel() + (module.bias is not None)))
+        if self.part == "bias":
+            return torch.Size((o, 1))
+        return torch.Size((o, torch.Size(patch).numel() + len(self.parameters(module)) - 1))
 
     def groups(self, module: nn.Module) -> int:
-        return _conv(module).groups
+        return 1 if self.part == "bias" else _conv(module).groups
 
-    def axes(self, module: nn.Module, shape: torch.Size) -> tuple[int, ...]:
+    def axes(self, module: nn.Module, x: Any, shape: torch.Size) -> tuple[int, ...]:
         batched = len(shape) > 1 + len(_conv(module).kernel_size)
         return shape[:1] if batched else (1,)
 
     def inputs(self, module: nn.Module, x: Tensor) -> Float[Tensor, "n r i"]:
         conv = _conv(module)
         windows = _windows(conv, x)
+        if self.part == "bias":
+            n, *space = windows.shape[1 + len(conv.kernel_size) : -1]
+            return ones(x, n, torch.Size(space).numel())
         i, patch = self.shape(module)[1], windows.shape[: 1 + len(conv.kernel_size)].numel()
         # coordinates first: the copy then runs along positions, as its source does, and neither the
         # rows of all examples nor their mean over positions need another one
@@ -74,10 +72,12 @@ class ConvReader(LayerReader):
         n = windows.shape[1 + len(conv.kernel_size)]
         return rows.view(i, n, -1).permute(1, 2, 0)
 
-    def grads(self, module: nn.Module, g: Tensor) -> Float[Tensor, "n s o"]:
+    def grads(self, module: nn.Module, g: Tensor, x: Any) -> Float[Tensor, "n s o"]:
         return _batched(_conv(module), g).flatten(2).mT
 
     def row(self, module: nn.Module, x: Tensor, g: Tensor, k: int) -> tuple[Float[Tensor, " i"], Tensor]:
+        if self.part == "bias":
+            return super().row(module, x, g, k)
         conv = _conv(module)
         x, g = _padded(conv, _batched(conv, x)), _batched(conv, g)[:, k : k + 1]
         c = conv.weight.shape[1]
