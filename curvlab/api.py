@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvlab.config.layer_readers import layer_readers
 from curvlab.config.layers import load
 from curvlab.config.plan import build, build_method, build_part
 from curvlab.config.schema import settings_of
@@ -88,6 +89,7 @@ def optimizer(
         groups=groups,
         examples=examples,
         strict=strict,
+        readers=layer_readers(registry),
     )
 
 

@@ -11,11 +11,44 @@ api_version = "1.0"
 @hookimpl
 def curvlab_register(registry: Registry) -> None:
     """Every part of core, by kind."""
+    _layers(registry)
     _curvature(registry)
     _steps(registry)
     _transforms(registry)
     _runs(registry)
     _tasks(registry)
+
+
+def _layers(registry: Registry) -> None:
+    readers, add = "curvlab.model.readers", registry.add
+    add("layer", "linear", f"{readers}.linear:LinearReader", summary="nn.Linear, on any leading shape")
+    add("layer", "conv", f"{readers}.conv:ConvReader", summary="nn.Conv1d, 2d and 3d, in groups too")
+    add(
+        "layer",
+        "transposed-conv",
+        f"{readers}.transposed:ConvTransposeReader",
+        summary="nn.ConvTranspose1d, 2d and 3d",
+    )
+    add("layer", "embedding", f"{readers}.embedding:EmbeddingReader", summary="nn.Embedding, by one-hot rows")
+    add(
+        "layer",
+        "embedding-bag",
+        f"{readers}.embedding:EmbeddingBagReader",
+        summary="nn.EmbeddingBag",
+    )
+    add(
+        "layer",
+        "norm",
+        f"{readers}.norm:NormReader",
+        summary="scales and shifts of every norm",
+    )
+    add(
+        "layer",
+        "bilinear",
+        f"{readers}.bilinear:BilinearReader",
+        summary="nn.Bilinear",
+    )
+    add("layer", "prelu", f"{readers}.prelu:PReLUReader", summary="the slopes of nn.PReLU")
 
 
 def _curvature(registry: Registry) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curvlab.config.builder import Builder, Built
+from curvlab.config.layer_readers import layer_readers
 from curvlab.config.layers import Layers
 from curvlab.config.merge import merge, put
 from curvlab.config.run_table import budget_faults, run_faults
@@ -157,6 +158,7 @@ def _plan(made: Mapping[str, Built], resolved: Node, given: str, builder: Builde
         method_name="composition" if use is None else str(use.value),
         sampler=made["sampler"].value,
         backend=made["precision"].value,
+        readers=layer_readers(builder.registry),
         reporters=(made["report"].value, *run_listeners(builder.registry)),
         resolved=plain(resolved),
         given=given,

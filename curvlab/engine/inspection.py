@@ -104,7 +104,12 @@ def inspect(plan: Plan) -> Inspection:
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = plan.task.model().to(plan.backend.dtype)
     optimizer = CurvatureOptimizer(
-        plan.method, model, backend=plan.backend, seed=plan.run.seed, name=plan.method_name
+        plan.method,
+        model,
+        backend=plan.backend,
+        seed=plan.run.seed,
+        name=plan.method_name,
+        readers=plan.readers,
     )
     state = plan.sampler.init(SOME, min(plan.task.batch_size, SOME), plan.run.seed)
     optimizer.wanted = lambda: plan.sampler.needs(state)

@@ -31,6 +31,7 @@ from curvlab.engine.undo import Undo
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import empty, partition
+from curvlab.model.readers.shipped import SHIPPED
 from curvlab.objectives.ambient import Ambient, Reduction
 from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
@@ -41,6 +42,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
+from curvlab.protocols.reader import LayerReader
 from curvlab.protocols.report import Event
 
 
@@ -79,9 +81,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         groups: Sequence[Mapping[str, Any]] = (),
         examples: Declared = None,
         strict: bool = False,
+        readers: Sequence[LayerReader] = SHIPPED,
     ) -> None:
         require_trainable(model)
-        self.given = method, seed, reduction, examples, strict
+        self.given = method, seed, reduction, examples, strict, readers
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
         self.ranks, self.strict = require_alike(model, ranks), strict
         self.on_event = on_event or (lambda event: None)
@@ -93,7 +96,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.steps = 0
         self.last: StepFacts | None = None
         self.reported = False
-        self.blocks = partition(model, method.preconditioner.joins)
+        self.blocks = partition(model, method.preconditioner.joins, readers=readers)
         if not self.blocks.members:
             raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
         self._frozen = {n: p for n, p in model.named_parameters() if n not in self.blocks.parameters}
@@ -343,7 +346,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if id(self._frozen[n]) not in placed:
                 self.param_groups[self._homes[n]]["params"].append(self._frozen[n])
         known, joins = set(self.blocks.layout.names), self.method.preconditioner.joins
-        self.blocks = partition(self.model, joins, self.blocks)
+        self.blocks = partition(self.model, joins, self.blocks, self.given[-1])
         self._frozen = {n: p for n, p in self._frozen.items() if n not in self.blocks.parameters}
         fresh = [n for n in self.blocks.layout.names if n not in known]
         self.assignment.drop(known.difference(self.blocks.layout.names))
@@ -426,7 +429,7 @@ def _rebuilt(
     groups: list[list[str]],
 ) -> CurvatureOptimizer:
     """The optimizer made anew, as it was before its first step."""
-    method, seed, reduction, examples, strict = given
+    method, seed, reduction, examples, strict, readers = given
     named = dict(model.named_parameters())
     return CurvatureOptimizer(
         method,
@@ -439,6 +442,7 @@ def _rebuilt(
         groups=[{"params": [named[n] for n in names]} for names in groups] if len(groups) > 1 else (),
         examples=examples,
         strict=strict,
+        readers=readers,
     )
 
 

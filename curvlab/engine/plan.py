@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from curvlab.engine.method import Method
+from curvlab.model.readers.shipped import SHIPPED
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Bounds, Count, Natural, Positive
+from curvlab.protocols.reader import LayerReader
 from curvlab.protocols.report import Reporter
 from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.task import Task
@@ -41,7 +43,7 @@ class Plan:
     ``method_name`` is what the method is called in messages.  ``resolved`` is the configuration
     with every value spelled out, as plain data for ``resolved.toml``; ``given`` is the text of the
     configuration as the user gave it; ``provenance`` says, per part in use, which distribution and
-    version it came from, for the manifest.
+    version it came from, for the manifest.  ``readers`` are what layers are read by, in order.
     """
 
     run: RunSettings
@@ -51,6 +53,7 @@ class Plan:
     sampler: Sampler[Any]
     backend: Backend
     reporters: tuple[Reporter, ...] = ()
+    readers: tuple[LayerReader, ...] = SHIPPED
     resolved: Mapping[str, Any] = field(default_factory=dict)
     given: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)

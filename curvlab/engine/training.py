@@ -115,6 +115,7 @@ def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
         seed=plan.run.seed,
         name=plan.method_name,
         on_event=on_event,
+        readers=plan.readers,
     )
     sampler_state = plan.sampler.init(workload.size, plan.task.batch_size, plan.run.seed)
     built = dict(workload.model.named_buffers())

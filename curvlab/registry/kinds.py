@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 #: kind -> import string of its protocol class
 PROTOCOLS: Mapping[str, str] = {
+    "layer": "curvlab.protocols.reader:LayerReader",
     "structure": "curvlab.protocols.structure:Family",
     "estimator": "curvlab.protocols.estimator:CurvatureEstimator",
     "preconditioner": "curvlab.protocols.preconditioner:Preconditioner",
