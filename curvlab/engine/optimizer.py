@@ -37,7 +37,7 @@ from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks, ranks_of
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.blocks import Block
+from curvlab.protocols.blocks import Block, whole
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -133,12 +133,12 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             for block in arm.blocks.members:
                 reason = self.assignment.refusal(self.blocks, block)
                 for n in block.parameters:
-                    shape = tuple(arm.blocks.parameters[n].shape)
+                    shape = tuple(arm.blocks.value(n).shape)
                     rows.append(Coverage(n, shape, block.name, arm.treatment, reason))
         for n, p in self._frozen.items():
             rows.append(Coverage(n, tuple(p.shape), "", FROZEN, reasons.get(n, "requires_grad is False")))
         order = {n: k for k, (n, _) in enumerate(self.model.named_parameters())}
-        return sorted(rows, key=lambda row: order[row.parameter])
+        return sorted(rows, key=lambda row: order[whole(row.parameter)])
 
     def state_bytes(self) -> int:
         """Bytes the method holds beside parameters and gradients, exactly."""

@@ -15,6 +15,7 @@ from curvlab.engine.health import require_finite_tensors
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError, ConfigError, Fault
+from curvlab.protocols.blocks import whole
 
 #: version of the layout of ``state_dict`` and ``snapshot``
 STATE_VERSION = 2
@@ -148,7 +149,7 @@ def shown(optimizer: Any) -> defaultdict[Tensor, Any]:
     """The live tensors under the first parameter of their block, as torch's tools look for them."""
     tensors, _ = snapshot(optimizer)
     blocks = optimizer.blocks
-    first = {b.name: blocks.parameters[b.parameters[0]] for b in blocks.members}
+    first = {b.name: blocks.parameters[whole(b.parameters[0])] for b in blocks.members}
     anywhere = next(iter(first.values()))
     found: defaultdict[Tensor, Any] = defaultdict(dict)
     found.update({p: {} for group in optimizer.param_groups for p in group["params"]})

@@ -16,7 +16,7 @@ from curvlab.engine.live import lacking, live, with_group
 from curvlab.engine.method import Method
 from curvlab.engine.stride import Stride
 from curvlab.errors import ConfigError, Fault
-from curvlab.protocols.blocks import Block
+from curvlab.protocols.blocks import Block, whole
 
 #: keys that all blocks of an arm share
 SHARED = ("momentum", "betas", "damping", "eps")
@@ -47,7 +47,7 @@ class Settings:
     def shared(self, groups: Sequence[Group], block: Block) -> tuple[Any, ...]:
         """What a block's arm has in common with it; raises ``ConfigError`` if its own groups disagree."""
         self._look_up(groups)
-        found = {tuple(groups[self._index[p]].get(key) for key in SHARED) for p in block.parameters}
+        found = {tuple(groups[self._index[whole(p)]].get(key) for key in SHARED) for p in block.parameters}
         if len(found) > 1:
             what = f'the parameters of layer "{block.name}" are in groups that differ in {_differing(found)}'
             raise ConfigError(
@@ -123,7 +123,7 @@ class Settings:
             _, arm = arms.split(arm, names)
 
     def _turn(self, groups: Sequence[Group], arms: Arms, arm: Arm) -> None:
-        first = groups[self._index[arm.blocks.members[0].parameters[0]]]
+        first = groups[self._index[whole(arm.blocks.members[0].parameters[0])]]
         keys = SHARED if arm.treatment != FALLBACK else ()
         wanted = {key: first[key] for key in keys if key in self.initial}
         if DECAY in self.initial and DECAY in live(arm.method):

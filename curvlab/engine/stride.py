@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, whole
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Stride:
         if not self.decays and not self.still:
             return self.blocks.add_parameters_(vector, factor)
         for name, slot in self.blocks.slots(vector).items():
-            share = self.decays.get(name, 1.0)
-            if share and name not in self.still:
-                slot.add_(self.blocks.parameters[name], alpha=factor * share)
+            share = self.decays.get(whole(name), 1.0)
+            if share and whole(name) not in self.still:
+                slot.add_(self.blocks.value(name), alpha=factor * share)
         return None
 
     @torch.no_grad()
@@ -48,10 +48,10 @@ class Stride:
             return update
         update = update.owned()
         for name, slot in self.blocks.slots(update).items():
-            if name in self.still:
+            if whole(name) in self.still:
                 slot.zero_()
-            elif name in self.rates:
-                slot.mul_(self.rates[name])
+            elif whole(name) in self.rates:
+                slot.mul_(self.rates[whole(name)])
         return update
 
     @torch.no_grad()
@@ -60,14 +60,14 @@ class Stride:
         if not self.still:
             return self.blocks.subtract_(update, alpha)
         for name, slot in self.blocks.slots(update).items():
-            if name not in self.still:
-                self.blocks.parameters[name].sub_(slot, alpha=alpha)
+            if whole(name) not in self.still:
+                self.blocks.value(name).sub_(slot, alpha=alpha)
         return None
 
     @torch.no_grad()
     def tried(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:
         """θ − alpha · update by parameter, written nowhere."""
-        slots = self.blocks.slots(update)
+        slots = self.blocks.assembled(update)
         return {
             n: p.detach() if n in self.still else p.sub(slots[n], alpha=alpha)
             for n, p in self.blocks.parameters.items()

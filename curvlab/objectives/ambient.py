@@ -29,7 +29,7 @@ from curvlab.objectives.examples import Declared, Forward, count
 from curvlab.objectives.ledger import Entry, Ledger
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.objectives.ranks import Ranks
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, whole
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 
@@ -180,6 +180,7 @@ class Ambient:
                     " compiled and called before? Compile it again, or use model.compile()",
                 )
             )
+        names = self.blocks.together(names)
         self.blocks.untapped.update(names)
         for name in names:
             warnings.warn(mismatch(name), LayerMismatch, stacklevel=6)
@@ -195,7 +196,9 @@ class Ambient:
         n = sum(n for _, n in batches.values())
         if not self.needs.layers:
             return Evaluation(n, loss, gradient, absent=absent)
-        uses = {b.name: self.ledger.uses(b) for b in self.blocks.tapped if b.parameters[0] not in absent}
+        uses = {
+            b.name: self.ledger.uses(b) for b in self.blocks.tapped if whole(b.parameters[0]) not in absent
+        }
         uses = {name: found for name, found in uses.items() if found}
         terms = self._terms(batches) if self.reduction == "mean-tokens" else n
         stats = {}
@@ -222,7 +225,7 @@ class Ambient:
         for use in uses:
             by_loss[id(use.forward.batch)].append(use)
         block = self.blocks[name]
-        dtype = self.blocks.parameters[block.parameters[0]].dtype  # autocast computes in another
+        dtype = self.blocks.value(block.parameters[0]).dtype  # autocast computes in another
         inputs, grads = [], []
         for key, calls in by_loss.items():
             arrange = arranged(name, [use.called for use in calls], batches[key][1])

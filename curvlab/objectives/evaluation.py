@@ -26,7 +26,7 @@ from curvlab.objectives.mismatch import LayerMismatch as LayerMismatch
 from curvlab.objectives.nested import arguments
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.variance import GradientVariance
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, cut, whole
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
@@ -130,7 +130,7 @@ class EvaluationBuilder:
         drop_unexplained(self.blocks, live, graph, share, tape)
 
     def _trained(self, parameter: str) -> bool:
-        return self.blocks.parameters[parameter].requires_grad
+        return self.blocks.parameters[whole(parameter)].requires_grad
 
     def _choose(self, tape: Tape, chunks: float) -> None:
         """Whose gradient is cheaper as a matrix: blocks with as many rows as the matrix has, or more.
@@ -154,7 +154,9 @@ class EvaluationBuilder:
         kept = [not self.formed[c.block.name] for c in tape.calls]
         factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}
         others = [b for b in self.blocks.members if b.name not in factored]
-        left = {p: self.blocks.parameters[p] for b in others for p in b.parameters if self._trained(p)}
+        left = {
+            p: self.blocks.parameters[p] for b in others for p in map(whole, b.parameters) if self._trained(p)
+        }
         every = Labels.DATA in self.listening or self.spread is not None  # or only those that stay factored?
         heard = [k for k, keep in enumerate(kept) if keep or every]
         wanted: Any = (*(tape.edges[k] for k in heard), *left.values())  # torch takes both kinds in one call
@@ -163,7 +165,7 @@ class EvaluationBuilder:
         for k, g in zip(heard, grads, strict=False):
             by_call[k] = tape.calls[k].grads(g)
             if g is not None:
-                self.present.update(tape.calls[k].block.parameters)
+                self.present.update(map(whole, tape.calls[k].block.parameters))
         self.losses.append(share.detach())
         found = dict(zip(left, grads[len(heard) :], strict=True))
         if any(g is None for g in found.values()):
@@ -176,12 +178,12 @@ class EvaluationBuilder:
         """Add gradients of the blocks' parameters to those of the chunks before."""
         for block in blocks:
             for name, slot in self.blocks.split(block, self.gradient[block.name]).items():
-                g = grads.get(name)
+                g = grads.get(whole(name))
                 if name not in self.summed:
-                    slot.zero_() if g is None else slot.copy_(g)
+                    slot.zero_() if g is None else slot.copy_(cut(name, g))
                     self.summed.add(name)
                 elif g is not None:
-                    slot.add_(g)
+                    slot.add_(cut(name, g))
 
     def _inputs(
         self, tape: Tape, uses: Mapping[str, Sequence[int]], arrangements: Mapping[str, Arrangement]

@@ -17,7 +17,7 @@ from torch import Tensor
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, cut, whole
 
 #: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
 TF32 = 2.0**-10
@@ -30,18 +30,22 @@ def drop_unexplained(
 
     ``share`` is the loss, whose graph is ``graph``; ``members`` are the tapped blocks that are trained.
     """
-    arrivals: dict[str, list[Any]] = {b.name: [] for b in members}
+    arrivals: dict[str, list[Any]] = {whole(p): [] for b in members for p in b.parameters}
     for call in tape.calls:
-        arrivals[call.block.name].append(call.edge.node)
+        for p in dict.fromkeys(map(whole, call.block.parameters)):
+            if p in arrivals and call.edge.node not in arrivals[p]:
+                arrivals[p].append(call.edge.node)
     unknown = []
     for block in members:
-        parameters = [blocks.parameters[p] for p in block.parameters]
-        use = graph.use(parameters, arrivals[block.name])
+        names = list(dict.fromkeys(map(whole, block.parameters)))
+        # the calls of all blocks that hold pieces of the same parameters
+        nodes = list(dict.fromkeys(node for p in names for node in arrivals[p]))
+        use = graph.use([blocks.parameters[p] for p in names], nodes)
         key = block.name, use.ways
         if not use.only or (use.ways and key not in blocks.explained):
             unknown.append(block)
             blocks.explained.add(key)
-    wrong = _unexplained(blocks, unknown, share, tape)
+    wrong = blocks.together(_unexplained(blocks, unknown, share, tape))
     tape.calls[:] = [c for c in tape.calls if c.block.name not in wrong]
     blocks.untapped.update(wrong)
     for name in wrong:
@@ -50,7 +54,7 @@ def drop_unexplained(
 
 def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: Tape) -> list[str]:
     """Names of those of these blocks whose rows do not add up to their gradient; costs a backward pass."""
-    names = [p for b in members for p in b.parameters]
+    names = list(dict.fromkeys(whole(p) for b in members for p in b.parameters))
     calls = [c for c in tape.calls if c.block in members]
     wanted: Any = (*(c.edge for c in calls), *(blocks.parameters[p] for p in names))
     if not names or not share.requires_grad:
@@ -71,8 +75,8 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
     for block in members:
         scale = float(summed[block.name].max())
         for p, mine in blocks.split(block, explained[block.name]).items():
-            true = truth[p]
-            if not _close(mine, torch.zeros_like(mine) if true is None else true, scale, rounding):
+            true = truth[whole(p)]
+            if not _close(mine, torch.zeros_like(mine) if true is None else cut(p, true), scale, rounding):
                 wrong.append(block.name)
                 break
     return sorted(wrong)

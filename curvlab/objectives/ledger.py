@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any
 
@@ -32,7 +32,7 @@ from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Called
 from curvlab.model.taps import Use, arrival, listen
 from curvlab.objectives.examples import Declared, Forward, begun, outside
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, whole
 from curvlab.protocols.reader import as_dtype
 
 #: most backward passes that one step accumulates; more without a step raise an error, so memory is bounded
@@ -178,8 +178,8 @@ class Ledger:
         self.full = self.looked = False  # whether gradients are compared along a direction, and ever were
         self.looks = 0  # steps since
         self.generators: dict[torch.device, torch.Generator] = {}
-        self.weights: dict[str, Block] = {}  # the first parameter of each layer block
-        self.owner: dict[str, Block] = {}
+        self.weights: dict[str, list[Block]] = defaultdict(list)  # by the first parameter of each layer block
+        self.owners: dict[str, list[Block]] = defaultdict(list)
         self._hooked: set[str] = set()
         self._handles: list[Any] = []
         weakref.finalize(self, _remove, self._handles).atexit = False
@@ -194,12 +194,12 @@ class Ledger:
         """Take on more blocks of the same model; layers and parameters known already are left alone."""
         self.blocks = blocks
         for block in blocks.members:
-            if block.is_layer and block.parameters[0] not in self.weights:
-                self.new.add(block.name)
-                self.weights[block.parameters[0]] = block
-                self.owner.update(dict.fromkeys(block.parameters, block))
             if block.is_layer and block.name not in self._tapped:
                 self._tapped.add(block.name)
+                self.new.add(block.name)
+                self.weights[whole(block.parameters[0])].append(block)
+                for p in block.parameters:
+                    self.owners[whole(p)].append(block)
                 self._handles.extend(listen(blocks, block, Hook(self._tap)))
         if self._hooked:
             self._attach()
@@ -251,12 +251,13 @@ class Ledger:
     def _unaccounted(self) -> list[str]:
         """Blocks whose gradient was not accumulated where the hooks could see it."""
         found = []
-        for weight, block in self.weights.items():
-            if block.name in self.blocks.untapped or block.name in self.new or self.forwards.get(weight):
-                continue
+        for weight, blocks in self.weights.items():
             grad = self.blocks.parameters[weight].grad
-            if grad is not None and bool(grad.any()):
-                found.append(block.name)
+            if grad is None or self.forwards.get(weight):
+                continue
+            asked = [b.name for b in blocks if b.name not in self.blocks.untapped and b.name not in self.new]
+            if asked and bool(grad.any()):
+                found.extend(asked)
         self.new.clear()
         return found
 
@@ -356,8 +357,9 @@ class Ledger:
             return
         if self.forwards[name] and self._cleared(name):
             self._forget(name)
-        block = self.owner.get(name)
-        if self.full and block is not None and block.name not in self.blocks.untapped and not g.is_sparse:
+        if not self.full or g.is_sparse:
+            return
+        for block in self._read(self.owners, name):
             self._begin_check(name, block, g.detach(), self._task().arrived[block.name])
 
     def _added(self, name: str, p: Tensor) -> None:
@@ -375,16 +377,23 @@ class Ledger:
         self.forwards[name].update(dict.fromkeys(task.forwards))
         if len(self.forwards[name]) > MOST_PASSES:
             self._overflow()
-        block = self.owner.get(name)
-        if not self.rows or block is None or block.name in self.blocks.untapped:
-            return
-        arrived = task.arrived[block.name]
+        for block in self._read(self.owners, name) if self.rows else ():
+            self._enter(name, block, p, task.arrived[block.name])
+
+    # helpers
+
+    def _read(self, blocks: Mapping[str, list[Block]], name: str) -> list[Block]:
+        """Of the blocks of a parameter, those that are still read."""
+        return [b for b in blocks.get(name, ()) if b.name not in self.blocks.untapped]
+
+    def _enter(self, name: str, block: Block, p: Tensor, arrived: Arrived) -> None:
+        """What arrived for a block is part of this parameter's gradient."""
         if name in arrived.begun:
             self._check(name, block, p, arrived)
         if not arrived.entered:
             arrived.entered = True
             self.checked[block.name].append(arrived)
-        if name == block.parameters[0]:
+        if name == whole(block.parameters[0]):
             for use, g in arrived.pairs:
                 if use.transposed:  # the statistics are those of the direct uses
                     continue
@@ -392,18 +401,17 @@ class Ledger:
                 use.grads = rows if use.grads is None else use.grads + rows
                 self.entries[block.name][use] = None
 
-    # helpers
-
     @torch.no_grad()
     def _begin_check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
         """Draw u and v, and read ⟨.grad, u vᵀ⟩ before the gradient is added."""
         generator, o = self._generator(g.device), block.shape[0]
-        columns = [self.blocks.parameters[p].numel() // o for p in block.parameters]
-        place = block.parameters.index(name)
+        columns = [self.blocks.value(p).numel() // o for p in block.parameters]
+        place = _place(block, name)
         u = torch.randn(o, generator=generator, dtype=g.dtype, device=g.device)
         v = torch.randn(columns[place], generator=generator, dtype=g.dtype, device=g.device)
         before = self.blocks.parameters[name].grad
-        along = None if before is None else u @ (self.blocks.matrix(block, name, before.detach()) @ v)
+        piece = block.parameters[place]
+        along = None if before is None else u @ (self.blocks.matrix(block, piece, before.detach()) @ v)
         arrived.begun[name] = u, v, sum(columns[:place]), along
 
     @torch.no_grad()
@@ -411,7 +419,8 @@ class Ledger:
         """Compare what was added to ``.grad``, along the direction, with its value by the rows."""
         u, v, start, before = arrived.begun.pop(name)
         assert p.grad is not None
-        added = u @ (self.blocks.matrix(block, name, p.grad.detach()) @ v)
+        piece = block.parameters[_place(block, name)]
+        added = u @ (self.blocks.matrix(block, piece, p.grad.detach()) @ v)
         size = added.abs()
         if before is not None:
             added, size = added - before, torch.maximum(size, before.abs())
@@ -424,29 +433,39 @@ class Ledger:
         arrived.errors[name] = (added - explained).abs(), tolerance * size
 
     def _begin_look(self, name: str) -> None:
-        """Choose an output of a layer, and read the gradient of its weights before any is added."""
-        block = self.weights.get(name)
-        if block is None or block.name in self.blocks.untapped:
-            return
-        k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
-        if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
-            self.checked.pop(block.name, None)
-        before = None if grad is None else self.blocks.matrix(block, name, grad.detach())[k].clone()
-        self._task().arrived[block.name].looked = k, before
+        """Choose an output of each layer, and read the gradient of its weights before any is added."""
+        for block in self._read(self.weights, name):
+            k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
+            if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
+                self.checked.pop(block.name, None)
+            piece = block.parameters[0]
+            before = None if grad is None else self.blocks.matrix(block, piece, grad.detach())[k].clone()
+            self._task().arrived[block.name].looked = k, before
 
     @torch.no_grad()
     def _look(self, name: str, p: Tensor) -> None:
         """Compare what was added to the weights of that output with what the calls say of it."""
-        block, task = self.weights.get(name), self._task()
-        if block is None or block.name not in task.arrived or p.grad is None or p.grad.is_sparse:
+        task = self._task()
+        if p.grad is None or p.grad.is_sparse:
             return
-        arrived = task.arrived[block.name]
-        if not self.rows:
-            del task.arrived[block.name]
-        if arrived.looked is None or block.reader is None:
-            return
-        k, before = arrived.looked
-        now = self.blocks.matrix(block, name, p.grad.detach())[k]
+        for block in self.weights.get(name, ()):
+            if block.name not in task.arrived:
+                continue
+            arrived = task.arrived[block.name]
+            if not self.rows:
+                del task.arrived[block.name]
+            if arrived.looked is None:
+                continue
+            arrived.errors[name] = self._looked(block, p.grad.detach(), arrived, p, *arrived.looked)
+            if not self.rows:
+                arrived.pairs.clear()
+                self.checked[block.name].append(arrived)
+
+    def _looked(
+        self, block: Block, grad: Tensor, arrived: Arrived, p: Tensor, k: int, before: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """How far the calls are from what was added to row k of a block, and the bound for rounding."""
+        now = self.blocks.matrix(block, block.parameters[0], grad)[k]
         added = now if before is None else now - before
         size, coarse, explained = torch.linalg.vector_norm(added), 0.0, torch.zeros_like(added)
         if before is not None:
@@ -456,10 +475,7 @@ class Ledger:
             explained, size = explained + values, size + bound
             coarse = max(coarse, _coarse(g, p))
         tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
-        arrived.errors[name] = (added - explained).abs().amax(), tolerance * size
-        if not self.rows:
-            arrived.pairs.clear()
-            self.checked[block.name].append(arrived)
+        return (added.flatten() - explained).abs().amax(), tolerance * size
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:
@@ -493,14 +509,11 @@ class Ledger:
 
     def _was_zero(self, name: str) -> bool:
         """Whether this gradient is zero by its rows, and so was not cleared."""
-        block = self.weights.get(name)
-        if block is None or not self.entries[block.name]:
-            return False
-        return not any(bool(use.grads.any()) for use in self.entries[block.name] if use.grads is not None)
+        uses = [use for b in self.weights.get(name, ()) for use in self.entries.get(b.name, ())]
+        return bool(uses) and not any(bool(use.grads.any()) for use in uses if use.grads is not None)
 
     def _forget(self, name: str) -> None:
-        block = self.weights.get(name)
-        if block is not None:
+        for block in self.weights.get(name, ()):
             self.lost[block.name].update(self.forwards[name])
             for use in self.entries.pop(block.name, ()):
                 use.grads = None
@@ -546,6 +559,11 @@ class Hook:
 
     def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
         return Hook, (None,)
+
+
+def _place(block: Block, parameter: str) -> int:
+    """Which of a block's parameters is this one, or a piece of it."""
+    return [whole(p) for p in block.parameters].index(parameter)
 
 
 def _coarse(arriving: Tensor, g: Tensor) -> float:

@@ -34,7 +34,7 @@ from curvlab.objectives.opaque import Opaque
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.twice import differentiating_twice, require_twice
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, cut, whole
 
 
 @contextmanager
@@ -116,7 +116,7 @@ class GaussNewton(LinearOperator[BlockVector]):
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
         self.count += 1
-        tangents = self.blocks.slots(v)
+        tangents = self.blocks.assembled(v)
         if len(self.batches) > 1:
             return self._anew(tangents)
         if self._kept is None:
@@ -140,9 +140,10 @@ class GaussNewton(LinearOperator[BlockVector]):
                     total = self.blocks.pack(part)
                     slots = self.blocks.slots(total)
                     continue
-                for name, g in part.items():
+                for name, slot in slots.items():
+                    g = part.get(whole(name))
                     if g is not None:
-                        slots[name].add_(g)
+                        slot.add_(cut(name, g))
         return self.blocks.pack({}) if total is None else total
 
     def _part(self, chunk: Chunk, tangents: Mapping[str, Tensor], n: int) -> Mapping[str, Tensor | None]:

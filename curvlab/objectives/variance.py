@@ -34,7 +34,7 @@ from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.repeatability import first_difference, same, watching
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.shapes import described
-from curvlab.protocols.blocks import Block, Blocks, as_real
+from curvlab.protocols.blocks import Block, Blocks, as_real, whole
 from curvlab.protocols.evidence import Variance
 from curvlab.protocols.reader import products
 
@@ -147,13 +147,13 @@ class GradientVariance:
     def _idle(self, rows: Mapping[str, Rows]) -> set[str]:
         """Tapped layers that were not called: their gradient is zero."""
         live = trained(self.blocks)
-        tapped = {b.name for b in self.blocks.tapped if all(p in live for p in b.parameters)}
+        tapped = {b.name for b in self.blocks.tapped if all(whole(p) in live for p in b.parameters)}
         return tapped - set(rows)
 
     def _others(self, chunk: Chunk, outputs: Tensor, others: Sequence[Block]) -> Float[Tensor, " n"]:
         """Σ over the parameters of these blocks of squared gradients, example by example."""
         live = trained(self.blocks)
-        parameters = {p: live[p] for b in others for p in b.parameters if p in live}
+        parameters = {p: live[p] for b in others for p in map(whole, b.parameters) if p in live}
         if not parameters:
             return outputs.new_zeros(chunk.examples)
         bent = output_gradients(self.batches.loss, chunk, outputs)
@@ -199,7 +199,7 @@ class GradientVariance:
 
     def _along_pushed(self, gradient: BlockVector) -> Float[Tensor, " n"]:
         """The same as the derivative of each ℓ_i along ∇L."""
-        tangents, found = self.blocks.slots(gradient), []
+        tangents, found = self.blocks.assembled(gradient), []
         with self.randomness.repeated(), plain_kernels(self.model), torch.no_grad():
             for chunk in self.batches:
                 with forward_ad.dual_level():

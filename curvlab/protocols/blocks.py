@@ -8,9 +8,10 @@ gradient is packed on entry and unpacked at the one write; between the two nobod
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,41 @@ def as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+#: rows of a parameter: its name, first row, and row after the last
+_PIECE = re.compile(r"(.*)\[(\d+):(\d+)\]")
+
+
+def piece(parameter: str, start: int, stop: int) -> str:
+    """The name of some rows of a parameter."""
+    return f"{parameter}[{start}:{stop}]"
+
+
+@lru_cache(maxsize=4096)
+def whole(name: str) -> str:
+    """The parameter that a name or a piece is of."""
+    found = _PIECE.fullmatch(name)
+    return name if found is None else found[1]
+
+
+@lru_cache(maxsize=4096)
+def rows_of_piece(name: str) -> slice | None:
+    """The rows of a piece; ``None`` for a whole parameter."""
+    found = _PIECE.fullmatch(name)
+    return None if found is None else slice(int(found[2]), int(found[3]))
+
+
+def cut(name: str, t: Tensor) -> Tensor:
+    """Of a tensor like a whole parameter, the part that a name means: a view."""
+    rows = rows_of_piece(name)
+    return t if rows is None else t[rows]
+
+
 @dataclass(frozen=True)
 class Block:
     """Parameters treated jointly.
 
-    ``parameters`` are names in the model, in packing order.  ``layers`` are the names of the
+    ``parameters`` are names in the model, in packing order; ``"weight[2:4]"`` names the rows 2 and 3 of a
+    parameter, whose other rows are in other blocks (``piece``).  ``layers`` are the names of the
     modules that ``reader`` reads them from (more than one when a layer is tied); empty if the block is not
     read through a layer reader, and then ``reason`` says why.  ``transposed`` are modules that use the
     transposed matrix, as an embedding does that is tied to the output layer, each with its own reader: what
@@ -86,7 +117,7 @@ class Blocks:
             BlockLayout({b.name: b.shape for b in self.members}, [b.name for b in self.members if b.one_hot]),
         )
         named = dict(self.model.named_parameters())
-        mine = {p: named[p] for b in self.members for p in b.parameters}
+        mine = {whole(p): named[whole(p)] for b in self.members for p in b.parameters}
         object.__setattr__(self, "parameters", mine)
         modules = dict(self.model.named_modules())
         read = {layer: modules[layer] for b in self.members for layer, _, _ in b.readings()}
@@ -102,6 +133,23 @@ class Blocks:
     def like(self) -> Tensor:
         """A real tensor of the parameters' precision and device."""
         return as_real(next(iter(self.parameters.values())))
+
+    def value(self, name: str) -> Tensor:
+        """A parameter, or the piece of one that a name means, sharing its memory."""
+        p = self.parameters[whole(name)]
+        return p if rows_of_piece(name) is None else cut(name, p.detach())
+
+    def assembled(self, vector: BlockVector) -> dict[str, Tensor]:
+        """``vector`` by whole parameter; views, but for a parameter in pieces, of which it may lack some."""
+        found: dict[str, Tensor] = {}
+        for name, slot in self.slots(vector).items():
+            if rows_of_piece(name) is None:
+                found[name] = slot
+                continue
+            if whole(name) not in found:
+                found[whole(name)] = torch.zeros_like(self.parameters[whole(name)]).detach()
+            cut(name, found[whole(name)]).copy_(slot)
+        return found
 
     def slots(self, vector: BlockVector) -> dict[str, Tensor]:
         """Each parameter's part of ``vector``, as views in the parameter's own shape."""
@@ -123,27 +171,27 @@ class Blocks:
             return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
         found, start, module = {}, 0, self.modules[block.layers[0]]
         for name, mine in zip(block.parameters, block.reader.parameters(module), strict=True):
-            stop = start + self.parameters[name].numel() // block.shape[0]
+            stop = start + self.value(name).numel() // block.shape[0]
             found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
             start = stop
         return found
 
     def matrix(self, block: Block, parameter: str, t: Tensor) -> Tensor:
-        """A tensor like one of a layer block's parameters as its columns ``[o, c]`` of the block."""
+        """A tensor like a whole parameter of a layer block, as its columns ``[o, c]`` of the block."""
         assert block.reader is not None, "blocks without a layer have no columns"
         module = self.modules[block.layers[0]]
         mine = block.reader.parameters(module)[block.parameters.index(parameter)]
-        return block.reader.matrix(module, mine, t)
+        return block.reader.matrix(module, mine, cut(parameter, t))
 
     def pack(self, tensors: Mapping[str, Tensor | None]) -> BlockVector:
-        """One vector from a tensor per parameter name; a missing or ``None`` one counts as zero."""
+        """One vector from a tensor per whole parameter; a missing or ``None`` one counts as zero."""
         vector = self.layout.empty(like=self.like.detach())
         for name, slot in self.slots(vector).items():
-            tensor = tensors.get(name)
+            tensor = tensors.get(whole(name))
             if tensor is None:
                 slot.zero_()
             else:
-                slot.copy_(tensor)
+                slot.copy_(cut(name, tensor))
         return vector
 
     def read(self) -> BlockVector:
@@ -154,19 +202,25 @@ class Blocks:
     def add_parameters_(self, vector: BlockVector, factor: float) -> None:
         """vector ← vector + factor · θ."""
         for name, slot in self.slots(vector).items():
-            slot.add_(self.parameters[name], alpha=factor)
+            slot.add_(self.value(name), alpha=factor)
 
     @torch.no_grad()
     def subtract_(self, update: BlockVector, alpha: float) -> None:
         """The one write: θ ← θ − alpha · update."""
         for name, slot in self.slots(update).items():
-            self.parameters[name].sub_(slot, alpha=alpha)
+            self.value(name).sub_(slot, alpha=alpha)
 
     @torch.no_grad()
     def assign_(self, theta: BlockVector) -> None:
         """θ ← theta, bit for bit; for a rejected or rolled-back step."""
         for name, slot in self.slots(theta).items():
-            self.parameters[name].copy_(slot)
+            self.value(name).copy_(slot)
+
+    def together(self, names: Iterable[str]) -> list[str]:
+        """These blocks and those with other pieces of their parameters, which are read or not as one."""
+        wanted = {whole(p) for n in names for p in self[n].parameters if rows_of_piece(p) is not None}
+        others = (b.name for b in self.members if not wanted.isdisjoint(map(whole, b.parameters)))
+        return sorted({*names, *others})
 
     def select(self, names: Sequence[str]) -> Blocks:
         """The blocks of these names alone."""
