@@ -53,10 +53,21 @@ class Capture(TorchFunctionMode):
             return output
         if getattr(func, "__name__", "") == "__get__":  # an attribute of a tensor: no tensor, or a view
             return output
-        if any(True for _ in self._parts((args, kwargs))):
+        if self._concern(args) or (kwargs and self._concern(kwargs.values())):
             for use in self._uses(func, args, kwargs, output):
                 self._on_use(use)
         return output
+
+    def _concern(self, arguments: Iterable[Any]) -> bool:
+        """Whether a parameter or a view of one is among the arguments; most calls end here."""
+        known = self._known
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                if id(argument) in known or id(argument._base) in known:
+                    return True
+            elif isinstance(argument, tuple | list) and self._concern(argument):
+                return True
+        return False
 
     def _part(self, argument: Any) -> Part | None:
         """What an argument is of one of the parameters."""

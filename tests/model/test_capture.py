@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from curvlab.model.capture import Capture
 from curvlab.model.parameter_use import ParameterUse
 from curvlab.model.rerun.modules import rerun
-from curvlab.model.taps import arrival
+from tests.model.recorded import Recorded
 
 
 def uses_in(run: Callable[[], Any], *parameters: Tensor) -> list[ParameterUse]:
@@ -34,43 +33,13 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(randn(*shape))
 
 
-def gradient_of(use: ParameterUse, g: Tensor) -> Tensor:
-    """What a use adds to its parameter's gradient, by what the record says."""
-    total = torch.zeros_like(use.part.parameter)
-    mine = total[use.part.rows]
-    g = g.reshape(-1, g.shape[-1])
-    if use.kind == "lookup":
-        assert use.x is not None
-        index = use.x.flatten()
-        kept = torch.ones_like(index, dtype=torch.bool) if use.padding is None else index != use.padding
-        mine.index_add_(0, index[kept], g[kept])
-    elif use.kind == "shift":
-        mine += g.sum(0)
-    else:
-        assert use.x is not None
-        x = use.x.reshape(-1, use.x.shape[-1])
-        made = {"linear": (g.mT, x), "transposed linear": (x.mT, g)}
-        mine += (g * x).sum(0) if use.kind == "scale" else torch.mm(*made[use.kind])
-    return total
-
-
 def assert_gradients_are_told(run: Callable[[], Tensor], *parameters: Tensor) -> list[ParameterUse]:
     """Output gradients, asked of edges, and what was recorded make each parameter's whole gradient."""
-    seen: list[tuple[ParameterUse, Any]] = []
-    with Capture(parameters, lambda use: seen.append((use, get_gradient_edge(arrival(use.output))))):
+    recorded = Recorded()
+    with Capture(parameters, recorded.add):
         y = run()
-    loss = (y * randn(*y.shape)).sum()
-    true = torch.autograd.grad(loss, parameters, retain_graph=True)
-    arrived = torch.autograd.grad(loss, [edge for _, edge in seen])
-    mine = {id(p): torch.zeros_like(p) for p in parameters}
-    for (use, _), g in zip(seen, arrived, strict=True):
-        g = g.reshape(use.output.shape)
-        mine[id(use.part.parameter)] += gradient_of(use, g)
-        if use.bias is not None:
-            mine[id(use.bias.parameter)][use.bias.rows] += g.reshape(-1, g.shape[-1]).sum(0)
-    for p, t in zip(parameters, true, strict=True):
-        torch.testing.assert_close(mine[id(p)], t)
-    return [use for use, _ in seen]
+    recorded.assert_gradients((y * randn(*y.shape)).sum(), parameters)
+    return recorded.uses
 
 
 LINEAR: dict[str, tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,13 +13,15 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_sequence
 
 from curvlab.errors import ConfigError
+from curvlab.model.capture import Capture
 from curvlab.model.rerun.modules import RERUNS, draws, refusal, rerun
 from curvlab.model.rerun.replacement import Generators, alike, replaced
+from tests.model.recorded import Recorded
 from tests.model.rerunning import gradients, tensors
 
 
 @contextmanager
-def replacing(model: nn.Module) -> Iterator[list[str]]:
+def replacing(model: nn.Module, recorded: Recorded | None = None) -> Iterator[list[str]]:
     """Hooks as a composite reader has them; yields the names of the layers that were replaced."""
     seen: list[str] = []
     before: dict[nn.Module, Generators | None] = {}
@@ -33,7 +35,9 @@ def replacing(model: nn.Module) -> Iterator[list[str]]:
 
         def replace(module: nn.Module, args: Any, kwargs: Any, outputs: Any, name: str = name) -> Any:
             seen.append(name)
-            return replaced(name, module, args, kwargs, outputs, before[module])
+            captured = nullcontext() if recorded is None else Capture(module.parameters(), recorded.add)
+            with captured:
+                return replaced(name, module, args, kwargs, outputs, before[module])
 
         handles.append(module.register_forward_pre_hook(save, with_kwargs=True))
         handles.append(module.register_forward_hook(replace, with_kwargs=True))
@@ -77,6 +81,20 @@ def test_outputs_are_bit_for_bit_the_fused_ones_and_gradients_agree(name: str) -
         assert m.stride() == f.stride()
     for m, t in zip(gradients(mine, parameters), gradients(fused, parameters), strict=True):
         torch.testing.assert_close(m, t, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", models())
+def test_captured_uses_make_the_gradient_of_the_whole_model(name: str) -> None:
+    """As a composite reader works: inputs from the re-run, gradients from the model's own loss."""
+    model, args = models()[name]
+    model = model.double()
+    recorded = Recorded()
+    with replacing(model, recorded):
+        outputs = model(*(a.double() for a in args))
+    fused = [m for m in model.modules() if refusal(m) is None]
+    loss = sum(y.square().sum() for y in tensors(outputs))
+    recorded.assert_gradients(loss, [p for m in fused for p in m.parameters()])
+    assert {use.kind for use in recorded.uses} == {"linear"}
 
 
 def test_an_entry_that_is_zero_with_a_sign_or_not_finite_keeps_its_bits() -> None:
