@@ -48,6 +48,21 @@ def _layers(registry: Registry) -> None:
         f"{readers}.bilinear:BilinearReader",
         summary="nn.Bilinear",
     )
+    add(
+        "layer",
+        "attention",
+        f"{readers}.attention:AttentionReader",
+        summary="nn.MultiheadAttention: query, key, value, output",
+    )
+    add(
+        "layer", "recurrent", f"{readers}.recurrent:RecurrentReader", summary="LSTM, GRU, RNN and their cells"
+    )
+    add(
+        "layer",
+        "bare-parameters",
+        f"{readers}.bare:BareReader",
+        summary="weights, scales and shifts in modules of one's own",
+    )
     add("layer", "prelu", f"{readers}.prelu:PReLUReader", summary="the slopes of nn.PReLU")
 
 

@@ -37,11 +37,12 @@ from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks, ranks_of
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.blocks import Block, whole
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.objective import Objective
+from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import LayerReader
 from curvlab.protocols.report import Event
 

@@ -15,7 +15,7 @@ from curvlab.engine.health import require_finite_tensors
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError, ConfigError, Fault
-from curvlab.protocols.blocks import whole
+from curvlab.protocols.pieces import whole
 
 #: version of the layout of ``state_dict`` and ``snapshot``
 STATE_VERSION = 2

@@ -16,7 +16,8 @@ from curvlab.engine.live import lacking, live, with_group
 from curvlab.engine.method import Method
 from curvlab.engine.stride import Stride
 from curvlab.errors import ConfigError, Fault
-from curvlab.protocols.blocks import Block, whole
+from curvlab.protocols.blocks import Block
+from curvlab.protocols.pieces import whole
 
 #: keys that all blocks of an arm share
 SHARED = ("momentum", "betas", "damping", "eps")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.blocks import Blocks, whole
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.pieces import whole
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from curvlab.errors import ConfigError, Fault
 from curvlab.model.readers.shipped import SHIPPED
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import LayerReader
 
 #: why a block is a complex parameter by itself
@@ -51,12 +52,13 @@ def partition(
         if not own:
             continue
         read = joins(name or "model")
-        mine = [b for b in found.blocks(name, module) if found.reads_any(b, own)] if read else []
+        inner = [p for p in module.parameters() if _trained(p) and id(p) not in taken]  # a composite's, too
+        mine = [b for b in found.blocks(name, module) if found.reads_any(b, inner)] if read else []
         if known is not None:
             parts = {p for b in mine for p in b.parameters}
             members = [b for b in members if not parts.issuperset(b.parameters)]
         members.extend(mine)
-        taken.update(id(found.parameters[p]) for b in mine for p in b.parameters)
+        taken.update(id(found.parameters[whole(p)]) for b in mine for p in b.parameters)
         left = [p for p in own if id(p) not in taken]
         taken.update(map(id, left))
         members.extend(_alone(found.names[id(p)], p, found.reason(name, module, p, read)) for p in left)
@@ -87,24 +89,33 @@ class _Reading:
 
     def blocks(self, name: str, module: nn.Module) -> list[Block]:
         """The blocks that a module's trained parameters are read in."""
-        left = {id(p) for p in module.parameters(recurse=False) if _trained(p)}
+        left = {id(p) for p in module.parameters() if _trained(p)}
+        pieces: dict[int, set[str]] = defaultdict(set)  # that are in blocks already, of parameters in pieces
         found = []
         for reader in self._able(module):
-            packed = _packed(reader, module)
-            if left.issuperset(map(id, packed)) and not self._obstacle(name, module, reader):
-                found.append(self._block(name, module, reader))
-                left.difference_update(map(id, packed))
+            held = list(
+                zip(map(id, _packed(reader, module)), map(_suffix, reader.parameters(module)), strict=True)
+            )
+            free = all(p in left and (of or not pieces[p]) and of not in pieces[p] for p, of in held)
+            if not free or self._obstacle(name, module, reader):
+                continue
+            found.append(self._block(name, module, reader))
+            for p, of in held:
+                if of:
+                    pieces[p].add(of)
+                else:
+                    left.discard(p)
         return found
 
     def reads_any(self, block: Block, some: Sequence[nn.Parameter]) -> bool:
         """Whether a block holds one of these parameters."""
-        return not {id(self.parameters[p]) for p in block.parameters}.isdisjoint(map(id, some))
+        return not {id(self.parameters[whole(p)]) for p in block.parameters}.isdisjoint(map(id, some))
 
     def reason(self, name: str, module: nn.Module, p: nn.Parameter, read: bool) -> str:
         """Why a parameter is not read."""
         if p.is_complex():
             return COMPLEX
-        parts = [part for reader in self.readers for part in reader.parts()]
+        parts = [part for reader in self.readers for part in reader.parts(module)]
         able = [part for part in parts if _reads(part, module) and id(p) in map(id, _packed(part, module))]
         obstacles = [self._obstacle(name, module, part) or (None if read else UNREAD) for part in able]
         refusals = [*obstacles, *(part.refuses(module) for part in parts)]
@@ -112,28 +123,31 @@ class _Reading:
 
     def _able(self, module: nn.Module) -> Iterator[LayerReader]:
         for reader in self.readers:
-            yield from (part for part in reader.parts() if _reads(part, module))
+            yield from (part for part in reader.parts(module) if _reads(part, module))
 
     def _block(self, name: str, module: nn.Module, reader: LayerReader) -> Block:
         """The block of a module, by the first of the modules tied to it that reads dense rows."""
         packed = _packed(reader, module)
-        direct, transposed = self._uses(packed, reader, module)
+        direct, transposed = self._uses(name, packed, reader, module)
         if reader.one_hot and transposed:
             name, reader = transposed[0]
             module = self.model.get_submodule(name)
             packed = _packed(reader, module)
-            direct, transposed = self._uses(packed, reader, module)
-        parameters = tuple(self.names[id(p)] for p in packed)
-        whole = {id(p) for p in module.parameters(recurse=False) if _trained(p)} == set(map(id, packed))
-        of = name or "model" if whole else parameters[0]
+            direct, transposed = self._uses(name, packed, reader, module)
+        suffixes = map(_suffix, reader.parameters(module))
+        parameters = tuple(self.names[id(p)] + rows for p, rows in zip(packed, suffixes, strict=True))
+        own = {id(p) for p in module.parameters(recurse=False) if _trained(p)}
+        of = name or "model" if own == set(map(id, packed)) and not reader.composite else parameters[0]
         return Block(
             of, parameters, reader.shape(module), tuple(direct), reader, transposed=tuple(transposed)
         )
 
     def _uses(
-        self, packed: Sequence[nn.Parameter], reader: LayerReader, module: nn.Module
+        self, name: str, packed: Sequence[nn.Parameter], reader: LayerReader, module: nn.Module
     ) -> tuple[list[str], list[tuple[str, LayerReader]]]:
         """The modules that use these parameters as this reader reads them, and those that transpose them."""
+        if reader.composite:
+            return [name], []
         direct, transposed = [], []
         for name, other in self.owners[id(packed[0])]:
             theirs = self._same(packed, reader, module, other)
@@ -167,10 +181,7 @@ class _Reading:
         return None
 
     def _obstacle(self, name: str, module: nn.Module, reader: LayerReader) -> str | None:
-        """What forbids reading parameters although the layer's kind is known: parent, freezing, or tying."""
-        parent = self.model.get_submodule(name.rpartition(".")[0]) if name else None
-        if isinstance(parent, nn.MultiheadAttention):
-            return "nn.MultiheadAttention uses this weight without calling its layer"
+        """What forbids reading parameters although the layer's kind is known: freezing, or tying."""
         packed = _packed(reader, module)
         if any(p.is_complex() for p in packed):
             return "a parameter of the layer is complex"
@@ -183,6 +194,10 @@ class _Reading:
             if {n for n, _ in self.owners[id(p)]} != sharers:
                 return "weight and bias are not tied to the same layers"
         for other_name, other in self.owners[id(packed[0])]:
+            if reader.composite:
+                if all(other is not inner for inner in module.modules()):
+                    return f'tied to "{other_name}" ({type(other).__name__}), which is no part of this module'
+                continue
             if self._same(packed, reader, module, other) is None:
                 return self._untied(reader, module, other_name, other)
         return None
@@ -197,11 +212,25 @@ class _Reading:
 
 def _reads(reader: LayerReader, module: nn.Module) -> bool:
     """Whether a reader can read parameters that a module holds itself: no functions of others."""
-    return reader.refuses(module) is None and all(n in module._parameters for n in reader.parameters(module))
+    if reader.refuses(module) is not None:
+        return False
+    return all(_parameter(module, whole(n)) is not None for n in reader.parameters(module))
 
 
 def _packed(reader: LayerReader, module: nn.Module) -> list[nn.Parameter]:
-    return [getattr(module, name) for name in reader.parameters(module)]
+    found = (_parameter(module, whole(name)) for name in reader.parameters(module))
+    return [p for p in found if p is not None]
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    """The parameter of this name, unless a function of others stands in its place."""
+    path, _, last = name.rpartition(".")
+    return module.get_submodule(path)._parameters.get(last)
+
+
+def _suffix(name: str) -> str:
+    """What says which rows a piece has; nothing for a whole parameter."""
+    return name[len(whole(name)) :]
 
 
 def empty(model: nn.Module) -> dict[str, str]:

@@ -9,7 +9,7 @@ a layer with twice the positions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,10 @@ from torch.utils.hooks import RemovableHandle
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Arrangement, Called, arranged
+from curvlab.model.inside import Inside
+from curvlab.model.use import Use
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import LayerReader, as_dtype, total
 
 
@@ -67,7 +70,7 @@ class Call:
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
         if g is None:
-            like = next(self.module.parameters(recurse=False))
+            like = next(self.module.parameters())
             g = torch.zeros(self.output_shape, dtype=self.output_dtype, device=like.device)
         elif g.shape != self.output_shape:
             g = g.reshape(self.output_shape)
@@ -126,7 +129,7 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
             Call(use.block, use.module, use.reader, use.x, edge, y.shape, *dtypes, use.transposed)
         )
 
-    handles = [h for block in blocks.tapped for h in listen(blocks, block, record)]
+    handles = listen(blocks, blocks.tapped, record)
     try:
         yield tape
     finally:
@@ -134,26 +137,28 @@ def recording(blocks: Blocks) -> Iterator[Tape]:
             handle.remove()
 
 
-@dataclass(frozen=True)
-class Use:
-    """A layer was called: what it was called on, and its output."""
+def listen(
+    blocks: Blocks,
+    members: Iterable[Block],
+    record: Callable[[Use], None],
+    wanted: Callable[[], bool | None] = lambda: True,
+) -> list[RemovableHandle]:
+    """Tell ``record`` of every use of these blocks while gradients are on, if its output has numbers.
 
-    block: Block
-    module: nn.Module
-    reader: LayerReader
-    x: Any
-    output: Tensor
-    transposed: bool
-
-
-def listen(blocks: Blocks, block: Block, record: Callable[[Use], None]) -> list[RemovableHandle]:
-    """Tell ``record`` of every call of a block's layers while gradients are on, if its output has numbers."""
-    return [
-        blocks.modules[layer].register_forward_hook(
-            Listener(block, reader, transposed, record), with_kwargs=True
-        )
-        for layer, reader, transposed in block.readings()
-    ]
+    ``wanted`` says whether anybody listens to the inside of composite modules, which costs.
+    """
+    handles: list[RemovableHandle] = []
+    inside: dict[str, list[Block]] = defaultdict(list)
+    for block in members:
+        for layer, reader, transposed in block.readings():
+            if reader.composite:
+                inside[layer].append(block)
+            else:
+                hook = Listener(block, reader, transposed, record)
+                handles.append(blocks.modules[layer].register_forward_hook(hook, with_kwargs=True))
+    for layer, its in inside.items():
+        handles += Inside(layer or "model", its, record, wanted).attach(blocks.modules[layer])
+    return handles
 
 
 class Listener:
@@ -174,9 +179,7 @@ class Listener:
 
 
 def _dtype(use: Use) -> torch.dtype:
-    name = use.reader.parameters(use.module)[0]
-    found: torch.dtype = getattr(use.module, name).dtype
-    return found
+    return use.module.get_parameter(whole(use.reader.parameters(use.module)[0])).dtype
 
 
 def _require_plain(block: Block, output: Tensor) -> None:

@@ -29,9 +29,10 @@ from curvlab.objectives.examples import Declared, Forward, count
 from curvlab.objectives.ledger import Entry, Ledger
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.objectives.ranks import Ranks
-from curvlab.protocols.blocks import Blocks, whole
+from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.pieces import whole
 
 Reduction = Literal["mean", "sum", "mean-tokens"]
 

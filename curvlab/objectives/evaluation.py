@@ -26,10 +26,11 @@ from curvlab.objectives.mismatch import LayerMismatch as LayerMismatch
 from curvlab.objectives.nested import arguments
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.variance import GradientVariance
-from curvlab.protocols.blocks import Block, Blocks, cut, whole
+from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.pieces import cut, whole
 
 #: rows by block name, one tensor per chunk
 Pieces = dict[str, list[Tensor]]

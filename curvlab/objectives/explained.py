@@ -17,7 +17,8 @@ from torch import Tensor
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
-from curvlab.protocols.blocks import Block, Blocks, cut, whole
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.pieces import cut, whole
 
 #: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
 TF32 = 2.0**-10

@@ -30,9 +30,11 @@ from torch._C import _current_graph_task_id as current_task
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Called
-from curvlab.model.taps import Use, arrival, listen
+from curvlab.model.taps import arrival, listen
+from curvlab.model.use import Use
 from curvlab.objectives.examples import Declared, Forward, begun, outside
-from curvlab.protocols.blocks import Block, Blocks, whole
+from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import as_dtype
 
 #: most backward passes that one step accumulates; more without a step raise an error, so memory is bounded
@@ -193,14 +195,14 @@ class Ledger:
     def cover(self, blocks: Blocks) -> None:
         """Take on more blocks of the same model; layers and parameters known already are left alone."""
         self.blocks = blocks
-        for block in blocks.members:
-            if block.is_layer and block.name not in self._tapped:
-                self._tapped.add(block.name)
-                self.new.add(block.name)
-                self.weights[whole(block.parameters[0])].append(block)
-                for p in block.parameters:
-                    self.owners[whole(p)].append(block)
-                self._handles.extend(listen(blocks, block, Hook(self._tap)))
+        fresh = [b for b in blocks.members if b.is_layer and b.name not in self._tapped]
+        for block in fresh:
+            self._tapped.add(block.name)
+            self.new.add(block.name)
+            self.weights[whole(block.parameters[0])].append(block)
+            for p in block.parameters:
+                self.owners[whole(p)].append(block)
+        self._handles.extend(listen(blocks, fresh, Hook(self._tap), Hook(self._looking_inside)))
         if self._hooked:
             self._attach()
 
@@ -295,6 +297,10 @@ class Ledger:
             self.opaque = [f for f in self.opaque[-SAMPLE:] if not f.joined] + [forward]
         for tensor in outputs:
             arrival(tensor).register_hook(Hook(self._returned, forward))  # type: ignore[no-untyped-call]
+
+    def _looking_inside(self) -> bool:
+        """Whether uses inside composite modules matter: only where their rows do, for seeing them costs."""
+        return self.active and self.rows
 
     def _tap(self, use: Use) -> None:
         """A layer is called."""
@@ -435,6 +441,8 @@ class Ledger:
     def _begin_look(self, name: str) -> None:
         """Choose an output of each layer, and read the gradient of its weights before any is added."""
         for block in self._read(self.weights, name):
+            if block.reader is not None and block.reader.composite and not self.rows:
+                continue  # nothing was seen of it
             k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
             if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
                 self.checked.pop(block.name, None)
@@ -548,14 +556,13 @@ class Hook:
     A copy of the model, or one from a file, has a hook in its place that does nothing.
     """
 
-    def __init__(self, method: Callable[..., None] | None, *first: Any) -> None:
+    def __init__(self, method: Callable[..., Any] | None, *first: Any) -> None:
         self.method = None if method is None else weakref.WeakMethod(method)
         self.first = first
 
-    def __call__(self, *given: Any) -> None:
+    def __call__(self, *given: Any) -> Any:
         method = None if self.method is None else self.method()
-        if method is not None:
-            method(*self.first, *given)
+        return None if method is None else method(*self.first, *given)
 
     def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
         return Hook, (None,)

@@ -34,7 +34,8 @@ from curvlab.objectives.opaque import Opaque
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.twice import differentiating_twice, require_twice
-from curvlab.protocols.blocks import Blocks, cut, whole
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.pieces import cut, whole
 
 
 @contextmanager

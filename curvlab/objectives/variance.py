@@ -34,8 +34,9 @@ from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.repeatability import first_difference, same, watching
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.shapes import described
-from curvlab.protocols.blocks import Block, Blocks, as_real, whole
+from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.evidence import Variance
+from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import products
 
 #: numbers that the gradients of a group of examples may take up beside a micro-batch

@@ -8,50 +8,21 @@ gradient is packed on entry and unpacked at the one write; between the two nobod
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
+from curvlab.protocols.pieces import cut, rows_of_piece, whole
 from curvlab.protocols.reader import LayerReader
 
 
 def as_real(tensor: Tensor) -> Tensor:
     """A complex tensor as pairs of reals, with a last axis of two (a view mostly); any other is itself."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-#: rows of a parameter: its name, first row, and row after the last
-_PIECE = re.compile(r"(.*)\[(\d+):(\d+)\]")
-
-
-def piece(parameter: str, start: int, stop: int) -> str:
-    """The name of some rows of a parameter."""
-    return f"{parameter}[{start}:{stop}]"
-
-
-@lru_cache(maxsize=4096)
-def whole(name: str) -> str:
-    """The parameter that a name or a piece is of."""
-    found = _PIECE.fullmatch(name)
-    return name if found is None else found[1]
-
-
-@lru_cache(maxsize=4096)
-def rows_of_piece(name: str) -> slice | None:
-    """The rows of a piece; ``None`` for a whole parameter."""
-    found = _PIECE.fullmatch(name)
-    return None if found is None else slice(int(found[2]), int(found[3]))
-
-
-def cut(name: str, t: Tensor) -> Tensor:
-    """Of a tensor like a whole parameter, the part that a name means: a view."""
-    rows = rows_of_piece(name)
-    return t if rows is None else t[rows]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.linalg.lookups import AnyRows, Lookups, dense_rows
+from curvlab.protocols.pieces import cut, piece, whole
 
 
 class LayerReader(ABC):
@@ -26,8 +28,11 @@ class LayerReader(ABC):
     #: whether inputs are one-hot rows (``Lookups``): their factor is diagonal
     one_hot: ClassVar[bool] = False
 
-    def parts(self) -> tuple[LayerReader, ...]:
-        """Readers of the same kind of layer that are tried in turn, for the parameters that are left."""
+    #: whether its uses are captured inside a call of the module (``CompositeReader``)
+    composite: ClassVar[bool] = False
+
+    def parts(self, module: nn.Module) -> tuple[LayerReader, ...]:
+        """Readers of a layer of this kind that are tried in turn, for the parameters that are left."""
         return (self,)
 
     @abstractmethod
@@ -100,8 +105,93 @@ class LayerReader(ABC):
             return found, torch.linalg.vector_norm(rows) * rows.numel() ** 0.5
         own = a.reshape(rows.shape[0], groups, -1)[:, k * groups // o]
         size = torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(own)
-        columns = getattr(module, self.parameters(module)[0]).numel() // o
+        first = self.parameters(module)[0]
+        columns = cut(first, module.get_parameter(whole(first))).numel() // o
         return (rows @ own)[:columns], size
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map inside a module: names of its weight and bias, and which rows of them, or all.
+
+    A name may lead into a submodule, as ``"out_proj.weight"`` does.  A bias without a weight is that of a
+    weight that is frozen, or tied elsewhere.
+    """
+
+    weight: str | None
+    bias: str | None = None
+    rows: tuple[int, int] | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """Of its parameters, or pieces of parameters, in packing order."""
+        found = tuple(n for n in (self.weight, self.bias) if n is not None)
+        return found if self.rows is None else tuple(piece(n, *self.rows) for n in found)
+
+
+@dataclass(frozen=True)
+class CompositeReader(LayerReader):
+    """Reads a module that uses several matrices in one call, each by ``F.linear``: a block for each.
+
+    While rows are wanted, the module's call is computed again by ``rerun`` after the module itself: outputs
+    keep the module's values and get the gradient of the second computation, in which each use of a parameter
+    by ``F.linear``, as a scale, or as a shift is seen.  Costs the forward pass of the module once more.
+    """
+
+    composite: ClassVar[bool] = True
+    #: whether ``rerun`` computes the call again; if not, uses are seen in the module's own call
+    reruns: ClassVar[bool] = True
+    projection: Projection | None = None
+
+    @abstractmethod
+    def projections(self, module: nn.Module) -> tuple[Projection, ...]:
+        """The linear maps of a module that is not refused; together they hold whole parameters."""
+
+    @abstractmethod
+    def rerun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module's outputs once more, by torch functions on the module's own parameters."""
+
+    def parts(self, module: nn.Module) -> tuple[LayerReader, ...]:
+        if self.refuses(module) is not None:
+            return (self,)
+        found: list[LayerReader] = []
+        for p in self.projections(module):
+            found.append(replace(self, projection=p))
+            if p.weight is not None and p.bias is not None:
+                found.append(replace(self, projection=replace(p, bias=None)))
+                found.append(replace(self, projection=replace(p, weight=None)))
+        return tuple(found)
+
+    def parameters(self, module: nn.Module) -> tuple[str, ...]:
+        return () if self.projection is None else self.projection.names()
+
+    def shape(self, module: nn.Module) -> torch.Size:
+        first, *others = (cut(n, module.get_parameter(whole(n))) for n in self.parameters(module))
+        return torch.Size((first.shape[0], first.shape[1:].numel() + len(others)))
+
+    def axes(self, module: nn.Module, x: Any, shape: torch.Size) -> tuple[int, ...]:
+        return shape[:-1] or (1,)
+
+    def inputs(self, module: nn.Module, x: Tensor) -> AnyRows:
+        rows = features_last(x)
+        assert self.projection is not None, "a part of a composite has a projection"
+        if self.projection.weight is None:
+            return rows.new_ones(1, 1, 1).expand(*rows.shape[:2], 1)
+        if self.projection.bias is None:
+            return rows
+        return torch.cat((rows, rows.new_ones(*rows.shape[:2], 1)), dim=-1)
+
+    def grads(self, module: nn.Module, g: Tensor, x: Any) -> Float[Tensor, "n s o"]:
+        return features_last(g)
+
+    def unpacked(self, module: nn.Module, name: str, columns: Float[Tensor, "o c"]) -> Tensor:
+        return columns[:, 0] if module.get_parameter(whole(name)).dim() == 1 else columns
+
+
+def features_last(x: Tensor) -> Float[Tensor, "n s d"]:
+    """``[n, *, d]`` as rows; one example without a batch axis is a batch of one."""
+    if x.dim() == 1:
+        return x.view(1, 1, -1)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def as_dtype(x: Any, dtype: torch.dtype) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 
 from curvlab.model.partition import empty, partition
 from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.pieces import cut, whole
 from tests.model.zoo import ZOO, Specimen, nested
 
 specimens = pytest.mark.parametrize("specimen", ZOO.values(), ids=ZOO.keys())
@@ -26,7 +27,14 @@ def test_every_trainable_parameter_is_in_exactly_one_block(specimen: Specimen, j
     model = specimen.build()
     blocks = partition(model, lambda layer: joined)
     placed = Counter(p for b in blocks.members for p in b.parameters)
-    assert placed == Counter(n for n, p in model.named_parameters() if p.requires_grad)
+    assert set(placed.values()) == {1}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {whole(p) for p in placed} == trained.keys()
+    rows = Counter({n: p.shape[0] if p.dim() else 1 for n, p in trained.items()})
+    held = Counter[str]()
+    for name in placed:
+        held[whole(name)] += cut(name, torch.zeros_like(trained[whole(name)])).shape[:1].numel()
+    assert held == rows, "all rows of every parameter"
 
 
 @specimens
@@ -76,7 +84,9 @@ def test_what_is_packed_comes_back_from_its_slots(specimen: Specimen) -> None:
     blocks = by_layer(specimen)
     tensors = {n: torch.randn_like(p) for n, p in blocks.parameters.items()}
     for name, slot in blocks.slots(blocks.pack(tensors)).items():
-        assert torch.equal(slot, tensors[name])
+        assert torch.equal(slot, cut(name, tensors[whole(name)]))
+    whole_again = blocks.assembled(blocks.pack(tensors))
+    assert all(torch.equal(whole_again[name], t) for name, t in tensors.items())
 
 
 def test_a_packed_layer_has_its_bias_as_last_column() -> None:
@@ -99,7 +109,7 @@ def test_the_one_write_subtracts_and_can_be_taken_back_bit_for_bit(specimen: Spe
     before, theta = {n: p.clone() for n, p in blocks.model.named_parameters()}, blocks.read()
     update = blocks.pack({n: torch.randn_like(p) for n, p in blocks.parameters.items()})
     blocks.subtract_(update, 0.5)
-    moved = blocks.slots(update)
+    moved = blocks.assembled(update)
     for name, p in blocks.model.named_parameters():
         expected = before[name] - 0.5 * moved[name] if name in moved else before[name]
         torch.testing.assert_close(p.detach(), expected.detach(), rtol=1e-6, atol=1e-6)

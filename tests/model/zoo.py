@@ -138,6 +138,13 @@ def norms(*names: str) -> Mapping[str, tuple[str, ...]]:
     return {f"{name}.{part}": (name,) for name in names for part in ("weight", "bias")}
 
 
+def attention(name: str) -> Mapping[str, tuple[str, ...]]:
+    """The blocks of a MultiheadAttention of width 4: query, key, value and output."""
+    own = f"{name}." if name else ""
+    rows = ("in_proj_weight[0:4]", "in_proj_weight[4:8]", "in_proj_weight[8:12]", "out_proj.weight")
+    return {own + block: (name,) for block in rows}
+
+
 ALONE = {"0": ("0",)}
 BOTH = {"0": ("0", "2")}
 
@@ -180,19 +187,18 @@ ZOO: Mapping[str, Specimen] = {
         output_first, {"out.weight": ("out",), "out.bias": ("out",)}, transposed={"out.weight": ("in",)}
     ),
     "attention": Specimen(
-        lambda: nn.MultiheadAttention(4, 2),
-        {},
-        {
-            "in_proj_weight": "MultiheadAttention has no layer reader",
-            "in_proj_bias": "MultiheadAttention has no layer reader",
-            "out_proj.weight": "without calling its layer",
-            "out_proj.bias": "without calling its layer",
-        },
+        lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True),
+        attention(""),
+        {"bias_k": "MultiheadAttention has no layer reader"},
     ),
     "transformer layer": Specimen(
         lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
-        {"linear1": ("linear1",), "linear2": ("linear2",), **norms("norm1", "norm2")},
-        {"self_attn.out_proj.weight": "without calling its layer"},
+        {
+            **attention("self_attn"),
+            "linear1": ("linear1",),
+            "linear2": ("linear2",),
+            **norms("norm1", "norm2"),
+        },
     ),
     "norms": Specimen(
         lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.BatchNorm1d(4)),
@@ -226,7 +232,7 @@ ZOO: Mapping[str, Specimen] = {
         lambda: strided(groups=2), {}, {"0.weight": 'tied to "2", which has another number of groups'}
     ),
     "subclass that computes": Specimen(
-        lambda: nn.Sequential(Doubled(4, 3)), {}, {"0.weight": "overrides Linear.forward"}
+        lambda: nn.Sequential(Doubled(4, 3)), {"0.weight": ("0",), "0.bias": ("0",)}
     ),
     "subclass in name only": Specimen(lambda: nn.Sequential(Named(4, 3)), ALONE),
     "subclass with another parameter": Specimen(
@@ -239,8 +245,8 @@ ZOO: Mapping[str, Specimen] = {
         {"0": ("0",), "1": ("1",)},
         {"0.parametrizations.weight.original0": "ParametrizationList has no"},
     ),
-    "parameter on the root": Specimen(Rooted, {"layer": ("layer",)}, {"scale": "Rooted has no"}),
-    "parameter in two modules": Specimen(shared_scale, {"1": ("1",)}, {"0.by": "Scale has no"}),
+    "parameter on the root": Specimen(Rooted, {"scale": ("",), "layer": ("layer",)}),
+    "parameter in two modules": Specimen(shared_scale, {"1": ("1",)}, {"0.by": 'tied to "2" (Scale)'}),
     "parameter list": Specimen(
         lambda: nn.ParameterList([torch.ones(2), torch.ones(3)]), {}, {"0": "ParameterList has no"}
     ),

@@ -22,7 +22,7 @@ class Affine(LayerReader):
 
     part: Literal["whole", "weight", "bias"] = "whole"
 
-    def parts(self) -> tuple[LayerReader, ...]:
+    def parts(self, module: nn.Module) -> tuple[LayerReader, ...]:
         return (self, replace(self, part="weight"), replace(self, part="bias"))
 
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
@@ -58,13 +58,6 @@ def of_kind(module: nn.Module, kinds: Iterable[type[nn.Module]], *methods: str) 
 def ones(like: Tensor, n: int, s: int) -> Float[Tensor, "n s 1"]:
     """The input of a bias at every position; a view of a single number."""
     return like.new_ones(1, 1, 1).expand(n, s, 1)
-
-
-def features_last(x: Tensor) -> Float[Tensor, "n s d"]:
-    """``[n, *, d]`` as rows; one example without a batch axis is a batch of one."""
-    if x.dim() == 1:
-        return x.view(1, 1, -1)
-    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def channels_first(x: Tensor) -> Float[Tensor, "n s c"]:

@@ -9,24 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from curvlab.model.readers.affine import channels_first, of_kind, ones
 from curvlab.protocols.reader import LayerReader
 
 #: layers whose features are the last axes
 FEATURES = (nn.LayerNorm, nn.RMSNorm)
-#: layers whose channels are the second axis; batch and instance norm in one, two and three dimensions
-CHANNELS = (
-    nn.GroupNorm,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-)
+#: layers whose channels are the second axis
+BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+CHANNELS = (nn.GroupNorm, *BATCH, *INSTANCE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class NormReader(LayerReader):
 
     part: Literal["weight", "bias"] = "weight"
 
-    def parts(self) -> tuple[LayerReader, ...]:
+    def parts(self, module: nn.Module) -> tuple[LayerReader, ...]:
         return (self, replace(self, part="bias"))
 
     def refuses(self, module: nn.Module) -> str | None:
@@ -75,7 +67,7 @@ class NormReader(LayerReader):
 
 def _is_batched(module: nn.Module, shape: torch.Size) -> bool:
     """Whether a layer of channels got a batch, or a single example as only instance norm takes it."""
-    return not (isinstance(module, _InstanceNorm) and len(shape) == module._get_no_batch_dim())  # type: ignore[no-untyped-call]
+    return not (isinstance(module, INSTANCE) and len(shape) == module._get_no_batch_dim())  # type: ignore[no-untyped-call]
 
 
 def _rows(module: nn.Module, x: Tensor) -> Float[Tensor, "n s c"]:
@@ -93,10 +85,10 @@ def _normalized(module: nn.Module, x: Tensor, training: bool) -> Tensor:
         return F.rms_norm(x, list(module.normalized_shape), eps=module.eps)
     if isinstance(module, nn.GroupNorm):
         return F.group_norm(x, module.num_groups, eps=module.eps)
-    assert isinstance(module, (_BatchNorm, _InstanceNorm))
+    assert isinstance(module, (*BATCH, *INSTANCE))
     mean, var = module.running_mean, module.running_var
     own = training or mean is None
-    if isinstance(module, _InstanceNorm):
+    if isinstance(module, INSTANCE):
         whole = x if _is_batched(module, x.shape) else x.unsqueeze(0)
         found = F.instance_norm(
             whole, *((None, None) if own else (mean, var)), use_input_stats=own, eps=module.eps

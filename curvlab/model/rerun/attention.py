@@ -42,7 +42,8 @@ def attention(
         y, weights = _weighted(q, k, v, mask, p)
     else:
         y = F.scaled_dot_product_attention(q, k, v, mask, p, causal)
-    y = F.linear(y.permute(2, 0, 1, 3).flatten(2), module.out_proj.weight, module.out_proj.bias)
+    y = F.linear(y.permute(0, 2, 1, 3).flatten(2), module.out_proj.weight, module.out_proj.bias)
+    y = y.transpose(0, 1)
     if weights is not None and average_attn_weights:
         weights = weights.mean(dim=1)
     if not batched:
@@ -51,11 +52,12 @@ def attention(
 
 
 def _projected(module: nn.MultiheadAttention, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Query, key and value ``[t, n, e]``."""
+    """Query, key and value ``[t, n, e]``, from rows that lead with the examples."""
     apart = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     weights = apart if module.in_proj_weight is None else module.in_proj_weight.chunk(3)
     biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    return tuple(F.linear(*each) for each in zip(inputs, weights, biases, strict=True))
+    given = (x.transpose(0, 1) for x in inputs)
+    return tuple(F.linear(*each).transpose(0, 1) for each in zip(given, weights, biases, strict=True))
 
 
 def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

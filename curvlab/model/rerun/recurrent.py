@@ -24,6 +24,12 @@ class Sequences:
 
     sizes: tuple[int, ...] | None = None
 
+    def projected(self, weights: Weights, x: Tensor) -> Tensor:
+        """The input's part of all gates, from rows that lead with the sequences, as examples do."""
+        if self.sizes is not None:
+            return weights.projected(x)
+        return weights.projected(x.transpose(0, 1)).transpose(0, 1)
+
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """``[n_t, d]`` of every step."""
         return x.unbind(0) if self.sizes is None else torch.split(x, list(self.sizes))
@@ -83,7 +89,7 @@ def _layers(module: nn.RNNBase, sequences: Sequences, x: Tensor, start: State) -
         for direction in range(directions):
             weights = _weights(module, layer, "_reverse" if direction else "")
             state = tuple(s[len(ends)] for s in start)
-            by_step = sequences.split(weights.projected(x))
+            by_step = sequences.split(sequences.projected(weights, x))
             y, end = _run(by_step, state, step, weights, backwards=bool(direction))
             outputs.append(sequences.joined(y))
             ends.append(end)

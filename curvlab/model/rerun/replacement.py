@@ -6,7 +6,7 @@ bit for bit those of the fused call; gradients pass through the re-run alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.model.rerun.modules import draws, rerun
+from curvlab.model.rerun.modules import draws
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,20 @@ class Generators:
 def replaced(
     name: str,
     module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
     outputs: Any,
+    rerun: Callable[[], Any],
     before: Generators | None = None,
 ) -> Any:
-    """The fused ``outputs`` of ``module(*args, **kwargs)``, with gradients through the re-run.
+    """The fused ``outputs`` of a module's call, with gradients through ``rerun``.
 
     ``before``: the generators before the fused call, needed if it draws numbers.  Raises ``ConfigError``
     naming the layer if the re-run's outputs differ by more than rounding.
     """
     if before is None:
-        again = rerun(module, args, kwargs)
+        again = rerun()
     else:
         with before.replayed():
-            again = rerun(module, args, kwargs)
+            again = rerun()
     return _replaced(name, module, outputs, again)
 
 
