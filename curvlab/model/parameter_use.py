@@ -40,16 +40,19 @@ class Part:
 class ParameterUse:
     """One use of a part of a parameter by a torch function.
 
-    ============================  =======================================  ==================================
-    kind                          output                                   x
-    ============================  =======================================  ==================================
-    ``linear``                    ``x Wᵀ + bias``, W the part              ``[.., i]``
-    ``transposed linear``         ``x W + bias``                           ``[.., o]``, o the part's rows
-    ``lookup``                    rows ``x`` of the part                   integers ``[..]``
-    ``scale``                     ``x * s``, s broadcast over leading axes ``[.., d]``
-    ``shift``                     ``… + s``, likewise                      not kept
-    ``unread``                    anything else; ``reason`` says what      not kept
-    ============================  =======================================  ==================================
+    =====================  =========================================  ===================================
+    kind                   output                                     x
+    =====================  =========================================  ===================================
+    ``linear``             ``x Wᵀ + bias``, W the part                ``[.., i]``
+    ``transposed linear``  ``x W + bias``                             ``[.., r]``, r the part's rows
+    ``lookup``             rows ``x`` of the part                     integers ``[..]``
+    ``scale``              ``x * s``, s broadcast over leading axes   ``[.., d]``
+    ``shift``              ``… + s``, likewise                        not kept
+    ``unread``             anything else; ``reason`` says what        not kept
+    =====================  =========================================  ===================================
+
+    No use says whether x has examples: a weight that is computed from other weights is captured like an
+    activation unless x is a parameter or a view of one.
     """
 
     kind: Kind

@@ -119,7 +119,7 @@ def embedding(
         return
     if max_norm is not None or scale_grad_by_freq:
         yield unread(name, part, output, "with max_norm or scale_grad_by_freq")
-    elif part.layout != "rows" or part.parameter.dim() != 2:
+    elif part.layout != "rows":
         yield unread(name, part, output)
     else:
         padding = None if padding_idx is None else padding_idx % (part.stop - part.start)
@@ -147,7 +147,7 @@ def _elementwise(
 ) -> Iterator[ParameterUse]:
     parts = [(part, x) for part, x in ((find(one), other), (find(other), one)) if part is not None]
     for part, x in parts:
-        broadcast = isinstance(x, Tensor) and x.dim() > 1 and x.shape == output.shape and _spans(part, x)
+        broadcast = isinstance(x, Tensor) and x.dim() > 1 and _spans(part, x)
         if _is_parameter(x) or len(parts) > 1:
             yield unread(name, part, output, ANOTHER)
         elif broadcast:

@@ -33,7 +33,7 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(randn(*shape))
 
 
-def assert_gradients_are_told(run: Callable[[], Tensor], *parameters: Tensor) -> list[ParameterUse]:
+def assert_uses_make_the_gradient(run: Callable[[], Tensor], *parameters: Tensor) -> list[ParameterUse]:
     """Output gradients, asked of edges, and what was recorded make each parameter's whole gradient."""
     recorded = Recorded()
     with Capture(parameters, recorded.add):
@@ -62,7 +62,7 @@ LINEAR: dict[str, tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
 @pytest.mark.parametrize(("kind", "run"), LINEAR.values(), ids=LINEAR)
 def test_linear_maps_make_the_gradient(kind: str, run: Callable[..., Tensor]) -> None:
     w, b, x = parameter(4, 4), parameter(4), randn(3, 2, 4)
-    seen = assert_gradients_are_told(lambda: run(x, w, b), w, b)
+    seen = assert_uses_make_the_gradient(lambda: run(x, w, b), w, b)
     assert seen[0].kind == kind
     assert seen[0].part.parameter is w
     assert (seen[0].part.start, seen[0].part.stop) == (0, 4)
@@ -71,7 +71,7 @@ def test_linear_maps_make_the_gradient(kind: str, run: Callable[..., Tensor]) ->
 @pytest.mark.parametrize(("kind", "run"), LINEAR.values(), ids=LINEAR)
 def test_linear_maps_by_rows_of_a_weight_make_the_gradient(kind: str, run: Callable[..., Tensor]) -> None:
     w, b, x = parameter(9, 3), parameter(9), randn(2, 5, 3)
-    seen = assert_gradients_are_told(lambda: run(x, w[3:6], b[6:9]), w, b)
+    seen = assert_uses_make_the_gradient(lambda: run(x, w[3:6], b[6:9]), w, b)
     assert (seen[0].part.start, seen[0].part.stop) == (3, 6)
     biases = [use.part if use.kind == "shift" else use.bias for use in seen]
     assert [(p.start, p.stop) for p in biases if p is not None] == [(6, 9)]
@@ -82,17 +82,17 @@ def test_a_bias_with_a_weight_is_one_record_and_alone_a_shift() -> None:
     (both,) = uses_in(lambda: F.linear(x, w, b), w, b)
     assert both.bias is not None
     assert both.bias.parameter is b
-    (alone,) = assert_gradients_are_told(lambda: F.linear(x, w, b), b)
+    (alone,) = assert_uses_make_the_gradient(lambda: F.linear(x, w, b), b)
     assert alone.kind == "shift"
-    (free,) = assert_gradients_are_told(lambda: F.linear(x, w, 2 * b), w)
+    (free,) = assert_uses_make_the_gradient(lambda: F.linear(x, w, 2 * b), w)
     assert free.bias is None
 
 
 @pytest.mark.parametrize("x", [randn(3), randn(2, 3), randn(2, 5, 3), randn(2, 2, 5, 3)])
 def test_any_leading_axes(x: Tensor) -> None:
     w, b = parameter(4, 3), parameter(4)
-    assert_gradients_are_told(lambda: F.linear(x, w, b), w, b)
-    assert_gradients_are_told(lambda: x @ w.T, w)
+    assert_uses_make_the_gradient(lambda: F.linear(x, w, b), w, b)
+    assert_uses_make_the_gradient(lambda: x @ w.T, w)
 
 
 IN_PLACE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -108,23 +108,23 @@ IN_PLACE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 def test_gradients_arrive_although_the_output_is_changed_in_place(kind: str) -> None:
     x, w, s = randn(5, 2, 3), parameter(3, 3), parameter(3)
     captured = {"scale": (s,), "shift": (s,), "linear": (w, s)}.get(kind, (w,))
-    (use,) = assert_gradients_are_told(lambda: IN_PLACE[kind](x, w, s), *captured)
+    (use,) = assert_uses_make_the_gradient(lambda: IN_PLACE[kind](x, w, s), *captured)
     assert use.kind == kind
 
 
 def test_lookups_and_their_padding() -> None:
     table, index = parameter(6, 3), torch.tensor([[0, 5, 3], [5, 5, 1]])
-    (use,) = assert_gradients_are_told(lambda: F.embedding(index, table), table)
+    (use,) = assert_uses_make_the_gradient(lambda: F.embedding(index, table), table)
     assert (use.kind, use.padding) == ("lookup", None)
     assert use.x is not None
     assert torch.equal(use.x, index)
     for padding in (5, -1):
-        (use,) = assert_gradients_are_told(lambda p=padding: F.embedding(index, table, p), table)  # type: ignore[misc]
+        (use,) = assert_uses_make_the_gradient(lambda p=padding: F.embedding(index, table, p), table)  # type: ignore[misc]
         assert use.padding == 5
     layer = nn.Embedding(6, 3, padding_idx=1).double()
-    (use,) = assert_gradients_are_told(lambda: layer(index), layer.weight)
+    (use,) = assert_uses_make_the_gradient(lambda: layer(index), layer.weight)
     assert use.padding == 1
-    (use,) = assert_gradients_are_told(lambda: F.embedding(index - 1 * (index > 0), table[1:], 4), table)
+    (use,) = assert_uses_make_the_gradient(lambda: F.embedding(index - 1 * (index > 0), table[1:], 4), table)
     assert (use.part.start, use.part.stop) == (1, 6)
 
 
@@ -146,7 +146,7 @@ ELEMENTWISE: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
 def test_scales_and_shifts_make_the_gradient(kind: str, run: Callable[..., Tensor]) -> None:
     s = parameter(4)
     for x in (randn(5, 4), randn(2, 5, 4, grad=True)):
-        (use,) = assert_gradients_are_told(lambda x=x: run(x, s), s)  # type: ignore[misc]
+        (use,) = assert_uses_make_the_gradient(lambda x=x: run(x, s), s)  # type: ignore[misc]
         assert use.kind == kind
         assert use.x is None or not use.x.requires_grad
 
@@ -159,13 +159,13 @@ def test_an_augmented_assignment_is_a_shift() -> None:
         x += s
         return x
 
-    (use,) = assert_gradients_are_told(run, s)
+    (use,) = assert_uses_make_the_gradient(run, s)
     assert use.kind == "shift"
 
 
 def test_two_uses_of_one_weight_are_two_records() -> None:
     w, index = parameter(6, 3), torch.tensor([1, 5])
-    seen = assert_gradients_are_told(lambda: F.linear(F.embedding(index, w).tanh(), w), w)
+    seen = assert_uses_make_the_gradient(lambda: F.linear(F.embedding(index, w).tanh(), w), w)
     assert [use.kind for use in seen] == ["lookup", "linear"]
 
 
@@ -232,6 +232,13 @@ def test_a_parametrized_weight_is_unread_where_its_parameters_are_captured() -> 
     assert len(seen) == 2
 
 
+@pytest.mark.filterwarnings("ignore:This overload of addmm is deprecated")
+def test_an_overload_with_other_arguments_is_unread() -> None:
+    w, x = parameter(3, 3), randn(2, 3)
+    (use,) = uses_in(lambda: torch.addmm(1.0, randn(3), x, w), w)  # type: ignore[call-overload]
+    assert use.reason == "used by addmm"
+
+
 def test_views_and_attributes_alone_are_no_use() -> None:
     w, s = parameter(6, 3), parameter(3)
 
@@ -253,6 +260,7 @@ def test_nothing_is_seen_without_gradients() -> None:
     @torch.no_grad()
     def run() -> None:
         F.linear(x, w)
+        parameter(4, 3).copy_(w)  # a moving average has gradients enabled for what it is written to
         with torch.enable_grad():
             F.linear(x, w)
 
@@ -397,7 +405,7 @@ def test_a_model_gives_the_same_results_under_capture() -> None:
 def test_the_linear_maps_of_attention_are_captured_while_it_is_computed_again() -> None:
     torch.manual_seed(0)
     module, x, m = nn.MultiheadAttention(4, 2).double(), randn(5, 3, 4), randn(6, 3, 4)
-    seen = assert_gradients_are_told(
+    seen = assert_uses_make_the_gradient(
         lambda: rerun(module, (x, m, m), {"need_weights": False})[0], *module.parameters()
     )
     assert [use.kind for use in seen] == ["linear"] * 4
@@ -418,7 +426,7 @@ def test_the_linear_maps_of_attention_are_captured_while_it_is_computed_again() 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_the_linear_maps_of_a_recurrence_are_captured_while_it_is_computed_again(kind: Any) -> None:
     module, x = kind(3, 4, 2, bidirectional=True).double(), randn(5, 2, 3)
-    seen = assert_gradients_are_told(lambda: rerun(module, (x,), {})[0], *module.parameters())
+    seen = assert_uses_make_the_gradient(lambda: rerun(module, (x,), {})[0], *module.parameters())
     by_weight = {
         n: sum(use.part.parameter is p for use in seen) for n, p in module.named_parameters() if p.dim() == 2
     }

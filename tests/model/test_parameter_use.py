@@ -1,4 +1,4 @@
-"""Which views of a parameter are rows of it, told from shapes and strides."""
+"""Which views of a parameter are rows of it, found from shapes and strides."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_transposed_rows_are_known(shape: tuple[int, ...], made: Callable[[Tenso
 
 
 @pytest.mark.parametrize(("shape", "made"), OTHER.values(), ids=OTHER)
-def test_other_views_are_told_apart(shape: tuple[int, ...], made: Callable[[Tensor], Tensor]) -> None:
+def test_other_views_are_distinguished(shape: tuple[int, ...], made: Callable[[Tensor], Tensor]) -> None:
     w = parameter(shape)
     part = part_of(made(w), w)
     assert part.layout == "other"
@@ -92,6 +92,8 @@ def test_a_parameter_that_lies_within_a_buffer_counts_from_its_own_start() -> No
     w = nn.Parameter(torch.arange(30.0)[6:24].view(6, 3))
     part = part_of(w[2:4], w)
     assert (part.start, part.stop) == (2, 4)
+    for outside in (w.as_strided((2, 3), (3, 1), 3), w.as_strided((2, 3), (3, 1), 21)):
+        assert part_of(outside, w).layout == "other"
 
 
 def test_a_parameter_of_another_layout_in_memory() -> None:
@@ -99,6 +101,7 @@ def test_a_parameter_of_another_layout_in_memory() -> None:
     for view, layout in ((w[1:3], "rows"), (w[1:3].T, "transposed"), (w[:, 1:], "other")):
         assert part_of(view, w).layout == layout
     assert part_of(w[1:3], w).rows == slice(1, 3)
+    assert part_of(w[4][None], w).rows == slice(4, 5)  # an axis of one entry may have any stride
 
 
 def test_a_conjugate_is_another_view() -> None:

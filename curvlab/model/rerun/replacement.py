@@ -140,13 +140,12 @@ class _Replacement(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.dtype = inputs[1].dtype
-        ctx.returned = output.dtype
+        ctx.dtype = output.dtype
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:
-        return None, g.to(ctx.dtype)
+        return None, g
 
     @staticmethod
     def jvp(ctx: Any, y: Tensor | None, r: Tensor) -> Tensor:
-        return r.to(ctx.returned)
+        return r.to(ctx.dtype)
