@@ -67,7 +67,10 @@ class NormReader(LayerReader):
 
 def _is_batched(module: nn.Module, shape: torch.Size) -> bool:
     """Whether a layer of channels got a batch, or a single example as only instance norm takes it."""
-    return not (isinstance(module, INSTANCE) and len(shape) == module._get_no_batch_dim())  # type: ignore[no-untyped-call]
+    for axes, kind in enumerate(INSTANCE, 1):
+        if isinstance(module, kind):
+            return len(shape) == 2 + axes
+    return True
 
 
 def _rows(module: nn.Module, x: Tensor) -> Float[Tensor, "n s c"]:
