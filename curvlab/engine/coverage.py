@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from curvlab.errors import CoverageError, Fault
+from curvlab.protocols.pieces import whole
 
 #: treatment of a parameter that is in no block
 FROZEN = "frozen"
@@ -49,6 +50,20 @@ class Coverage:
         for d in self.shape:
             size *= d
         return size
+
+
+def joined(rows: Sequence[Coverage], shapes: Mapping[str, tuple[int, ...]]) -> list[Coverage]:
+    """One row for the pieces of a parameter that are treated alike; ``shapes`` of whole parameters."""
+    of: dict[str, list[Coverage]] = {}
+    for row in rows:
+        of.setdefault(whole(row.parameter), []).append(row)
+    found = []
+    for name, pieces in of.items():
+        if len(pieces) > 1 and len({(row.treatment, row.reason) for row in pieces}) == 1:
+            found.append(replace(pieces[0], parameter=name, shape=shapes[name]))
+        else:
+            found.extend(pieces)
+    return found
 
 
 def shortfall(name: str, rows: Sequence[Coverage]) -> str:

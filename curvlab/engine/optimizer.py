@@ -16,7 +16,7 @@ from curvlab.engine import step as one_step
 from curvlab.engine.arms import Arm, Arms
 from curvlab.engine.arrived import Arrived
 from curvlab.engine.autocast import Autocasted, Cast, own_precision
-from curvlab.engine.coverage import FROZEN, Coverage, report
+from curvlab.engine.coverage import FROZEN, Coverage, joined, report
 from curvlab.engine.facts import StepFacts, facts
 from curvlab.engine.groups import resolve
 from curvlab.engine.ladder import admitted, directed, evaluated, observed, planned
@@ -97,7 +97,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.steps = 0
         self.last: StepFacts | None = None
         self.reported = False
-        self.blocks = partition(model, method.preconditioner.joins, readers=readers)
+        part = method.preconditioner
+        self.blocks = partition(model, part.joins, None, part.reads, readers)
         if not self.blocks.members:
             raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
         self._frozen = {n: p for n, p in model.named_parameters() if n not in self.blocks.parameters}
@@ -128,7 +129,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return united
 
     def coverage(self) -> list[Coverage]:
-        """How each parameter is treated and, if not by the method itself, why not."""
+        """How each parameter is treated and, if not by the method itself, why not.
+
+        A parameter whose rows are in several blocks is listed once, unless they are treated apart.
+        """
         rows, reasons = [], empty(self.model)
         for arm in self.arms:
             for block in arm.blocks.members:
@@ -138,8 +142,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
                     rows.append(Coverage(n, shape, block.name, arm.treatment, reason))
         for n, p in self._frozen.items():
             rows.append(Coverage(n, tuple(p.shape), "", FROZEN, reasons.get(n, "requires_grad is False")))
-        order = {n: k for k, (n, _) in enumerate(self.model.named_parameters())}
-        return sorted(rows, key=lambda row: order[whole(row.parameter)])
+        shapes = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
+        order = {n: k for k, n in enumerate(shapes)}
+        return sorted(joined(rows, shapes), key=lambda row: order[whole(row.parameter)])
 
     def state_bytes(self) -> int:
         """Bytes the method holds beside parameters and gradients, exactly."""
@@ -346,8 +351,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         for n in thawed:
             if id(self._frozen[n]) not in placed:
                 self.param_groups[self._homes[n]]["params"].append(self._frozen[n])
-        known, joins = set(self.blocks.layout.names), self.method.preconditioner.joins
-        self.blocks = partition(self.model, joins, self.blocks, self.given[-1])
+        known = set(self.blocks.layout.names)
+        part = self.method.preconditioner
+        self.blocks = partition(self.model, part.joins, self.blocks, part.reads, self.given[-1])
         self._frozen = {n: p for n, p in self._frozen.items() if n not in self.blocks.parameters}
         fresh = [n for n in self.blocks.layout.names if n not in known]
         self.assignment.drop(known.difference(self.blocks.layout.names))

@@ -30,13 +30,15 @@ def partition(
     model: nn.Module,
     joins: Callable[[str], bool],
     known: Blocks | None = None,
+    reads: Callable[[str], bool] = lambda layer: True,
     readers: Sequence[LayerReader] = SHIPPED,
 ) -> Blocks:
     """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
 
     A layer that one of ``readers`` can read, and whose name ``joins`` wants as one block, is a block, or one
     for each reader where several share its parameters; a parameter that is read in no way is a block by
-    itself, with the reason.  The first reader in order that can read a parameter does.  A parameter
+    itself, with the reason.  Where the method does not say that it ``reads`` statistics, vectors are left as
+    they are.  The first reader in order that can read a parameter does.  A parameter
     without elements is in no block (``empty`` lists those).  Complex parameters are blocks of pairs of
     reals, and come first: a complex view of a real buffer must begin at an even offset.
     Blocks that are ``known`` stay as they are, and parameters that are in none of them are added; only a
@@ -54,6 +56,8 @@ def partition(
         read = joins(name or "model")
         inner = [p for p in module.parameters() if _trained(p) and id(p) not in taken]  # a composite's, too
         mine = [b for b in found.blocks(name, module) if found.reads_any(b, inner)] if read else []
+        if not reads(name or "model"):
+            mine = [b for b in mine if b.shape[1] > 1]
         if known is not None:
             parts = {p for b in mine for p in b.parameters}
             members = [b for b in members if not parts.issuperset(b.parameters)]
@@ -136,7 +140,7 @@ class _Reading:
             direct, transposed = self._uses(name, packed, reader, module)
         suffixes = map(_suffix, reader.parameters(module))
         parameters = tuple(self.names[id(p)] + rows for p, rows in zip(packed, suffixes, strict=True))
-        own = {id(p) for p in module.parameters(recurse=False) if _trained(p)}
+        own = {id(p) for p in module.parameters(recurse=False)}
         of = name or "model" if own == set(map(id, packed)) and not reader.composite else parameters[0]
         return Block(
             of, parameters, reader.shape(module), tuple(direct), reader, transposed=tuple(transposed)

@@ -45,6 +45,9 @@ class Grafted(Preconditioner[GraftedState]):
     def joins(self, layer: str) -> bool:
         return self.direction.joins(layer) or self.magnitude.joins(layer)
 
+    def reads(self, layer: str) -> bool:
+        return self.direction.reads(layer) or self.magnitude.reads(layer)
+
     def refuses(self, block: Block) -> str | None:
         return self.direction.refuses(block) or self.magnitude.refuses(block)
 

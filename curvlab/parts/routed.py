@@ -59,6 +59,10 @@ class Routed(Preconditioner[RoutedState]):
         pattern = self._route(layer)
         return pattern is not None and self.routes[pattern].joins(layer)
 
+    def reads(self, layer: str) -> bool:
+        pattern = self._route(layer)
+        return pattern is not None and self.routes[pattern].reads(layer)
+
     def refuses(self, block: Block) -> str | None:
         pattern = self._route(block.name)
         return "matches no route" if pattern is None else self.routes[pattern].refuses(block)

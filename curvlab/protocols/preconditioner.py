@@ -57,6 +57,10 @@ class Preconditioner(ABC, Generic[S]):
         """Whether weight and bias of the layer of this name should be one block."""
         return False
 
+    def reads(self, layer: str) -> bool:
+        """Whether it reads statistics of the layer of this name; if not, a vector is no matrix ``[d, 1]``."""
+        return bool(self.needs(0).layers)
+
     def refuses(self, block: Block) -> str | None:
         """Why this block cannot be treated, or ``None``; untreated blocks go to the fallback."""
         return None

@@ -16,6 +16,7 @@ from curvlab.objectives.supervised import objective
 from curvlab.precision.full import Full
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate
+from curvlab.testing.unread import UnreadNorm
 
 #: every first-party method
 METHODS = ("sgd", "adamw", "muon", "kfac", "ekfac", "foof", "cg-fac")
@@ -50,7 +51,7 @@ def optimizer(name: str, model: nn.Module, *, seed: int = 0, **knobs: Any) -> Cu
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
+    return nn.Sequential(nn.Linear(4, 6), UnreadNorm(6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
 
 
 def batch(k: int, n: int = 8) -> tuple[Tensor, Tensor]:

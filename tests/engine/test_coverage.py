@@ -16,11 +16,11 @@ from curvlab.objectives.evaluation import LayerMismatch
 
 
 class Words(nn.Module):
-    """An embedding, and a head that is small beside it or is none."""
+    """An embedding that no reader reads, and a head that is small beside it or is none."""
 
     def __init__(self, words: int, head: bool = True) -> None:
         super().__init__()
-        self.table = nn.Embedding(words, 4)
+        self.table = nn.Embedding(words, 4, scale_grad_by_freq=True)
         self.head = nn.Linear(4, 3) if head else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,14 +45,14 @@ def step(model: nn.Module, method: str = "kfac", **knobs: object) -> list[str]:
 def test_less_than_half_is_one_line_at_the_first_step() -> None:
     (said,) = step(Words(10))
     assert 'method "kfac" treats 2 of 3 parameters (27 % of the elements)' in said
-    assert "Embedding has no layer reader (1)" in said
+    assert "Embedding with scale_grad_by_freq scales its gradient (1)" in said
     assert "\n" not in said
 
 
 def test_none_is_said_with_the_reasons() -> None:
     (said,) = step(Words(4, head=False), "singd")
     assert 'method "singd" treats none of 1 parameters' in said
-    assert "Embedding has no layer reader" in said
+    assert "scale_grad_by_freq scales its gradient" in said
 
 
 def test_half_is_nothing_to_speak_of() -> None:

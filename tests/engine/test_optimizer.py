@@ -20,7 +20,9 @@ from curvlab.parts.iterative import Iterative
 from curvlab.parts.krylov import ConjugateGradients
 from curvlab.parts.steps import Armijo, Rate
 from curvlab.precision.full import Full
+from curvlab.protocols.pieces import whole
 from curvlab.testing.memory import alive
+from curvlab.testing.unread import UnreadNorm
 from tests.engine.composed import METHODS, batch, composed, knobs, network, optimizer, same, train
 from tests.model.zoo import ZOO, Specimen
 
@@ -98,7 +100,7 @@ def test_coverage_lists_every_parameter_once_with_its_treatment_and_the_reason_f
     opt = optimizer("kfac", model, labels="data")
     rows = {row.parameter: row for row in opt.coverage()}
     assert list(rows) == [n for n, _ in model.named_parameters()]
-    layered = {p for b in opt.blocks.members if b.is_layer for p in b.parameters}
+    layered = {whole(p) for b in opt.blocks.members if b.is_layer for p in b.parameters}
     for name, p in model.named_parameters():
         row = rows[name]
         assert row.shape == tuple(p.shape)
@@ -117,10 +119,10 @@ def test_a_row_of_coverage_is_plain_data() -> None:
     row = optimizer("kfac", network()).coverage()[2].as_row()
     assert row == {
         "parameter": "1.weight",
-        "shape": [6],
+        "shape": [1, 1, 6],
         "block": "1.weight",
         "treatment": "fallback",
-        "reason": "LayerNorm has no layer reader",
+        "reason": "UnreadNorm has no layer reader",
     }
 
 
@@ -129,7 +131,7 @@ def test_parameters_that_nobody_treats_are_an_error_that_names_them_and_the_reme
     with pytest.raises(CoverageError) as caught:
         CurvatureOptimizer(alone, network(), backend=Full("float64"), name="kfac")
     message = str(caught.value)
-    assert 'method "kfac" does not treat 1.weight: LayerNorm has no layer reader' in message
+    assert 'method "kfac" does not treat 1.weight: UnreadNorm has no layer reader' in message
     assert "1.bias" in message
     assert "[method.fallback]" in message
     assert len(caught.value.faults) == 2
@@ -153,7 +155,11 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding, self.norm, self.out = nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+        self.embedding, self.norm, self.out = (
+            nn.Embedding(5, 4, scale_grad_by_freq=True),
+            UnreadNorm(4),
+            nn.Linear(4, 3),
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.out(self.norm(self.embedding(tokens).mean(1)))

@@ -139,8 +139,8 @@ class WithoutElements(nn.Module):
 def test_a_parameter_without_elements_is_in_no_block_and_is_listed() -> None:
     model = WithoutElements()
     blocks = partition(model, lambda layer: True)
-    assert [(b.name, b.is_layer) for b in blocks.members] == [("narrow", True), ("layer", True)]
-    assert blocks["narrow"].parameters == ("narrow.bias",)
+    assert [(b.name, b.is_layer) for b in blocks.members] == [("narrow.bias", True), ("layer", True)]
+    assert blocks["narrow.bias"].parameters == ("narrow.bias",)
     left_out = {"nothing", "narrow.weight", "gone.weight", "gone.bias"}
     assert empty(model) == dict.fromkeys(left_out, "no elements")
     model.nothing.requires_grad_(False)

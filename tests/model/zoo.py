@@ -161,9 +161,9 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "frozen bias": Specimen(
         lambda: frozen(nested(), "1.bias"),
-        {"0.0": ("0.0",), "0.1.0": ("0.1.0",), "1": ("1",)},
+        {"0.0": ("0.0",), "0.1.0": ("0.1.0",), "1.weight": ("1",)},
     ),
-    "frozen weight": Specimen(lambda: frozen(nn.Linear(4, 3), "weight"), {"model": ("",)}),
+    "frozen weight": Specimen(lambda: frozen(nn.Linear(4, 3), "weight"), {"bias": ("",)}),
     "tied layers": Specimen(lambda: tied(weight=True, bias=True), BOTH),
     "tied layers without bias": Specimen(lambda: tied(weight=True, bias=False, has_bias=False), BOTH),
     "tied weights, own biases": Specimen(
@@ -216,7 +216,7 @@ ZOO: Mapping[str, Specimen] = {
     ),
     "half-frozen convolution": Specimen(
         lambda: frozen(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), "0.bias", "1.weight"),
-        {"0": ("0",), "1": ("1",)},
+        {"0.weight": ("0",), "1.bias": ("1",)},
     ),
     "transposed convolution": Specimen(
         lambda: nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Conv2d(2, 2, 3)),

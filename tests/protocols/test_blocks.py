@@ -20,10 +20,10 @@ class Gain(nn.Module):
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.by = nn.Parameter(torch.ones(d))
+        self.by = nn.Parameter(torch.ones(1, 1, d))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.by
+        return x * self.by[0, 0]
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -96,9 +96,9 @@ class EmbeddingBagReader(EmbeddingReader):
 def _option(module: nn.Module) -> str | None:
     """Options under which the gradient is not that of a lookup."""
     if getattr(module, "max_norm", None) is not None:
-        return f"a {type(module).__name__} with max_norm changes its weight when it is called"
+        return f"{type(module).__name__} with max_norm changes its weight when it is called"
     if getattr(module, "scale_grad_by_freq", False):
-        return f"a {type(module).__name__} with scale_grad_by_freq scales its gradient"
+        return f"{type(module).__name__} with scale_grad_by_freq scales its gradient"
     return None
 
 

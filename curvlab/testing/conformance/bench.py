@@ -19,6 +19,7 @@ from curvlab.protocols.evidence import Evaluation, LayerStats, Solve, Step, Step
 from curvlab.protocols.needs import Needs
 from curvlab.testing.problems import labels, normal
 from curvlab.testing.reference import Lapack
+from curvlab.testing.unread import UnreadNorm
 
 EXAMPLES, INPUTS, HIDDEN, CLASSES = 6, 4, 5, 3
 
@@ -30,7 +31,7 @@ def network() -> nn.Module:
     """Two linear layers, and a norm between them that no reader reads; always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = nn.Linear(INPUTS, HIDDEN), nn.Tanh(), nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, CLASSES)
+        layers = nn.Linear(INPUTS, HIDDEN), nn.Tanh(), UnreadNorm(HIDDEN), nn.Linear(HIDDEN, CLASSES)
         return nn.Sequential(*layers).to(torch.float64)
 
 

@@ -12,6 +12,7 @@ from curvlab.errors import ConfigError
 from curvlab.objectives.supervised import objective
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels
+from curvlab.testing.unread import UnreadNorm
 from curvlab_firstorder.sampled_diagonal import SampledDiagonal
 
 #: not the defaults, so that each of them makes a difference; some updates are clipped and others are not
@@ -88,7 +89,7 @@ def test_no_parameter_moves_farther_than_the_rate(optimizer: Any) -> None:
 
 
 def test_what_is_no_layer_goes_to_the_fallback(optimizer: Any) -> None:
-    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)).double()
+    model = nn.Sequential(nn.Linear(5, 7), UnreadNorm(7), nn.Linear(7, 3)).double()
     by = {row.parameter: row.treatment for row in optimizer("sophia", model).coverage()}
     assert by["0.weight"] == by["2.bias"] == "sophia"
     assert by["1.weight"] == by["1.bias"] == "fallback"

@@ -22,6 +22,7 @@ from curvlab.protocols.sampler import Draw
 from curvlab.registry import Registry, discover
 from curvlab.registry.loader import Candidate
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
+from curvlab.testing.unread import UnreadNorm
 from tests.objectives.memory import Live
 
 PLUGINS = ("firstorder", "structures", "kfac", "lbfgs", "hessianfree")
@@ -302,7 +303,7 @@ class Mixed(nn.Module):
         torch.manual_seed(0)
         self.first, self.norm, self.loose, self.last = (
             nn.Linear(6, 8),
-            nn.LayerNorm(8),
+            UnreadNorm(8),
             nn.Linear(8, 8),
             nn.Linear(8, 4),
         )

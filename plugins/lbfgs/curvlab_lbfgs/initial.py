@@ -41,6 +41,9 @@ class Initial(Preconditioner[InitialState]):
     def joins(self, layer: str) -> bool:
         return self.part.joins(layer)
 
+    def reads(self, layer: str) -> bool:
+        return self.part.reads(layer)
+
     def settled(self, blocks: Sequence[Block]) -> Initial:
         treated = [b for b in blocks if not self.part.refuses(b)]
         others = frozenset(b.name for b in blocks if self.part.refuses(b))

@@ -109,6 +109,9 @@ class Lbfgs(Preconditioner[LbfgsState]):
     def joins(self, layer: str) -> bool:
         return self.initial is not None and self.initial.joins(layer)
 
+    def reads(self, layer: str) -> bool:
+        return self.initial is not None and self.initial.reads(layer)
+
     def settled(self, blocks: Sequence[Block]) -> Lbfgs:
         return self if self._initial is None else replace(self, initial=self._initial.settled(blocks))
 
