@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from curvlab.engine.arms import Arms
 from curvlab.errors import CoverageError, Fault
+from curvlab.model.partition import empty
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.pieces import whole
 
 #: treatment of a parameter that is in no block
 FROZEN = "frozen"
@@ -49,6 +55,22 @@ class Coverage:
         for d in self.shape:
             size *= d
         return size
+
+
+def coverage_of(model: nn.Module, arms: Arms, blocks: Blocks, frozen: Iterable[str]) -> list[Coverage]:
+    """One row for each parameter or part of one, in the model's order; ``frozen`` names those in no block."""
+    named = dict(model.named_parameters())
+    rows, reasons = list[Coverage](), empty(model)
+    for arm in arms.members:
+        for block in arm.blocks.members:
+            reason = arms.refusal(blocks, block)
+            for n in block.parameters:
+                rows.append(Coverage(n, tuple(arm.blocks.value(n).shape), block.name, arm.treatment, reason))
+    for n in frozen:
+        reason = reasons.get(n, "requires_grad is False")
+        rows.append(Coverage(n, tuple(named[n].shape), "", FROZEN, reason))
+    order = {n: k for k, n in enumerate(named)}
+    return sorted(rows, key=lambda row: order[whole(row.parameter)])
 
 
 def shortfall(name: str, rows: Sequence[Coverage]) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from curvlab.engine.state import leaves, tensors_of
 from curvlab.errors import Diverged
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Layers
 
 #: tensors of no more entries are checked together
@@ -116,6 +117,15 @@ def non_finite_statistics(layers: Layers) -> Iterator[str]:
                     for what, rows in parts.items()
                     if isinstance(rows, Tensor) and not is_finite(rows)
                 )
+
+
+def culprit(blocks: Blocks, vector: BlockVector) -> str:
+    """Which blocks hold non-finite parameters or entries of ``vector``."""
+    bad = [n for n, t in vector.items() if not bool(torch.isfinite(t).all())]
+    weights = [n for n, p in blocks.parameters.items() if not bool(torch.isfinite(p).all())]
+    if weights:
+        return f"non-finite parameters: {', '.join(weights)}"
+    return f"non-finite entries in block {', '.join(bad)}" if bad else "every parameter is finite"
 
 
 def require_finite_tensors(tensors: Mapping[str, Tensor], what: str) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.evidence import Line, Step, StepOutcome
+from curvlab.protocols.evidence import Step, StepOutcome
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 
 S = TypeVar("S", bound=Any)

@@ -213,7 +213,7 @@ def test_the_loop_costs_less_than_five_per_cent_of_a_step_of_13_ms() -> None:
         training = prepare(small_plan(PLAIN), lambda event: None)
         begun = time.process_time()
         for _ in range(steps):
-            draw = training.plan.sampler.draw(training.sampler_state)
+            draw = training.samples.draw()
             training.optimizer.step(training.workload.objective(draw))
         return time.process_time() - begun
 
