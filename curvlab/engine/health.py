@@ -53,13 +53,9 @@ class Watch:
 
     def unknown(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Those that were written to since, or never seen."""
-        known, found = self._known, []
-        for t in tensors:
-            entry = known.get(id(t))
-            # the count is torch's own guard of saved tensors; there is no public name for it
-            if entry is None or entry[0] is not t or entry[1] != t._version:
-                found.append(t)
-        return found
+        known = self._known.get  # it holds its tensors, so that their identities stay theirs
+        # the count is torch's own guard of saved tensors; there is no public name for it
+        return [t for t in tensors if (entry := known(id(t))) is None or entry[1] != t._version]
 
     def inspect(self, tensors: Iterable[Tensor]) -> tuple[bool, bool]:
         """Whether all are finite, and whether all are so small that no square overflows."""
