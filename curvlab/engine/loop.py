@@ -21,7 +21,9 @@ from curvlab.protocols.cadence import is_due
 from curvlab.protocols.report import EvalRecord, Event, StepRecord
 
 
-def run_steps(training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]) -> None:
+def training_loop(
+    training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]
+) -> None:
     """Train until the budget is spent, then evaluate and checkpoint once more.
 
     Raises ``Stopped`` after a checkpoint when a signal was caught, and whatever the optimizer raises.
@@ -40,7 +42,7 @@ def run_steps(training: Training, tell: Broadcast, interrupts: Interrupts, save:
             continue
         if spent:
             return
-        _take_step(training, tell)
+        _train_one_step(training, tell)
 
 
 def evaluate(training: Training, tell: Broadcast) -> None:
@@ -60,7 +62,7 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     tell.evaluated(EvalRecord(progress.step, progress.seconds, metrics))
 
 
-def _take_step(training: Training, tell: Broadcast) -> None:
+def _train_one_step(training: Training, tell: Broadcast) -> None:
     """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
     begun = perf_counter()
