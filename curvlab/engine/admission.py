@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from curvlab.engine.arms import Arm
 from curvlab.engine.health import culprit, non_finite_statistics, require_finite_state
+from curvlab.engine.rates import ParameterRates
 from curvlab.engine.state import tensors_of
-from curvlab.engine.stride import Stride
 from curvlab.engine.undo import Undo
 from curvlab.errors import Diverged
 from curvlab.protocols.evidence import Evaluation
@@ -41,14 +41,14 @@ class Admitted:
 
     arm: Arm
     seen: Evaluation
-    stride: Stride
+    rates: ParameterRates
     risk: Risk
 
 
 def admit(
     arms: Sequence[Arm],
     seen: Evaluation,
-    stride_of: Callable[[Arm, Evaluation], Stride],
+    rates_of: Callable[[Arm, Evaluation], ParameterRates],
     step: int,
     undo: Undo,
 ) -> list[Admitted]:
@@ -57,12 +57,12 @@ def admit(
     Raises ``Diverged``, with nothing changed, for a gradient, layer statistics or a state that is not finite.
     """
     shares = [seen.restrict(arm.blocks.layout) for arm in arms]
-    strides = [stride_of(arm, seen) for arm in arms]
+    all_rates = [rates_of(arm, seen) for arm in arms]
     moderate = [_is_moderate(arm, mine, step) for arm, mine in zip(arms, shares, strict=True)]
     fallible = [a.method.preconditioner.fallible(a.state.preconditioner, step) for a in arms]
-    late = any(_may_fail_late(arm, stride.rate, step) for arm, stride in zip(arms, strides, strict=True))
+    late = any(_may_fail_late(arm, rates.rate, step) for arm, rates in zip(arms, all_rates, strict=True))
     admitted = []
-    for arm, mine, stride, failing, tame in zip(arms, shares, strides, fallible, moderate, strict=True):
+    for arm, mine, rates, failing, tame in zip(arms, shares, all_rates, fallible, moderate, strict=True):
         state = arm.state
         if late or not all(moderate):
             undo.keep(state.preconditioner, state.on_gradient, state.on_update, state.step, state.damping)
@@ -70,7 +70,7 @@ def admit(
             undo.keep(state.preconditioner, state.on_gradient)
         bounded = tame and not any(t.fallible for t in arm.method.on_update)
         checked_late = not failing and not tensors_of(state.on_update)
-        admitted.append(Admitted(arm, mine, stride, Risk(failing, bounded, checked_late)))
+        admitted.append(Admitted(arm, mine, rates, Risk(failing, bounded, checked_late)))
     return admitted
 
 

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from curvlab.engine import saved
 from curvlab.engine.arms import Arm, Arms
-from curvlab.engine.arrived import Arrived
 from curvlab.engine.autocast import Autocasted, Cast, own_precision
 from curvlab.engine.coverage import Coverage, coverage_of, report
 from curvlab.engine.facts import facts
+from curvlab.engine.gradient_cache import GradientCache
 from curvlab.engine.groups import resolve
 from curvlab.engine.live import live
 from curvlab.engine.method import Method
+from curvlab.engine.rates import ParameterRates
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import PEAK, Settings, share
 from curvlab.engine.source import FromBackward, FromObjective, Source
 from curvlab.engine.state import nbytes
 from curvlab.engine.step import StepEnvironment, take_step
-from curvlab.engine.stride import Stride
 from curvlab.engine.trained import Trained
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.model.readers.shipped import SHIPPED
@@ -96,7 +96,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.assignment = Arms(name, self.method, backend, self.generator, lambda event: self.on_event(event))
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
-        self.arrived = Arrived.of(self.blocks) if self.method.step.arrives else None
+        self.cache = GradientCache.of(self.blocks) if self.method.step.carries_gradient else None
         self.ambient = Ambient(self.blocks, cast(Reduction, reduction), self.ranks, examples)
         self.ambient.listen(self.needs(0))
         if strict:
@@ -125,7 +125,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
     def state_bytes(self) -> int:
         """Bytes the method holds beside parameters and gradients, exactly."""
-        known = 0 if self.arrived is None else self.arrived.gradient.flat.nbytes
+        known = 0 if self.cache is None else self.cache.gradient.flat.nbytes
         return known + sum(nbytes(arm.state) for arm in self.arms)
 
     # training
@@ -143,7 +143,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
-        env = StepEnvironment(self.assignment, self._allot, self._stride, self._quiet, self.samples)
+        env = StepEnvironment(self.assignment, self._allot, self._rates, self._quiet, self.samples)
         taken = take_step(source, env, self.steps)
         if taken is not None:
             rate = self.arms[0].method.step.rate(self.steps) * share(self.param_groups[0])
@@ -180,7 +180,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             cast = Cast.present(self.blocks.like.device.type)
             asked = asked if cast is None else Autocasted(asked, cast)
             self.ambient.clear()
-            return FromObjective(asked, needs, self.blocks, self._quiet, self.arrived, emit)
+            return FromObjective(asked, needs, self.blocks, self._quiet, self.cache, emit)
         if needs.objective:
             asking = self.assignment.needing_objective(self.steps)
             raise NeedsObjective(f'{asking} of method "{self.name}"', needs.objective)
@@ -196,8 +196,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             report(self.name, self.coverage(), strict=False)
         return arms
 
-    def _stride(self, arm: Arm, seen: Evaluation) -> Stride:
-        return self.settings.stride(self.param_groups, arm, seen.absent)
+    def _rates(self, arm: Arm, seen: Evaluation) -> ParameterRates:
+        return self.settings.rates(self.param_groups, arm, seen.absent)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ class PlannedUpdate:
     """
 
     def __init__(self, admitted: Admitted, ctx: Context, emit: Emit, undo: Undo) -> None:
-        self.arm, self.seen, self.stride = admitted.arm, admitted.seen, admitted.stride
+        self.arm, self.seen, self.rates = admitted.arm, admitted.seen, admitted.rates
         self.risk, self.ctx = admitted.risk, ctx
         self.moves = True
         self.outcome: StepOutcome
@@ -92,7 +92,7 @@ class PlannedUpdate:
         """The one write of θ, or none; the states are from now on those of this step."""
         arm, step = self.arm, self.outcome.step
         if step.accepted:
-            self.stride.write_(step.update, step.alpha)
+            self.rates.write_(step.update, step.alpha)
         if self.risk.fallible:  # it may hold other tensors than before
             arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.blocks.parameters.values()))
         arm.state.watch.renew()
@@ -114,9 +114,9 @@ class PlannedUpdate:
 
     def _standing(self, given: BlockVector | None = None) -> At:
         """Where the transforms of the gradient stand, or, with what was preconditioned, those behind it."""
-        step, stride = self.ctx.step, self.stride
-        lr = self.arm.method.step.rate(step) * stride.rate
-        return At(self.seen.gradient, step, lr, stride.add_parameters_, self.arm.blocks.read, given)
+        step, rates = self.ctx.step, self.rates
+        lr = self.arm.method.step.rate(step) * rates.rate
+        return At(self.seen.gradient, step, lr, rates.add_parameters_, self.arm.blocks.read, given)
 
     def _solved(self, ctx: Context, check: bool) -> Solve:
         """One attempt; raises ``NotFinite`` for a solution that is checked and not finite."""
@@ -155,7 +155,7 @@ class PlannedUpdate:
         update = self._solve.x
         for transform, own in zip(self.arm.method.on_update, self.arm.state.on_update, strict=True):
             update = transform(own, update, self.at)
-        return self.stride.scaled(update)
+        return self.rates.scaled(update)
 
     def _line(self, update: BlockVector, objective: Objective | None) -> Trials:
         seen, ctx = self.seen, self.ctx
@@ -163,12 +163,12 @@ class PlannedUpdate:
         return Trials(
             update=update,
             gradient=seen.gradient,
-            rate=self.stride.rate,
+            rate=self.rates.rate,
             damping=ctx.damping,
             ggn=seen.ggn,
             loss=float(seen.loss) if known else float("nan"),
             iterates=self._solve.iterates,
-            stride=self.stride,
+            rates=self.rates,
             objective=objective,
             seen=seen,
         )

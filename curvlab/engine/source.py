@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlab.engine.arrived import Arrived
+from curvlab.engine.gradient_cache import GradientCache
 from curvlab.engine.ladder import Emit, evaluated
 from curvlab.engine.undo import Undo
 from curvlab.objectives.ambient import Ambient
@@ -80,7 +80,7 @@ class FromObjective(Source):
     """An objective, evaluated for ``needs``.
 
     ``quiet`` gives the context in which nothing is recorded and no autocast of the caller's is on.
-    ``arrived`` may know the evaluation from the last step's search.
+    ``cache`` may know the evaluation from the last step's search.
     """
 
     def __init__(
@@ -89,23 +89,23 @@ class FromObjective(Source):
         needs: Needs,
         blocks: Blocks,
         quiet: Callable[[], AbstractContextManager[Any]],
-        arrived: Arrived | None,
+        cache: GradientCache | None,
         emit: Emit,
     ) -> None:
         self.objective = objective
-        self.needs, self.blocks, self.quiet, self.arrived, self.emit = needs, blocks, quiet, arrived, emit
+        self.needs, self.blocks, self.quiet, self.cache, self.emit = needs, blocks, quiet, cache, emit
 
     def evaluate(self, ctx: Context, undo: Undo) -> Evaluation:
         assert self.objective is not None
         undo.keep(list(self.blocks.model.buffers()))  # averages of batch normalization move
         with self.quiet():
             known = None
-            if self.arrived is not None:
-                known = self.arrived.begin(self.objective, self.needs, self.blocks)
+            if self.cache is not None:
+                known = self.cache.begin(self.objective, self.needs, self.blocks)
             seen = known or evaluated(self.objective, self.needs, self.blocks, ctx, self.emit)
         self.returned = seen.loss
         return seen
 
     def finish(self, seen: Evaluation, step: Step) -> None:
-        if self.arrived is not None and self.objective is not None:
-            self.arrived.end(self.objective, seen, step, self.blocks)
+        if self.cache is not None and self.objective is not None:
+            self.cache.end(self.objective, seen, step, self.blocks)

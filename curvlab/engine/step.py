@@ -14,9 +14,9 @@ from typing import Any
 from curvlab.engine.admission import admit
 from curvlab.engine.arms import Arm, Arms
 from curvlab.engine.planned import PlannedUpdate
+from curvlab.engine.rates import ParameterRates
 from curvlab.engine.source import Source
 from curvlab.engine.state import forget
-from curvlab.engine.stride import Stride
 from curvlab.engine.undo import Undo
 from curvlab.linalg.compose import Counted
 from curvlab.protocols.context import Context
@@ -29,13 +29,13 @@ class StepEnvironment:
     """What a step takes from the optimizer around it.
 
     ``allot`` gives every block to an arm that can treat it in this step, and returns the arms that take
-    part.  ``stride`` is how an arm's parameters move in a step of this evaluation.  ``quiet`` gives the
+    part.  ``rates`` is how an arm's parameters move in a step of this evaluation.  ``quiet`` gives the
     context in which the method computes: nothing is recorded, no autocast is on.
     """
 
     arms: Arms
     allot: Callable[[Evaluation], Sequence[Arm]]
-    stride: Callable[[Arm, Evaluation], Stride]
+    rates: Callable[[Arm, Evaluation], ParameterRates]
     quiet: Callable[[], AbstractContextManager[Any]]
     samples: SampleStream[Any] | None = None
 
@@ -71,7 +71,7 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
         if not arms:
             return None
         with env.quiet():
-            admitted = admit(arms, seen, env.stride, step, undo)
+            admitted = admit(arms, seen, env.rates, step, undo)
             plans = [PlannedUpdate(each, context(each.arm, step), emit, undo) for each in admitted]
             # preconditioners that cannot fail come last, so that their states need not be kept
             order = sorted(plans, key=lambda plan: not plan.risk.fallible)

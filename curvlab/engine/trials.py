@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from curvlab.engine.stride import Stride
+from curvlab.engine.rates import ParameterRates
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.line import Line
@@ -21,7 +21,7 @@ class Trials(Line):
     ``objective`` is ``None`` in a plain loop, where ``NeedsObjective`` refuses parts that make trials.
     """
 
-    stride: Stride
+    rates: ParameterRates
     objective: Objective | None
     seen: Evaluation
     #: losses by identity of the update, which is kept so that no other can take on its identity, and rate;
@@ -36,16 +36,16 @@ class Trials(Line):
     def loss_of(self, update: BlockVector, alpha: float) -> float:
         key = (id(update), alpha)
         if key not in self.known:
-            at = self.stride.tried(update, alpha)
+            at = self.rates.tried(update, alpha)
             self.known[key] = update, float(self._objective().loss(at))
         return self.known[key][1]
 
     def differentiate(
         self, update: BlockVector, alpha: float, *, acceptance: bool = False
     ) -> tuple[float, BlockVector]:
-        at = self.stride.tried(update, alpha)
+        at = self.rates.tried(update, alpha)
         loss, gradient = self._objective().differentiate(at, acceptance=acceptance)
-        return float(loss), self.stride.blocks.pack(gradient)
+        return float(loss), self.rates.blocks.pack(gradient)
 
     def _objective(self) -> Objective:
         assert self.objective is not None, "trials without an objective are refused before the step"

@@ -45,7 +45,7 @@ class StepRule(ABC, Generic[S]):
     chooses: ClassVar[bool] = False
 
     @property
-    def arrives(self) -> bool:
+    def carries_gradient(self) -> bool:
         """Whether its steps may carry loss and gradient of where they end, for the next step to begin with.
 
         The engine then holds one vector, and evaluates again only what is another function or another θ.

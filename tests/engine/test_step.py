@@ -18,7 +18,7 @@ from curvlab.engine.arms import Arm
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.planned import PlannedUpdate
-from curvlab.engine.stride import Stride
+from curvlab.engine.rates import ParameterRates
 from curvlab.engine.undo import Undo
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objectives.supervised import SupervisedObjective, objective
@@ -220,7 +220,7 @@ def test_transforms_of_the_gradient_leave_the_evidence_alone() -> None:
     gradient = arm.blocks.pack(dict(zip(arm.blocks.parameters, gradients(model), strict=True)))
     kept = gradient.flat.clone()
     seen, risk = Evaluation(8, torch.zeros(()), gradient), Risk(False, False, False)
-    admitted = Admitted(arm, seen, Stride(arm.blocks), risk)
+    admitted = Admitted(arm, seen, ParameterRates(arm.blocks), risk)
     plan = PlannedUpdate(admitted, context(arm), lambda event: None, Undo(torch.Generator()))
     plan.transform_gradient()
     v, at = plan.gradient, plan.at

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from curvlab.engine.stride import Stride
+from curvlab.engine.rates import ParameterRates
 from curvlab.engine.trials import Trials
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
@@ -47,7 +47,7 @@ def trials() -> tuple[Trials, Sphere, BlockVector]:
     sphere: Any = Sphere(blocks.parameters)
     g = blocks.pack({n: p.detach() - 1.0 for n, p in blocks.parameters.items()})
     seen = Evaluation(1, torch.zeros(()), g)
-    return Trials(update=g, gradient=g, stride=Stride(blocks), objective=sphere, seen=seen), sphere, g
+    return Trials(update=g, gradient=g, rates=ParameterRates(blocks), objective=sphere, seen=seen), sphere, g
 
 
 def test_losses_and_gradients_are_those_of_the_objective_at_the_trial() -> None:

@@ -63,7 +63,7 @@ class StrongWolfe(StepRule[None]):
         return Needs(gradients=self.tries)
 
     @property
-    def arrives(self) -> bool:
+    def carries_gradient(self) -> bool:
         return self.reuse
 
     def rate(self, step: int) -> float:
