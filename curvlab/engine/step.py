@@ -63,13 +63,10 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
     context, emit = env.arms.context, env.arms.emit
     with Undo(env.arms.generator) as undo:
         seen = source.evaluate(context(env.arms.members[0], step), undo)
-        if seen is None:
+        arms = env.allot(seen) if seen is not None else ()
+        if seen is None or not arms:
             return None
-        products = None if seen.ggn is None else Counted(seen.ggn)
-        seen = seen if products is None else replace(seen, ggn=products)
-        arms = env.allot(seen)
-        if not arms:
-            return None
+        seen, products = _counting(seen)
         with env.quiet():
             admitted = admit(arms, seen, env.rates, step, undo)
             plans = [PlannedUpdate(each, context(each.arm, step), emit, undo) for each in admitted]
@@ -79,7 +76,7 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
                 plan.observe()
                 if plan.moves:
                     plan.transform_gradient()
-                    plan.direct()
+                    plan.direct()  # refresh and precondition, with more damping while that fails
             for plan in order:
                 plan.search(source.objective)
             undo.settle()
@@ -87,13 +84,21 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
                 plan.write()
             for plan in plans:
                 plan.learn()
-            outcome, ctx = plans[0].outcome, plans[0].ctx
-            source.finish(seen, outcome.step)
+            first = plans[0]
+            source.finish(seen, first.outcome.step)
     if env.samples is not None:
         # a sampler judges the gradient of all blocks: the variance beside it is that of all
-        env.samples.learn(replace(outcome, before=seen))
+        env.samples.learn(replace(first.outcome, before=seen))
     _release(arms, seen)
-    return StepTaken(seen, outcome, ctx, None if products is None else products.count)
+    return StepTaken(seen, first.outcome, first.ctx, None if products is None else products.count)
+
+
+def _counting(seen: Evaluation) -> tuple[Evaluation, Counted | None]:
+    """The evaluation with its Gauss-Newton products counted, over all arms, and their counter."""
+    if seen.ggn is None:
+        return seen, None
+    products = Counted(seen.ggn)
+    return replace(seen, ggn=products), products
 
 
 def _release(arms: Sequence[Arm], seen: Evaluation) -> None:
