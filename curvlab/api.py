@@ -149,4 +149,4 @@ def train(
     """
     plan = build(load(data=config) if isinstance(config, Mapping) else load(config))
     folder = unfinished(Path(out), plan) if resume else None
-    return run.train(plan, out=Path(out), log=RunLog, resume_from=folder)
+    return run.train_plan(plan, out=Path(out), log=RunLog, resume_from=folder)

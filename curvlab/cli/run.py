@@ -79,7 +79,7 @@ def train(
         folder = unfinished(out, plan)
     if resume and not quiet:
         complain(f"going on in {folder}" if folder else "no unfinished run to continue: this is a new run")
-    _train(plan, out, folder, as_json, quiet)
+    _train_and_print(plan, out, folder, as_json, quiet)
 
 
 def resume(run: Folder, settings: Set = None, as_json: Json = False, quiet: Silent = False) -> None:
@@ -88,7 +88,7 @@ def resume(run: Folder, settings: Set = None, as_json: Json = False, quiet: Sile
     from curvlab.reporting.rundir import RunDir
 
     RunDir.open(run)
-    _train(build(continued(run, settings or ())), run.parent, run, as_json, quiet)
+    _train_and_print(build(continued(run, settings or ())), run.parent, run, as_json, quiet)
 
 
 def evaluate(run: Folder, as_json: Json = False) -> None:
@@ -131,8 +131,8 @@ def env(as_json: Json = False) -> None:
             print_text(f"{key}  {', '.join(value) if isinstance(value, list) else value}")
 
 
-def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: bool) -> None:
-    from curvlab.engine.run import train as to_the_end
+def _train_and_print(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: bool) -> None:
+    from curvlab.engine.run import train_plan
     from curvlab.reporting.console import Console
     from curvlab.reporting.document import Document
     from curvlab.reporting.runlog import RunLog
@@ -142,7 +142,7 @@ def _train(plan: Plan, out: Path, folder: Path | None, as_json: bool, quiet: boo
         plan = dataclasses.replace(plan, reporters=others)
     listeners = (Document(documents()),) if as_json else ()
     with warned_once(quiet=quiet):
-        run = to_the_end(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
+        run = train_plan(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
     if run.was_over:
         hint = "to continue, set a larger budget: --set run.steps=N"
         complain(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}")

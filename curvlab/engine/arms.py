@@ -20,6 +20,9 @@ from curvlab.errors import CheckpointError, ConfigError, CoverageError, Fault
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Evaluation
+from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.pieces import whole
 from curvlab.protocols.report import Event
 
 #: what an arm is called that the method's fallback runs
@@ -71,6 +74,41 @@ class Arms:
         self.emit = emit
         self.members: list[Arm] = []
         self.unread: set[str] = set()  # blocks that were handed over
+
+    def needs(self, step: int) -> Needs:
+        """What step ``step`` (from 0) evaluates, over the method and its fallback."""
+        united = GRADIENT_ONLY
+        for arm in self.members:
+            united = united | arm.method.needs(step)
+        return united
+
+    def context(self, arm: Arm, step: int) -> Context:
+        """What the parts of an arm are given in a step."""
+        damping = arm.method.damping.at(arm.state.damping, step)
+        return Context(step, damping, self.backend, self.generator)
+
+    def needing_objective(self, step: int) -> str:
+        """The parts that need an objective in this step, by place."""
+        parts = {
+            f"{place} {type(part).__name__}": part.needs(step)
+            for arm in self.members
+            for place, part in (
+                ("preconditioner", arm.method.preconditioner),
+                ("damping", arm.method.damping),
+                ("step", arm.method.step),
+            )
+        }
+        return ", ".join(words for words, needs in parts.items() if needs.objective)
+
+    def taking_part(self, seen: Evaluation) -> list[Arm]:
+        """The arms that have a gradient; an arm of which only some blocks have one is split."""
+        if not seen.absent:
+            return list(self.members)
+        for arm in list(self.members):
+            missing = [b.name for b in arm.blocks.members if seen.absent.issuperset(map(whole, b.parameters))]
+            if missing and len(missing) < len(arm.blocks) and not arm.joint:
+                self.split(arm, missing)
+        return [arm for arm in self.members if not seen.absent.issuperset(arm.blocks.parameters)]
 
     def assign(self, blocks: Blocks, names: Iterable[str], apart: Callable[[Block], Any]) -> None:
         """Fresh arms for the blocks of these names."""

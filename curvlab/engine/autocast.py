@@ -101,8 +101,3 @@ class _Products(LinearOperator[BlockVector]):
     def __matmul__(self, v: BlockVector) -> BlockVector:
         with self.under.on():
             return self.base @ v
-
-    @property
-    def count(self) -> int | None:
-        """Products made, if ``base`` counts them."""
-        return getattr(self.base, "count", None)

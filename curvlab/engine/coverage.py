@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
+from curvlab.engine.arms import Arms
 from curvlab.errors import CoverageError, Fault
+from curvlab.model.partition import empty
+from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.pieces import whole
 
 #: treatment of a parameter that is in no block
@@ -64,6 +69,26 @@ def joined(rows: Sequence[Coverage], shapes: Mapping[str, tuple[int, ...]]) -> l
         else:
             found.extend(pieces)
     return found
+
+
+def coverage_of(model: nn.Module, arms: Arms, blocks: Blocks, frozen: Iterable[str]) -> list[Coverage]:
+    """How each parameter is treated, in the model's order; ``frozen`` names those in no block.
+
+    A parameter whose rows are in several blocks is listed once, unless they are treated apart.
+    """
+    named = dict(model.named_parameters())
+    rows, reasons = list[Coverage](), empty(model)
+    for arm in arms.members:
+        for block in arm.blocks.members:
+            reason = arms.refusal(blocks, block)
+            for n in block.parameters:
+                rows.append(Coverage(n, tuple(arm.blocks.value(n).shape), block.name, arm.treatment, reason))
+    for n in frozen:
+        reason = reasons.get(n, "requires_grad is False")
+        rows.append(Coverage(n, tuple(named[n].shape), "", FROZEN, reason))
+    shapes = {n: tuple(p.shape) for n, p in named.items()}
+    order = {n: k for k, n in enumerate(shapes)}
+    return sorted(joined(rows, shapes), key=lambda row: order[whole(row.parameter)])
 
 
 def shortfall(name: str, rows: Sequence[Coverage]) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from curvlab.engine.state import leaves, tensors_of
 from curvlab.errors import Diverged
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Layers
 
 #: tensors of no more entries are checked together
@@ -52,13 +53,9 @@ class Watch:
 
     def unknown(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Those that were written to since, or never seen."""
-        known, found = self._known, []
-        for t in tensors:
-            entry = known.get(id(t))
-            # the count is torch's own guard of saved tensors; there is no public name for it
-            if entry is None or entry[0] is not t or entry[1] != t._version:
-                found.append(t)
-        return found
+        known = self._known.get  # it holds its tensors, so that their identities stay theirs
+        # the count is torch's own guard of saved tensors; there is no public name for it
+        return [t for t in tensors if (entry := known(id(t))) is None or entry[1] != t._version]
 
     def inspect(self, tensors: Iterable[Tensor]) -> tuple[bool, bool]:
         """Whether all are finite, and whether all are so small that no square overflows."""
@@ -116,6 +113,15 @@ def non_finite_statistics(layers: Layers) -> Iterator[str]:
                     for what, rows in parts.items()
                     if isinstance(rows, Tensor) and not is_finite(rows)
                 )
+
+
+def culprit(blocks: Blocks, vector: BlockVector) -> str:
+    """Which blocks hold non-finite parameters or entries of ``vector``."""
+    bad = [n for n, t in vector.items() if not bool(torch.isfinite(t).all())]
+    weights = [n for n, p in blocks.parameters.items() if not bool(torch.isfinite(p).all())]
+    if weights:
+        return f"non-finite parameters: {', '.join(weights)}"
+    return f"non-finite entries in block {', '.join(bad)}" if bad else "every parameter is finite"
 
 
 def require_finite_tensors(tensors: Mapping[str, Tensor], what: str) -> None:

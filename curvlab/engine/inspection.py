@@ -17,6 +17,7 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
 from curvlab.files import require_temporary_folder
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.sampler import SampleStream
 
 #: so many first steps are looked at, of a run that has as many: every cadence in use has come round by then
 CYCLE = 100
@@ -103,16 +104,17 @@ def inspect(plan: Plan) -> Inspection:
     require_temporary_folder()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = plan.task.model().to(plan.backend.dtype)
+    seed = plan.run.seed
+    samples = SampleStream.of(plan.sampler, SOME, min(plan.task.batch_size, SOME), seed)
     optimizer = CurvatureOptimizer(
         plan.method,
         model,
         backend=plan.backend,
-        seed=plan.run.seed,
+        seed=seed,
         name=plan.method_name,
         readers=plan.readers,
+        samples=samples,
     )
-    state = plan.sampler.init(SOME, min(plan.task.batch_size, SOME), plan.run.seed)
-    optimizer.wanted = lambda: plan.sampler.needs(state)
     looked_at = CYCLE if plan.run.steps is None else min(CYCLE, plan.run.steps)
     kinds = Counter(optimizer.needs(step) for step in range(looked_at))
     parameters = list(model.parameters())

@@ -10,19 +10,20 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.training import Training
 from curvlab.errors import Diverged, Stopped
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.report import EvalRecord, Event, StepRecord
 
 
-def run_steps(training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]) -> None:
+def training_loop(
+    training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]
+) -> None:
     """Train until the budget is spent, then evaluate and checkpoint once more.
 
     Raises ``Stopped`` after a checkpoint when a signal was caught, and whatever the optimizer raises.
@@ -41,7 +42,7 @@ def run_steps(training: Training, tell: Broadcast, interrupts: Interrupts, save:
             continue
         if spent:
             return
-        _take_step(training, tell)
+        _train_one_step(training, tell)
 
 
 def evaluate(training: Training, tell: Broadcast) -> None:
@@ -61,42 +62,30 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     tell.evaluated(EvalRecord(progress.step, progress.seconds, metrics))
 
 
-def _take_step(training: Training, tell: Broadcast) -> None:
-    """One step; its facts leave the device only if somebody is to read them."""
+def _train_one_step(training: Training, tell: Broadcast) -> None:
+    """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
     begun = perf_counter()
-    draw = plan.sampler.draw(training.sampler_state)
+    draw = training.samples.draw()
     training.optimizer.step(training.workload.objective(draw))
     progress.step += 1
     progress.examples += draw.gradient.numel()
-    record = None
-    if progress.step == 1 or progress.step % plan.run.log_every == 0:
-        record = _facts(training)
-    elif _evaluation_due(training, False) or _checkpoint_due(training, False):
-        _facts(training)  # waits for the device: its work is training time
     progress.seconds += perf_counter() - begun
-    if record is not None:
-        _log(training, tell, record)
+    if progress.step == 1 or is_due(progress.step, plan.run.log_every):
+        _log(training, tell)
 
 
-def _facts(training: Training) -> dict[str, Any]:
-    """What the optimizer knows of its last step, as plain numbers."""
-    return {name: _plain(value) for name, value in vars(training.optimizer.last).items() if name in _FIELDS}
-
-
-_FIELDS = frozenset(StepRecord.__dataclass_fields__) - {"step", "epoch", "examples", "seconds"}
-
-
-def _log(training: Training, tell: Broadcast, facts: dict[str, Any]) -> None:
-    progress = training.progress
+def _log(training: Training, tell: Broadcast) -> None:
+    progress, facts = training.progress, training.optimizer.last
     progress.logged = progress.step
-    tell.stepped(StepRecord(progress.step, training.epochs, progress.examples, progress.seconds, **facts))
+    record = StepRecord(progress.step, training.epochs, progress.examples, progress.seconds, **vars(facts))
+    tell.stepped(record)
 
 
 def _log_last(training: Training, tell: Broadcast) -> None:
     """The last step is logged whatever its number; after a resume without a step there is none to log."""
     if training.progress.logged != training.progress.step and training.optimizer.last is not None:
-        _log(training, tell, _facts(training))
+        _log(training, tell)
 
 
 def _evaluation_due(training: Training, spent: bool) -> bool:
@@ -133,10 +122,6 @@ def _stop(training: Training, tell: Broadcast, interrupts: Interrupts, save: Cal
     signal, path = interrupts.caught, training.checkpoint
     tell.happened(Event("signal", step, {"signal": signal, "checkpoint": str(path)}))
     raise Stopped(f"stopped by {signal} after step {step}, with a whole checkpoint", interrupts.exit_code)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
 
 
 def _devices(training: Training) -> list[torch.device]:

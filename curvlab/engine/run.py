@@ -19,7 +19,7 @@ from curvlab.engine import checkpoint
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.folder import CHECKPOINTS, claimed, create, summary_of, threads_of, write_resolved
 from curvlab.engine.interrupts import Interrupts
-from curvlab.engine.loop import run_steps
+from curvlab.engine.loop import training_loop
 from curvlab.engine.manifest import describe
 from curvlab.engine.memory import memory_in_words
 from curvlab.engine.optimizer import CurvatureOptimizer
@@ -61,7 +61,7 @@ class Run:
         return f"Run({str(self.folder)!r}, {said})"
 
 
-def train(
+def train_plan(
     plan: Plan,
     *,
     out: Path,
@@ -107,7 +107,7 @@ def train(
                 write_resolved(folder, plan)
             tell.open(keeper, (*plan.reporters, *listeners), training.progress.events)
             known = [] if found is None else found.events()
-            summary = _to_the_end(training, folder, tell, interrupts, require_there, known)
+            summary = _train_and_summarize(training, folder, tell, interrupts, require_there, known)
             return _run(training, folder, summary)
 
 
@@ -222,7 +222,7 @@ def _is_over(training: Training) -> bool:
     return training.spent and progress.evaluated.step == progress.saved.step == progress.step
 
 
-def _to_the_end(
+def _train_and_summarize(
     training: Training,
     folder: Path,
     tell: Broadcast,
@@ -246,7 +246,7 @@ def _to_the_end(
         for event in known:
             tell.happened(event)
         with memory_in_words():
-            run_steps(training, tell, interrupts, save)
+            training_loop(training, tell, interrupts, save)
     except BaseException as error:
         clear = _in_words(error, training, folder)
         summary = _summary(training, folder, _reason(clear, interrupts), clear)

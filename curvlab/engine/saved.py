@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvlab.engine.health import require_finite_tensors
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError, ConfigError, Fault
+from curvlab.objectives.ranks import ranks_of
+from curvlab.protocols.backend import Backend
 from curvlab.protocols.pieces import whole
 
 #: version of the layout of ``state_dict`` and ``snapshot``
@@ -158,8 +161,39 @@ def shown(optimizer: Any) -> defaultdict[Tensor, Any]:
     return found
 
 
-def made_of(optimizer: Any) -> tuple[Any, ...]:
-    """What makes the optimizer anew; raises ``ConfigError`` for an optimizer over a part of the processes."""
+@dataclass(frozen=True)
+class Recipe:
+    """What makes an optimizer anew, as it was before its first step."""
+
+    given: tuple[Any, ...]
+    model: nn.Module
+    backend: Backend
+    name: str
+    distributed: bool
+    groups: list[list[str]]
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        method, seed, reduction, examples, strict, readers = self.given
+        named = dict(self.model.named_parameters())
+        groups = [{"params": [named[n] for n in names]} for names in self.groups]
+        return {
+            "method": method,
+            "model": self.model,
+            "backend": self.backend,
+            "seed": seed,
+            "reduction": reduction,
+            "name": self.name,
+            "ranks": ranks_of("world") if self.distributed else None,
+            "groups": groups if len(groups) > 1 else (),
+            "examples": examples,
+            "strict": strict,
+            "readers": readers,
+        }
+
+
+def recipe(optimizer: Any) -> Recipe:
+    """Raises ``ConfigError`` for an optimizer over a part of the processes."""
     ranks = optimizer.ranks
     if ranks is not None and not ranks.is_world:
         raise ConfigError(
@@ -170,7 +204,9 @@ def made_of(optimizer: Any) -> tuple[Any, ...]:
         )
     names = {id(p): n for n, p in optimizer.model.named_parameters()}
     groups = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
-    return optimizer.given, optimizer.model, optimizer.backend, optimizer.name, ranks is not None, groups
+    return Recipe(
+        optimizer.given, optimizer.model, optimizer.backend, optimizer.name, ranks is not None, groups
+    )
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The live settings of ``param_groups``, as arms and strides.
+"""The live settings of ``param_groups``, as methods of arms and rates of parameters.
 
 ``lr`` and ``weight_decay`` are each parameter's own.  Momentum, betas, damping and eps belong to an arm:
 blocks whose groups differ in them are in different arms.
@@ -14,7 +14,7 @@ from torch import nn
 from curvlab.engine.arms import FALLBACK, Arm, Arms
 from curvlab.engine.live import lacking, live, with_group
 from curvlab.engine.method import Method
-from curvlab.engine.stride import Stride
+from curvlab.engine.rates import ParameterRates
 from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.pieces import whole
@@ -84,23 +84,23 @@ class Settings:
             self._turn(groups, arms, arm)
         self._seen = now
 
-    def stride(self, groups: Sequence[Group], arm: Arm, still: frozenset[str]) -> Stride:
+    def rates(self, groups: Sequence[Group], arm: Arm, absent: frozenset[str]) -> ParameterRates:
         """How the parameters of an arm move in this step."""
-        mine = [(p, groups[self._index[p]]) for p in arm.blocks.parameters]
-        held = frozenset(p for p, _ in mine if p in still)
-        falls = arm.treatment == FALLBACK
+        names, falls = arm.blocks.parameters, arm.treatment == FALLBACK
+        still = absent.intersection(names) if absent else absent
         if len(groups) == 1:
-            return Stride(arm.blocks, share(groups[0], falls), still=held)
-        rates = {p: share(g, falls) for p, g in mine}
-        decays = {p: self._decay(arm, g) for p, g in mine}
+            return ParameterRates(arm.blocks, share(groups[0], falls), absent=still)
+        mine = {p: groups[self._index[p]] for p in names}
+        rates = {p: share(g, falls) for p, g in mine.items()}
+        decays = {p: self._decay(arm, g) for p, g in mine.items()}
         own = max(rates.values(), key=abs)
         strongest = max(decays.values())
-        return Stride(
+        return ParameterRates(
             arm.blocks,
             own,
             {p: r / own for p, r in rates.items() if r != own},
             {p: d / strongest for p, d in decays.items() if d != strongest},
-            held,
+            still,
         )
 
     # helpers

@@ -9,9 +9,10 @@ get their default back when the step is over, so that nothing in them outlives i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -73,27 +74,33 @@ def _placer(container: Any, key: Any) -> Callable[[Plain], None]:
 def tensors_of(state: Any) -> list[Tensor]:
     """Every tensor of a state, a vector's as one, in a fixed order; microseconds, for use in every step."""
     found: list[Tensor] = []
-    _collect(state, found)
+    _collect((state,), found)
     return found
 
 
-def _collect(state: Any, found: list[Tensor]) -> None:
-    type_: Any = type(state)
-    kind = kind_of(type_)
-    if kind == "tensor":
-        found.append(state)
-    elif kind == "vector":
-        found.append(state.flat)
-    elif kind == "mapping":
-        for value in state.values():
-            _collect(value, found)
-    elif kind == "sequence":
-        for value in state:
-            _collect(value, found)
-    elif kind == "record":
-        record: Any = type(state)
-        for name in held(record):
-            _collect(getattr(state, name), found)
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        type_: Any = type(value)
+        kind = kind_of(type_)
+        if kind == "plain":
+            continue
+        if kind == "tensor":
+            found.append(value)
+        elif kind == "vector":
+            found.append(value.flat)
+        elif kind == "mapping":
+            _collect(value.values(), found)
+        else:
+            _collect(value if kind == "sequence" else _read(type_)(value), found)
+
+
+@cache
+def _read(record: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads the fields of a record that are no caches."""
+    names = held(record)
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda state: tuple(getattr(state, name) for name in names)
 
 
 @cache
@@ -117,20 +124,22 @@ def held(record: Any) -> tuple[str, ...]:
 
 def forget(state: Any) -> None:
     """Give what lives within one step its default back."""
-    type_: Any = type(state)
-    kind = kind_of(type_)
-    if kind == "mapping":
-        for value in state.values():
-            forget(value)
-    elif kind == "sequence":
-        for value in state:
-            forget(value)
-    elif kind == "record":
-        record: Any = type(state)
-        for f in _passing(record):
-            setattr(state, f.name, f.default if f.default_factory is MISSING else f.default_factory())
-        for name in held(record):
-            forget(getattr(state, name))
+    _forget((state,))
+
+
+def _forget(values: Iterable[Any]) -> None:
+    for value in values:
+        type_: Any = type(value)
+        kind = kind_of(type_)
+        if kind == "mapping":
+            _forget(value.values())
+        elif kind == "sequence":
+            _forget(value)
+        elif kind == "record":
+            for f in _passing(type_):
+                default = f.default if f.default_factory is MISSING else f.default_factory()
+                setattr(value, f.name, default)
+            _forget(_read(type_)(value))
 
 
 @cache

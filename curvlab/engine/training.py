@@ -19,7 +19,9 @@ from curvlab.engine.plan import Plan
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.report import Event
+from curvlab.protocols.sampler import SampleStream
 from curvlab.protocols.task import Workload
 
 #: what ``capture`` gives beside tensors, and what format 1 lacked of it
@@ -36,7 +38,7 @@ class Mark:
 
     def due(self, every: int | None, step: int, epoch: int) -> bool:
         """Whether it is time again: every ``every`` steps, or once an epoch if that is ``None``."""
-        return step > self.step and (step % every == 0 if every else epoch > self.epoch)
+        return step > self.step and (is_due(step, every) if every else epoch > self.epoch)
 
     def set(self, step: int, epoch: int) -> None:
         """It happened now."""
@@ -82,7 +84,7 @@ class Training:
     model: nn.Module
     workload: Workload
     optimizer: CurvatureOptimizer
-    sampler_state: Any
+    samples: SampleStream[Any]
     progress: Progress = field(default_factory=Progress)
     checkpoint: Path | None = None
     infinite: frozenset[str] = frozenset()
@@ -108,6 +110,7 @@ def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
     """Model, data, optimizer and sampler of a plan, seeded, before the first step.  Seed torch first."""
     model = plan.task.model()
     workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
+    samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)
     optimizer = CurvatureOptimizer(
         plan.method,
         workload.model,
@@ -116,14 +119,11 @@ def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
         name=plan.method_name,
         on_event=on_event,
         readers=plan.readers,
+        samples=samples,
     )
-    sampler_state = plan.sampler.init(workload.size, plan.task.batch_size, plan.run.seed)
     built = dict(workload.model.named_buffers())
     infinite = frozenset(f"model/{n}" for n, t in built.items() if t.is_floating_point() and not is_finite(t))
-    training = Training(plan, workload.model, workload, optimizer, sampler_state, infinite=infinite)
-    optimizer.on_learn = lambda what: plan.sampler.learn(training.sampler_state, what)
-    optimizer.wanted = lambda: plan.sampler.needs(training.sampler_state)
-    return training
+    return Training(plan, workload.model, workload, optimizer, samples, infinite=infinite)
 
 
 def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -135,7 +135,7 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"model/{name}": tensor for name, tensor in _model_tensors(training.model).items()}
     own, plain = training.optimizer.snapshot()
     tensors.update({f"optimizer/{name}": tensor for name, tensor in own.items()})
-    drawn, drawn_plain = export(training.sampler_state)
+    drawn, drawn_plain = export(training.samples.state)
     tensors.update({f"sampler/{name}": tensor for name, tensor in drawn.items()})
     tensors.update({f"random/{name}": state for name, state in _random_states(training.plan).items()})
     checked = {name: t for name, t in tensors.items() if name not in training.infinite}
@@ -162,7 +162,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     _restore_model(training.model, _part(checkpoint, "model/"), where)
     training.optimizer.restore(_part(checkpoint, "optimizer/"), plain["optimizer"])
     _lay_out(training.optimizer.snapshot()[0], plain["strides"])
-    refill(training.sampler_state, _part(checkpoint, "sampler/"), plain["sampler"])
+    refill(training.samples.state, _part(checkpoint, "sampler/"), plain["sampler"])
     training.progress = progress
     training.checkpoint = checkpoint.path
     _restore_random(_part(checkpoint, "random/"), training.plan, where)

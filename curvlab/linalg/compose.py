@@ -1,4 +1,4 @@
-"""Operators made of operators: shifted, and block-diagonal."""
+"""Operators made of operators: shifted, block-diagonal, restricted, counted."""
 
 from __future__ import annotations
 
@@ -62,7 +62,17 @@ class Restricted(LinearOperator[BlockVector]):
             padded[name].copy_(block)
         return (self.base @ padded).restrict(self.part)
 
-    @property
-    def count(self) -> int | None:
-        """Products made with ``base``, if it counts them."""
-        return getattr(self.base, "count", None)
+
+@dataclass
+class Counted(LinearOperator[BlockVector]):
+    """``base``, and how many products were made with it."""
+
+    base: LinearOperator[BlockVector]
+    count: int = 0
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        self.count += 1
+        return self.base @ v

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.bounds import Bounds, Count, NotNegative, Positive, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.schedule import Schedule, at_step
@@ -82,4 +83,4 @@ class LevenbergMarquardt(Damping[LambdaState]):
             state.damping = max(state.damping / self.factor, self.minimum)
 
     def _learns(self, step: int) -> bool:
-        return (step + 1) % self.interval == 0
+        return is_due(step + 1, self.interval)

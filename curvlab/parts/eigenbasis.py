@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import UnsupportedEvidence, naming_block
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.lookups import Lookups
@@ -17,6 +18,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.inverses import eigenbasis_of, identity_basis, relative_to
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
@@ -69,7 +71,7 @@ class Eigenbasis(Preconditioner[EigenState]):
 
     def needs(self, step: int) -> Needs:
         keep = Needs(factored=True)
-        return self.estimator.needs() | keep if step % self.observe_every == 0 else keep
+        return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
 
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer
@@ -78,7 +80,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         return self.estimator.refuses(block)
 
     def fallible(self, state: EigenState, step: int) -> bool:
-        return step % self.observe_every == 0
+        return is_due(step, self.observe_every)
 
     def init(self, like: BlockVector, ctx: Context) -> EigenState:
         estimate = self.estimator.init(like, ctx)
@@ -89,16 +91,16 @@ class Eigenbasis(Preconditioner[EigenState]):
         return EigenState(estimate, basis, moments, dict.fromkeys(like.layout.names, 0))
 
     def observe(self, state: EigenState, seen: Evaluation, ctx: Context) -> None:
-        if ctx.step % self.observe_every:
+        if not is_due(ctx.step, self.observe_every):
             return
         self.estimator.observe(state.estimate, seen, ctx)
-        if ctx.step % self.refresh_every == 0:
+        if is_due(ctx.step, self.refresh_every):
             self._turn(state, ctx)  # before the moments, which are to be taken in the new basis
         (labels,) = self.estimator.needs().layers
         for name, terms in seen.layers[labels].items():
             if name in state.basis:
                 state.observed[name] += 1
-                weight = (1 - self.decay) / (1 - self.decay ** state.observed[name])
+                weight = newest_weight(self.decay, state.observed[name])
                 fresh = _moments(name, terms, state.basis[name], labels)
                 state.moments[name].lerp_(fresh, weight)
 

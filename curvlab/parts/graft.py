@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Fraction, check_bounds
 from curvlab.protocols.step import At, Transform
@@ -89,7 +90,7 @@ class Graft(Transform[Moments]):
         if self.rule in ("gradient", "unit"):
             return
         state.count += 1
-        share = (1 - self.beta) / (1 - self.beta**state.count)  # exactly 1 for the first gradient
+        share = newest_weight(self.beta, state.count)
         if state.entries is not None:
             state.entries.flat.mul_(1 - share).addcmul_(g.flat, g.flat, value=share)
         for name in g.layout.names if state.entries is None else ():

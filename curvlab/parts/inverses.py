@@ -131,8 +131,7 @@ def _entries(side: Factor) -> Tensor | None:
     """The entries of a diagonal structure, in its family's own words; ``None`` for any other factor."""
     if not isinstance(side, Structure) or not isinstance(side.family, Gram) or side.family.rotates:
         return None
-    like = next(iter(side.tensors().values()))
-    return side.rmatmul(like.new_ones(1, side.d))[0]
+    return side.rmatmul(side.like.new_ones(1, side.d))[0]
 
 
 def _diagonal(entries: Mapping[str, Tensor]) -> BlockDiagonal:
@@ -148,15 +147,14 @@ def identity_of(side: Factor | None) -> Factor | None:
     """The identity in the family of ``side``."""
     if not isinstance(side, Structure):
         return side
-    return side.family.eye(side.d, like=next(iter(side.tensors().values())))
+    return side.family.eye(side.d, like=side.like)
 
 
 def identity_basis(side: Factor | None) -> Float[Tensor, "d d"] | None:
     """An eigenbasis before anything is known: the identity, dense unless the family's always is."""
     if not isinstance(side, Structure) or not as_gram(side.family, "eigen").rotates:
         return None
-    like = next(iter(side.tensors().values()))
-    return torch.eye(side.d, dtype=like.dtype, device=like.device)
+    return torch.eye(side.d, dtype=side.like.dtype, device=side.like.device)
 
 
 def eigenbasis_of(
@@ -172,6 +170,5 @@ def _ones(side: Factor | None, other: Factor | None) -> Float[Tensor, " d"]:
     """Ones of the dimension of ``side``; a single one, to be broadcast, for an identity side."""
     for candidate, d in ((side, None), (other, 1)):
         if isinstance(candidate, Structure):
-            like = next(iter(candidate.tensors().values()))
-            return like.new_ones(candidate.d if d is None else d)
+            return candidate.like.new_ones(candidate.d if d is None else d)
     raise AssertionError("a Kronecker product of two identities has no curvature")

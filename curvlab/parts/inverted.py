@@ -9,6 +9,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, Solve
@@ -41,7 +42,7 @@ class Inverted(Preconditioner[InvertedState]):
 
     def needs(self, step: int) -> Needs:
         keep = Needs(factored=self.estimator.by_layer)
-        return self.estimator.needs() | keep if step % self.observe_every == 0 else keep
+        return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
 
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer
@@ -50,18 +51,18 @@ class Inverted(Preconditioner[InvertedState]):
         return self.estimator.refuses(block)
 
     def fallible(self, state: InvertedState, step: int) -> bool:
-        return step % self.observe_every == 0 or step % self.refresh_every == 0
+        return is_due(step, self.observe_every) or is_due(step, self.refresh_every)
 
     def init(self, like: BlockVector, ctx: Context) -> InvertedState:
         estimate = self.estimator.init(like, ctx)
         return InvertedState(estimate, self.inverse.init(self.estimator.curvature(estimate)))
 
     def observe(self, state: InvertedState, seen: Evaluation, ctx: Context) -> None:
-        if ctx.step % self.observe_every == 0:
+        if is_due(ctx.step, self.observe_every):
             self.estimator.observe(state.estimate, seen, ctx)
 
     def refresh(self, state: InvertedState, ctx: Context) -> None:
-        if ctx.step % self.refresh_every == 0:
+        if is_due(ctx.step, self.refresh_every):
             state.inverse = self.inverse(self.estimator.curvature(state.estimate), ctx)
 
     def apply(self, state: InvertedState, v: BlockVector, ctx: Context) -> Solve:

@@ -11,7 +11,8 @@ import torch
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Count, Fraction, Inside, NotNegative, Positive, check_bounds
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import StepRule

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, Positive, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import At, Transform
 
@@ -168,7 +169,7 @@ class NormConstraint(Transform[Tensor]):
     def __call__(self, state: Tensor, v: BlockVector, at: At) -> BlockVector:
         if self.limit == float("inf"):
             return v
-        if at.step % self.every == 0:
+        if is_due(at.step, self.every):
             size = (v.dot(at.gradient) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
             state.copy_((self.limit / size).sqrt().clamp(max=1.0))
         return v.owned().scale_(state)

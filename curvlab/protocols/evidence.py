@@ -10,10 +10,8 @@ over ``positions`` terms (tokens), each row of ``grads`` carries ``1/√position
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -105,63 +103,6 @@ class Solve:
     reason: Stop = Stop.DIRECT
     iterates: tuple[Iterate, ...] = ()
     secants: tuple[Secant, ...] = ()
-
-
-class Differentiate(Protocol):
-    """Loss and gradient at θ − α·u, on the gradient sample or on the acceptance sample."""
-
-    def __call__(
-        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
-    ) -> tuple[float, BlockVector]: ...
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a step rule may ask of the way ahead: θ ← θ − α · update.
-
-    ``rate`` multiplies the rule's own rate (a torch ``lr_scheduler`` writes it).  ``loss_of(u, α)`` is
-    the loss at θ − α·u on the acceptance sample and ``start()`` the loss at θ there (asked twice, they
-    cost once); ``differentiate(u, α)`` is loss and gradient there, on the *gradient* sample unless told.  All
-    are functional: nothing is written.  ``iterates`` are those of the solve, which end with ``update``.
-    """
-
-    update: BlockVector
-    gradient: BlockVector
-    rate: float
-    damping: float
-    ggn: LinearOperator[BlockVector] | None
-    loss_of: Callable[[BlockVector, float], float]
-    start: Callable[[], float]
-    differentiate: Differentiate
-    loss: float = float("nan")  #: at θ, on the gradient sample
-    iterates: tuple[Iterate, ...] = ()
-
-    @cached_property
-    def slope(self) -> float:
-        """dL/dα at α = 0; negative for a descent direction."""
-        return -float(self.gradient.dot(self.update))
-
-    def predicted(self, update: BlockVector, alpha: float) -> float:
-        """Change of the undamped quadratic model: −α gᵀu + ½ α² uᵀ G u.
-
-        Costs one product, or none if ``update`` is one of the iterates.
-        """
-        known = [i.curvature for i in self.iterates if i.x is update]
-        if known:
-            bend = known[0]
-        else:
-            assert self.ggn is not None, "a part that asks for a prediction declares products in its needs"
-            bend = float(update.dot(self.ggn @ update))
-        return -alpha * float(self.gradient.dot(update)) + 0.5 * alpha * alpha * bend
-
-    def ratio(self, step: Step) -> float:
-        """Reduction ratio: actual over predicted change of the loss; NaN if either is not finite.
-
-        Costs one trial loss and one product (two losses if the acceptance sample is another).
-        """
-        predicted = self.predicted(step.update, step.alpha)
-        actual = self.loss_of(step.update, step.alpha) - self.start()
-        return actual / predicted if predicted else float("nan")
 
 
 @dataclass(frozen=True)

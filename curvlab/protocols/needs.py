@@ -43,6 +43,16 @@ class Needs:
     layer_examples: int = 0
     examples: bool = False
 
+    @classmethod
+    def statistics(
+        cls, labels: Labels, samples: int = 1, *, layer_examples: int = 0, factored: bool = False
+    ) -> Needs:
+        """Layer statistics for one kind of labels; ``samples`` counts only where labels are sampled."""
+        drawn = samples if labels is Labels.MODEL else 0
+        return cls(
+            layers=frozenset({labels}), samples=drawn, layer_examples=layer_examples, factored=factored
+        )
+
     def __or__(self, other: Needs) -> Needs:
         if other is GRADIENT_ONLY:  # what most parts answer, every step
             return self

@@ -9,17 +9,9 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """One training step.  ``None`` where the method has no such thing; never a tensor.
+class StepFacts:
+    """What one step was, as plain numbers, never a tensor; ``None`` where the method has no such quantity."""
 
-    ``step`` counts from 1 (steps done), ``examples`` is the total seen so far, ``seconds`` is
-    training time only.
-    """
-
-    step: int
-    epoch: float
-    examples: int
-    seconds: float
     loss: float
     lr: float
     damping: float | None = None
@@ -30,6 +22,25 @@ class StepRecord:
     accepted: bool | None = None
     gradient_size: int | None = None
     curvature_size: int | None = None
+
+
+@dataclass(frozen=True)
+class _Position:
+    """Where in a run a step is."""
+
+    step: int
+    epoch: float
+    examples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepRecord(StepFacts, _Position):
+    """One training step of a run: its facts, and how far the run is then.
+
+    ``step`` counts from 1 (steps done), ``examples`` is the total seen so far, ``seconds`` is
+    training time only.
+    """
 
 
 @dataclass(frozen=True)

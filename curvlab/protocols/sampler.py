@@ -46,3 +46,28 @@ class Sampler(ABC, Generic[S]):
     def learn(self, state: S, what: StepOutcome) -> None:
         """Take in what came of the step."""
         return None
+
+
+@dataclass(frozen=True)
+class SampleStream(Generic[S]):
+    """A sampler at work in a run, with its state."""
+
+    sampler: Sampler[S]
+    state: S
+
+    @classmethod
+    def of(cls, sampler: Sampler[S], size: int, batch_size: int, seed: int) -> SampleStream[S]:
+        """From a fresh state."""
+        return cls(sampler, sampler.init(size, batch_size, seed))
+
+    def draw(self) -> Draw:
+        """The examples of the next step."""
+        return self.sampler.draw(self.state)
+
+    def needs(self) -> Needs:
+        """What learning from the next step wants to be evaluated."""
+        return self.sampler.needs(self.state)
+
+    def learn(self, what: StepOutcome) -> None:
+        """Take in what came of the step."""
+        self.sampler.learn(self.state, what)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.evidence import Line, Step, StepOutcome
+from curvlab.protocols.evidence import Step, StepOutcome
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 
 S = TypeVar("S", bound=Any)
@@ -44,7 +45,7 @@ class StepRule(ABC, Generic[S]):
     chooses: ClassVar[bool] = False
 
     @property
-    def arrives(self) -> bool:
+    def carries_gradient(self) -> bool:
         """Whether its steps may carry loss and gradient of where they end, for the next step to begin with.
 
         The engine then holds one vector, and evaluates again only what is another function or another θ.

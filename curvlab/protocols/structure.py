@@ -85,6 +85,11 @@ class Structure(ABC):
         """Multiply-adds, counted two each, of a product of one matrix with ``columns`` vectors."""
         return 2.0 * self.d * self.d * columns
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of its dtype and device: one of its own."""
+        return next(iter(self.tensors().values()))
+
     def combine_(self: M, a: float | Tensor, other: M, b: float | Tensor) -> M:
         """self ← a · self + b · other, tensor by tensor (members of a family are a vector space).
 
@@ -108,8 +113,7 @@ class Structure(ABC):
 
     def shift_(self: M, c: float) -> M:
         """self ← self + c · I."""
-        like = next(iter(self.tensors().values()))
-        return self.combine_(1.0, self.family.eye(self.d, like=like, batch=self.batch), c)  # type: ignore[arg-type]
+        return self.combine_(1.0, self.family.eye(self.d, like=self.like, batch=self.batch), c)  # type: ignore[arg-type]
 
     def mean_diagonal(self) -> Float[Tensor, "*b"]:
         """tr(M)/d."""
@@ -123,8 +127,7 @@ class Structure(ABC):
 
     def spectral_norm(self) -> Float[Tensor, "*b"]:
         """Largest singular value, from below: one step of power iteration on a few fixed vectors."""
-        like = next(iter(self.tensors().values()))
-        w = (self @ probes(self.d, like).expand(*self.batch, self.d, -1)).mT
+        w = (self @ probes(self.d, self.like).expand(*self.batch, self.d, -1)).mT
         found: Tensor = torch.linalg.vector_norm(self.rmatmul(unit(w)), dim=-1).amax(-1)
         return found
 

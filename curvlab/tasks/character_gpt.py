@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from curvlab.errors import DataError
 from curvlab.objectives.losses import CrossEntropy
+from curvlab.protocols.bounds import Count, Depth, Width, check_bounds
 from curvlab.protocols.task import Task
 from curvlab.tasks.gpt import Gpt
-from curvlab.tasks.settings import at_least, check, divides
+from curvlab.tasks.settings import check, divides
 from curvlab.tasks.supervised import SupervisedWorkload
 from curvlab.tasks.verses import verses
 
@@ -63,21 +64,18 @@ class CharacterGpt(Task):
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_loss", False)
 
-    context: int = 64  #: characters of a window, ≥ 1
-    dim: int = 128  #: width of a token, ≥ 1
-    depth: int = 2  #: blocks, ≥ 1
+    context: Width = 64  #: characters of a window
+    dim: Width = 128  #: width of a token
+    depth: Depth = 2  #: blocks
     heads: int = 4  #: of each attention, a divisor of ``dim``
-    mlp_ratio: int = 4  #: width of a block's hidden layer over ``dim``, ≥ 1
-    batch_size: int = 32  #: windows of a mini-batch, ≥ 1
+    mlp_ratio: Width = 4  #: width of a block's hidden layer over ``dim``
+    batch_size: Count = 32  #: windows of a mini-batch
     text: str | None = None  #: a UTF-8 file
     train_metrics: bool = False  #: evaluate on all training windows too
 
     def __post_init__(self) -> None:
-        check(
-            at_least(1, context=self.context, dim=self.dim, depth=self.depth),
-            divides(self.dim, "dim", heads=self.heads),
-            at_least(1, mlp_ratio=self.mlp_ratio, batch_size=self.batch_size),
-        )
+        check_bounds(self)
+        check(divides(self.dim, "dim", heads=self.heads))
 
     def model(self) -> nn.Module:
         return Gpt(

@@ -5,9 +5,11 @@ Everything comes from the registry, from dataclasses and from docstrings, so a p
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
@@ -135,6 +137,16 @@ def call(path: str) -> str:
     return f"```text\n{_signature(name, found)}\n```\n\n{_doc(found)}"
 
 
+def source(path: str) -> str:
+    """A function as it is written, without its docstring."""
+    lines = textwrap.dedent(inspect.getsource(import_object(path))).splitlines()
+    (function,) = ast.parse("\n".join(lines)).body
+    assert isinstance(function, ast.FunctionDef)
+    docstring = function.body[0]
+    kept = lines[: docstring.lineno - 1] + lines[docstring.end_lineno :]
+    return "```python\n" + "\n".join(kept) + "\n```"
+
+
 def hooks() -> str:
     """The hooks that a plugin may implement."""
     from curvlab.registry import hookspecs
@@ -188,6 +200,7 @@ KNOWN: Mapping[str, Callable[..., str]] = {
         protocol,
         record,
         call,
+        source,
         hooks,
         errors,
         commands,

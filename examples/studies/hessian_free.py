@@ -35,7 +35,7 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import Diverged
 from curvlab.parts.samplers import Uniform
 from curvlab.precision.full import Full
-from curvlab.protocols.sampler import Draw
+from curvlab.protocols.sampler import Draw, SampleStream
 from curvlab.protocols.task import Task
 from curvlab.registry.loader import installed
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
@@ -108,14 +108,13 @@ def stepper(entrant: Entrant, workload: SupervisedWorkload, task: Task, seed: in
     if entrant.method == LBFGS:
         return _by_torch_lbfgs(torch.optim.LBFGS(workload.model.parameters(), **entrant.knobs), workload)
     method = build_method(installed(), entrant.method, entrant.knobs)
-    optimizer = CurvatureOptimizer(method, workload.model, backend=Full(), seed=seed, name=entrant.name)
-    sampler = method.sampler or Uniform()
-    state = sampler.init(workload.size, task.batch_size, seed)
-    optimizer.on_learn = lambda what: sampler.learn(state, what)
-    optimizer.wanted = lambda: sampler.needs(state)
+    samples = SampleStream.of(method.sampler or Uniform(), workload.size, task.batch_size, seed)
+    optimizer = CurvatureOptimizer(
+        method, workload.model, backend=Full(), seed=seed, name=entrant.name, samples=samples
+    )
 
     def step(spent: Spent) -> None:
-        draw = sampler.draw(state)
+        draw = samples.draw()
         optimizer.step(workload.objective(draw))
         assert optimizer.last is not None
         spent.examples += len(draw.gradient)

@@ -20,7 +20,7 @@ from torch import nn
 from curvlab.engine import checkpoint
 from curvlab.engine.method import Method
 from curvlab.engine.plan import Plan, RunSettings
-from curvlab.engine.run import Run, train
+from curvlab.engine.run import Run, train_plan
 from curvlab.errors import Stopped
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.gauss_newton import GaussNewton
@@ -127,7 +127,7 @@ def small_plan(
 
 def run_small(out: Path, plan: Plan | None = None, *, resume: Path | None = None) -> Run:
     """Train it, keeping its folder."""
-    return train(plan or small_plan(), out=out, log=RunLog, resume_from=resume)
+    return train_plan(plan or small_plan(), out=out, log=RunLog, resume_from=resume)
 
 
 def parameters(run: Run) -> dict[str, torch.Tensor]:
@@ -165,5 +165,5 @@ def stopped_at(
     """A run that is sent signals after ``step``; its folder and what it ended with."""
     plan = plan or small_plan(log_every=1)
     with pytest.raises(Stopped) as stopped:
-        train(plan, out=out, log=RunLog, listeners=(StopAt(step, *signals),))
+        train_plan(plan, out=out, log=RunLog, listeners=(StopAt(step, *signals),))
     return max(out.iterdir()), stopped.value

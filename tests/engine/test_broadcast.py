@@ -11,7 +11,7 @@ import torch
 
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
-from curvlab.engine.loop import run_steps
+from curvlab.engine.loop import training_loop
 from curvlab.engine.training import prepare
 from curvlab.protocols.report import Event, Reporter, StepRecord
 from tests.engine.small_run import PLAIN, small_plan
@@ -44,7 +44,7 @@ def test_a_reporter_that_raises_becomes_one_event_and_the_run_goes_on() -> None:
     diary, tell = Diary(), Broadcast()
     training = prepare(small_plan(PLAIN, steps=9, log_every=1), tell.happened)
     tell.open(diary, (Failing(),), training.progress.events)
-    run_steps(training, tell, Interrupts(), lambda: Path("step"))
+    training_loop(training, tell, Interrupts(), lambda: Path("step"))
     tell.finished({})
     assert training.progress.step == 9
     assert [(e.name, e.step) for e in diary.events] == [("reporter-failed", 1)]

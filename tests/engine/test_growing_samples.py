@@ -21,6 +21,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.evidence import StepOutcome
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.sampler import Draw, Sampler
+from tests.engine.listening import listening
 from tests.engine.small_run import CURVED, PLAIN, small_plan
 from tests.engine.test_loop import looped
 
@@ -125,15 +126,15 @@ def test_a_sampler_is_told_the_gradient_of_all_blocks_whoever_trains_them() -> N
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     plain = Method(Identity(), Constant(0.0), Rate(0.1))
-    opt = CurvatureOptimizer(
-        Method(Picky(), Constant(0.0), Rate(0.1), fallback=plain), model, backend=Full("float64")
-    )
     x, y = torch.randn(8, 4, dtype=torch.float64), torch.randint(0, 3, (8,))
     nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
     square = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
     told: list[tuple[float, int]] = []
-    opt.on_learn = lambda what: told.append(
-        (float(what.before.gradient.dot(what.before.gradient)), what.step.update.flat.numel())
-    )
+
+    def listen(what: StepOutcome) -> None:
+        told.append((float(what.before.gradient.dot(what.before.gradient)), what.step.update.flat.numel()))
+
+    method = Method(Picky(), Constant(0.0), Rate(0.1), fallback=plain)
+    opt = CurvatureOptimizer(method, model, backend=Full("float64"), samples=listening(listen))
     opt.step(objective(model, nn.CrossEntropyLoss(), x, y))
     assert told == [(pytest.approx(square), 25)]  # the update is that of the method's own block

@@ -12,7 +12,7 @@ import torch
 
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
-from curvlab.engine.loop import run_steps
+from curvlab.engine.loop import training_loop
 from curvlab.engine.plan import Plan
 from curvlab.engine.training import Mark, prepare
 from curvlab.errors import Stopped
@@ -54,7 +54,7 @@ def looped(
         return Path(f"step-{training.progress.step}")
 
     try:
-        run_steps(training, tell, interrupts, save)
+        training_loop(training, tell, interrupts, save)
     except Stopped:
         diary.events.append(Event("stopped", training.progress.step, {}))
     return diary, training
@@ -138,7 +138,9 @@ def test_a_signal_before_the_first_step_leaves_a_checkpoint_too() -> None:
     tell.open(Diary(), (), {})
     interrupts.caught = "SIGINT"
     with pytest.raises(Stopped) as stopped:
-        run_steps(training, tell, interrupts, lambda: saved.append(training.progress.step) or Path("step-0"))  # type: ignore[func-returns-value]
+        training_loop(
+            training, tell, interrupts, lambda: saved.append(training.progress.step) or Path("step-0")
+        )  # type: ignore[func-returns-value]
     assert stopped.value.exit_code == 130
     assert saved == [0]
     assert training.progress.step == 0
@@ -213,7 +215,7 @@ def test_the_loop_costs_less_than_five_per_cent_of_a_step_of_13_ms() -> None:
         training = prepare(small_plan(PLAIN), lambda event: None)
         begun = time.process_time()
         for _ in range(steps):
-            draw = training.plan.sampler.draw(training.sampler_state)
+            draw = training.samples.draw()
             training.optimizer.step(training.workload.objective(draw))
         return time.process_time() - begun
 

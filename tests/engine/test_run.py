@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from curvlab.engine.run import evaluate, train
+from curvlab.engine.run import evaluate, train_plan
 from curvlab.errors import CheckpointError, CurvlabError, DataError, UsageError
 from curvlab.protocols.report import Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir
@@ -141,7 +141,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None
                 errors.append(caught.value)
 
     plan = small_plan(log_every=1)
-    train(plan, out=tmp_path, log=RunLog, resume_from=folder, listeners=(Intruder(),))
+    train_plan(plan, out=tmp_path, log=RunLog, resume_from=folder, listeners=(Intruder(),))
     assert len(errors) == 1
     assert [line["step"] for line in RunDir(folder).steps()] == list(range(1, 31))
 
@@ -248,7 +248,7 @@ def test_a_resumed_run_takes_the_threads_it_has_had(tmp_path: Path) -> None:
         def stepped(self, record: StepRecord) -> None:
             seen.append(torch.get_num_threads())
 
-    train(small_plan(log_every=5), out=tmp_path, log=RunLog, resume_from=folder, listeners=(Look(),))
+    train_plan(small_plan(log_every=5), out=tmp_path, log=RunLog, resume_from=folder, listeners=(Look(),))
     assert set(seen) == {2}
 
 

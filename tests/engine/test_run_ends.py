@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from curvlab.engine import checkpoint
-from curvlab.engine.run import train
+from curvlab.engine.run import train_plan
 from curvlab.errors import Diverged, OutOfMemory, RunFolderError
 from curvlab.protocols.report import EvalRecord, Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir
@@ -209,7 +209,7 @@ def test_a_folder_that_is_moved_stops_the_run_and_goes_on_in_its_new_place(
     out = tmp_path / "out"
     mover = Act(at, lambda: act(next(out.iterdir())))
     with pytest.raises(RunFolderError, match=r"was moved, replaced or deleted while the run was training"):
-        train(plan, out=out, log=RunLog, listeners=(mover,))
+        train_plan(plan, out=out, log=RunLog, listeners=(mover,))
     places = {p.name for p in out.iterdir()}
     assert len(places) == (2 if act is swap else 1), "no folder was made anew"
     same(whole, run_small(out, plan, resume=out / "elsewhere"))
@@ -221,7 +221,7 @@ def test_a_folder_that_is_deleted_stops_the_run_and_is_not_made_anew(tmp_path: P
     with pytest.raises(
         RunFolderError, match=r"deleted while the run was training.*summary.json was not written"
     ):
-        train(small_plan(PLAIN, log_every=1), out=tmp_path, log=RunLog, listeners=(reporter,))
+        train_plan(small_plan(PLAIN, log_every=1), out=tmp_path, log=RunLog, listeners=(reporter,))
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvlab.engine import step as one_step
+from curvlab.engine.admission import Admitted, Risk
 from curvlab.engine.arms import Arm
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.engine.stride import Stride
+from curvlab.engine.planned import PlannedUpdate
+from curvlab.engine.rates import ParameterRates
+from curvlab.engine.undo import Undo
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.parts.damping import Constant, LevenbergMarquardt
@@ -25,11 +28,13 @@ from curvlab.parts.steps import Armijo, Rate
 from curvlab.parts.transforms import WeightDecay
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Evaluation, Line, Solve, Step, StepOutcome
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
 from curvlab.protocols.step import At, Damping, StepRule, Transform
+from tests.engine.listening import listening
 
 
 @dataclass
@@ -109,8 +114,11 @@ def batch() -> tuple[Tensor, Tensor]:
     )
 
 
-def optimizer(method: Method, model: nn.Module) -> CurvatureOptimizer:
-    return CurvatureOptimizer(method, model, backend=Full("float64"))
+def optimizer(
+    method: Method, model: nn.Module, heard: Callable[[StepOutcome], object] | None = None
+) -> CurvatureOptimizer:
+    samples = None if heard is None else listening(heard)
+    return CurvatureOptimizer(method, model, backend=Full("float64"), samples=samples)
 
 
 def asked(model: nn.Module) -> SupervisedObjective:
@@ -178,8 +186,8 @@ def test_until_the_preconditioner_is_ready_a_step_observes_and_counts_and_nothin
     method = Method(
         Late(diary), LevenbergMarquardt(initial=20.0), Armijo(0.1), (Plus(diary, "g", 0.0),), (decay,)
     )
-    opt = optimizer(method, model)
-    opt.on_event, opt.on_learn = events.append, learned.append
+    opt = optimizer(method, model, learned.append)
+    opt.on_event = events.append
     start = [p.detach().clone() for p in model.parameters()]
     loss = opt.step(asked(model))
     assert diary.said == [("observe", 0, 20.0)]
@@ -211,8 +219,11 @@ def test_transforms_of_the_gradient_leave_the_evidence_alone() -> None:
     arm = optimizer(Method(Identity(), Constant(), Rate(0.1), on_gradient=(Plus(diary, "g"),)), model).arms[0]
     gradient = arm.blocks.pack(dict(zip(arm.blocks.parameters, gradients(model), strict=True)))
     kept = gradient.flat.clone()
-    seen, ctx = Evaluation(8, torch.zeros(()), gradient), context(arm)
-    v, at = one_step.before(arm, seen, ctx, Stride(arm.blocks))
+    seen, risk = Evaluation(8, torch.zeros(()), gradient), Risk(False, False, False)
+    admitted = Admitted(arm, seen, ParameterRates(arm.blocks), risk)
+    plan = PlannedUpdate(admitted, context(arm), lambda event: None, Undo(torch.Generator()))
+    plan.transform_gradient()
+    v, at = plan.gradient, plan.at
     torch.testing.assert_close(v.flat, kept + 1.0)
     assert torch.equal(at.gradient.flat, kept)
     assert torch.equal(at.read().flat, arm.blocks.read().flat)
@@ -304,7 +315,6 @@ def test_trial_losses_are_of_the_step_that_would_be_taken() -> None:
 
 def test_what_came_of_a_step_is_told_with_its_vectors_still_whole() -> None:
     model, diary = network(), Diary()
-    opt = optimizer(Method(Noted(diary), Constant(), Rate(0.1)), model)
     g = torch.cat([each.flatten() for each in gradients(model)])
     told: list[StepOutcome] = []
 
@@ -315,16 +325,19 @@ def test_what_came_of_a_step_is_told_with_its_vectors_still_whole() -> None:
         torch.testing.assert_close(what.step.update.flat, 2.0 * g)
         assert (what.step.alpha, what.step.accepted, what.solve.iterations) == (0.1, True, 3)
 
-    opt.on_learn = listen
+    opt = optimizer(Method(Noted(diary), Constant(), Rate(0.1)), model, listen)
     opt.step(asked(model))
     assert len(told) == 1
 
 
 def test_no_buffer_of_a_step_outlives_it() -> None:
     model = network()
-    opt = optimizer(Method(Noted(Diary()), Constant(), Rate(0.1)), model)
     seen: list[weakref.ref[Tensor]] = []
-    opt.on_learn = lambda what: seen.extend(map(weakref.ref, (what.before.gradient.flat, what.solve.x.flat)))
+
+    def listen(what: StepOutcome) -> None:
+        seen.extend(map(weakref.ref, (what.before.gradient.flat, what.solve.x.flat)))
+
+    opt = optimizer(Method(Noted(Diary()), Constant(), Rate(0.1)), model, listen)
     opt.step(asked(model))
     assert len(seen) == 2
     assert all(buffer() is None for buffer in seen)

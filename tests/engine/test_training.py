@@ -32,7 +32,7 @@ def ready(plan: Plan, seed: int = 0) -> Training:
 
 def stepped(training: Training, steps: int) -> Training:
     for _ in range(steps):
-        draw = training.plan.sampler.draw(training.sampler_state)
+        draw = training.samples.draw()
         training.optimizer.step(training.workload.objective(draw))
         training.progress.step += 1
     return training
@@ -117,9 +117,9 @@ def test_samplers_may_hold_tensors(tmp_path: Path) -> None:
     restore(other, through_disk(whole, tmp_path))
     for training in (whole, other):
         stepped(training, 4)
-    assert other.sampler_state.at == whole.sampler_state.at
-    assert torch.equal(other.sampler_state.order, whole.sampler_state.order)
-    assert torch.equal(other.sampler_state.weights[0], whole.sampler_state.weights[0])
+    assert other.samples.state.at == whole.samples.state.at
+    assert torch.equal(other.samples.state.order, whole.samples.state.order)
+    assert torch.equal(other.samples.state.weights[0], whole.samples.state.weights[0])
 
 
 @dataclasses.dataclass
@@ -149,10 +149,10 @@ class Learning(Sampler[Pupil]):
 def test_samplers_learn_from_every_step_before_and_after_a_restore(tmp_path: Path) -> None:
     plan = dataclasses.replace(small_plan(PLAIN), sampler=Learning())
     training = stepped(ready(plan), 3)
-    assert training.sampler_state == Pupil(3, 4 + 5 + 6)
+    assert training.samples.state == Pupil(3, 4 + 5 + 6)
     other = ready(plan)
     restore(other, through_disk(training, tmp_path))
-    assert stepped(other, 1).sampler_state == Pupil(4, 4 + 5 + 6 + 7)
+    assert stepped(other, 1).samples.state == Pupil(4, 4 + 5 + 6 + 7)
 
 
 @dataclasses.dataclass

@@ -28,6 +28,7 @@ from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.structure import Group, NaiveFallback
 from curvlab.registry.imports import part_class
+from tests.engine.listening import listening
 from tests.limits.registered import DAMPED, knobs_of, methods, registry
 
 STEPS = 4
@@ -191,7 +192,7 @@ def refusals(rank: int) -> dict[str, str]:
     optimizer = curvlab.optimizer("sgd", model)
     model(torch.full((2, WIDTH), float(rank))).sum().backward()
     asked("gradients", optimizer.step)
-    optimizer.wanted = lambda: Needs(variance=True)
+    optimizer.samples = listening(lambda what: None, Needs(variance=True))
     x, y = torch.randn(3, WIDTH), torch.zeros(3, dtype=torch.int64)
     asked("variance", lambda: optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y)))
     nameless = curvlab.objective(Net(), nn.CrossEntropyLoss(), x, y)

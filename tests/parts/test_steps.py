@@ -10,7 +10,8 @@ import torch
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.schedules import Linear
 from curvlab.parts.steps import Armijo, Grid, QuadraticModel, Rate
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from tests.parts.vectors import LAYOUT, Bowl, spd, vector
 
@@ -86,7 +87,7 @@ def test_a_grid_pays_for_what_it_looks_at(near: bool, last: int | None, trials: 
         tried.append(alpha)
         return b.loss(update, alpha)
 
-    searched(part, replace(b.line(b.gradient), loss_of=loss_of), best if last is None else last)
+    searched(part, replace(b.line(b.gradient), losses=loss_of), best if last is None else last)
     assert len(tried) == (best + 2 if trials is None else trials)
 
 
@@ -102,12 +103,12 @@ def test_a_grid_without_a_better_loss_does_not_move(near: bool) -> None:
 def test_a_grid_passes_over_losses_that_are_not_finite(near: bool) -> None:
     b = bowl()
     line = replace(
-        b.line(b.gradient), loss_of=lambda u, alpha: b.loss(u, alpha) if alpha < 0.3 else float("nan")
+        b.line(b.gradient), losses=lambda u, alpha: b.loss(u, alpha) if alpha < 0.3 else float("nan")
     )
     step, _ = searched(Grid(lr=1.0, near=near), line)
     assert step.accepted
     assert step.alpha < 0.3
-    nowhere = replace(line, loss_of=lambda u, alpha: float("inf"))
+    nowhere = replace(line, losses=lambda u, alpha: float("inf"))
     assert not searched(Grid(near=near), nowhere)[0].accepted
 
 
@@ -116,7 +117,7 @@ def test_a_walk_that_ends_in_a_ditch_above_the_start_looks_everywhere() -> None:
     b = bowl()
     heights = {0: 5.0, 1: 3.0, 2: 4.0, 3: 9.0, 4: 0.5, 5: 2.0}
     by_rate = {0.5**k: height for k, height in heights.items()}
-    line = replace(b.line(b.gradient), loss_of=lambda u, alpha: by_rate[alpha], start=lambda: 1.0)
+    line = replace(b.line(b.gradient), losses=lambda u, alpha: by_rate[alpha], loss=1.0)
     step, place = searched(Grid(count=6, near=True), line)
     assert (step.alpha, place) == (0.5**4, 4)
 

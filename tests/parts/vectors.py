@@ -9,8 +9,10 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.precision.full import Full
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Evaluation, Line, Solve, Step, StepOutcome
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
+from curvlab.protocols.line import Line
 from curvlab.protocols.step import At
+from curvlab.testing.lines import FunctionLine
 
 DTYPE = torch.float64
 LAYOUT = BlockLayout({"w": (3, 2), "b": (4,)})
@@ -81,11 +83,16 @@ class Bowl:
         return 0.5 * float(theta.dot(self.H @ theta)) - float(self.b.dot(theta))
 
     def line(self, update: BlockVector, *, rate: float = 1.0, damping: float = 0.0) -> Line:
-        return Line(
-            update, self.gradient, rate, damping, self.H, self.loss, lambda: 0.0, self.differentiate, 0.0
+        return FunctionLine(
+            update=update,
+            gradient=self.gradient,
+            rate=rate,
+            damping=damping,
+            ggn=self.H,
+            loss=0.0,
+            losses=self.loss,
+            gradients=self.differentiate,
         )
 
-    def differentiate(
-        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
-    ) -> tuple[float, BlockVector]:
+    def differentiate(self, update: BlockVector, alpha: float) -> tuple[float, BlockVector]:
         return self.loss(update, alpha), (self.H @ (update * -alpha)) - self.b

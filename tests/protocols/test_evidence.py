@@ -10,7 +10,9 @@ from torch import Tensor
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockLayout, BlockVector
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
+from curvlab.testing.lines import FunctionLine
 from curvlab.testing.problems import normal
 
 LAYOUT = BlockLayout({"w": (2, 2), "b": (2,)})
@@ -37,20 +39,13 @@ def line(loss: float = 3.0, change: float | None = None) -> Line:
         d = -alpha * update.flat
         return loss + (float(g @ d + 0.5 * d @ G @ d) if change is None else change)
 
-    def gradient_at(
-        update: BlockVector, alpha: float, /, *, acceptance: bool = False
-    ) -> tuple[float, BlockVector]:
-        return loss_of(update, alpha), BlockVector(LAYOUT, g - alpha * (G @ update.flat))
-
-    return Line(
-        BlockVector(LAYOUT, u.clone()),
-        BlockVector(LAYOUT, g.clone()),
-        1.0,
-        0.1,
-        Matrix(G),
-        loss_of,
-        lambda: loss,
-        gradient_at,
+    return FunctionLine(
+        update=BlockVector(LAYOUT, u.clone()),
+        gradient=BlockVector(LAYOUT, g.clone()),
+        damping=0.1,
+        ggn=Matrix(G),
+        loss=loss,
+        losses=loss_of,
     )
 
 

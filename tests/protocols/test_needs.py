@@ -73,3 +73,11 @@ def test_of_layer_statistics_there_are_enough_for_everybody(one: int, other: int
 def test_who_asks_for_no_layer_statistics_does_not_say_of_how_many() -> None:
     few = Needs(frozenset({Labels.MODEL}), layer_examples=5)
     assert (few | Needs(factored=True)).layer_examples == (Needs(factored=True) | few).layer_examples == 5
+
+
+@pytest.mark.parametrize("labels", list(Labels))
+def test_labels_are_drawn_only_where_they_are_sampled_from_the_model(labels: Labels) -> None:
+    found = Needs.statistics(labels, 3, layer_examples=5, factored=True)
+    assert found.layers == {labels}
+    assert found.samples == (3 if labels is Labels.MODEL else 0)
+    assert (found.layer_examples, found.factored) == (5, True)

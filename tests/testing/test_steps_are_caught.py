@@ -13,7 +13,8 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.damping import LambdaState, LevenbergMarquardt
 from curvlab.parts.schedules import Linear
 from curvlab.parts.steps import Armijo, QuadraticModel, QuadraticState, Rate
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from tests.testing.caught import (
     CALLS,

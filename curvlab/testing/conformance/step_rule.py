@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +14,14 @@ from curvlab.linalg.cg import conjugate_gradients
 from curvlab.linalg.compose import Shifted
 from curvlab.linalg.progress import Trace
 from curvlab.linalg.vectors import BlockLayout, BlockVector
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.step import StepRule
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.exercised import Found, Stateful
 from curvlab.testing.conformance.krylov import Counted, system
+from curvlab.testing.lines import FunctionLine
 from curvlab.testing.problems import normal
 
 LAYOUT = BlockLayout({"a": (2, 3), "b": (2,)})
@@ -55,9 +56,7 @@ class Valley:
         self.asked["losses"] += 1
         return self.value(self.theta - alpha * update.flat)
 
-    def differentiate(
-        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
-    ) -> tuple[float, BlockVector]:
+    def differentiate(self, update: BlockVector, alpha: float) -> tuple[float, BlockVector]:
         """The same with its gradient."""
         self.asked["gradients"] += 1
         there = self.theta - alpha * update.flat
@@ -252,16 +251,13 @@ class StepRuleConformance(Stateful):
 
 
 def _line(where: Valley, gradient: BlockVector, iterates: tuple[Any, ...]) -> Line:
-    known: Mapping[str, float] = {"start": where.value(where.theta)}
-    return Line(
+    return FunctionLine(
         update=iterates[-1].x,
         gradient=gradient,
-        rate=1.0,
         damping=DAMPING,
         ggn=where.A,
-        loss_of=where.loss_of,
-        start=lambda: known["start"],
-        differentiate=where.differentiate,
-        loss=known["start"],
+        loss=where.value(where.theta),
         iterates=iterates,
+        losses=where.loss_of,
+        gradients=where.differentiate,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Fraction, NotNegative, check_bounds
 from curvlab.protocols.context import Context
@@ -48,7 +49,7 @@ class Adam(Preconditioner[AdamState]):
 
     def observe(self, state: AdamState, seen: Evaluation, ctx: Context) -> None:
         state.count += 1
-        share = (1 - self.beta) / (1 - self.beta**state.count)  # exactly 1 for the first gradient
+        share = newest_weight(self.beta, state.count)
         g = seen.gradient.flat
         # not lerp_: that would need g² in a buffer of its own
         state.second.flat.mul_(1 - share).addcmul_(g, g, value=share)

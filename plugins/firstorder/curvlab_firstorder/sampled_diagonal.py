@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
+from curvlab.protocols.bounds import Count, Fraction, Natural, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, LayerStats
@@ -46,28 +47,20 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
     """
 
     squares: Literal["examples", "batch"] = "examples"
-    decay: float = 0.99
-    samples: int = 1
-    examples: int = 0
+    decay: Fraction = 0.99
+    samples: Count = 1
+    examples: Natural = 0
     bias_correction: bool = True
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 <= self.decay < 1:
-            faults.append(Fault(f"decay = {self.decay!r} must be ≥ 0 and < 1", path="decay"))
-        if self.samples < 1:
-            faults.append(Fault(f"samples = {self.samples!r} must be at least 1", path="samples"))
-        if self.examples < 0:
-            faults.append(Fault(f"examples = {self.examples!r} must be ≥ 0 (0: all)", path="examples"))
-        if faults:
-            raise ConfigError(*faults)
+        check_bounds(self)
 
     @property
     def by_layer(self) -> bool:
         return True
 
     def needs(self) -> Needs:
-        return Needs(layers=frozenset({Labels.MODEL}), samples=self.samples, layer_examples=self.examples)
+        return Needs.statistics(Labels.MODEL, self.samples, layer_examples=self.examples)
 
     def refuses(self, block: Block) -> str | None:
         return None if block.is_layer else block.reason
@@ -78,9 +71,9 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
     def observe(self, state: DiagonalState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[Labels.MODEL].items():
             state.observed[name] += 1
-            mass = 1 - self.decay ** state.observed[name] if self.bias_correction else 1.0
+            corrected = newest_weight(self.decay, state.observed[name])
             fresh = torch.stack([self._diagonal(term) for term in terms]).sum(0)
-            state.diagonal[name].lerp_(fresh, (1 - self.decay) / mass)
+            state.diagonal[name].lerp_(fresh, corrected if self.bias_correction else 1 - self.decay)
 
     def curvature(self, state: DiagonalState) -> BlockDiagonal:
         return BlockDiagonal({name: KroneckerEigen(None, None, D) for name, D in state.diagonal.items()})

@@ -10,7 +10,8 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Count, check_bounds
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.step import StepRule
 

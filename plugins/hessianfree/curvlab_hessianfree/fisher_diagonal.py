@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Fraction, Share, check_bounds
@@ -46,7 +47,7 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        return Needs(layers=frozenset({Labels.DATA}))
+        return Needs.statistics(Labels.DATA)
 
     def joins(self, layer: str) -> bool:
         return True
@@ -59,7 +60,7 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
 
     def observe(self, state: FisherDiagonalState, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
-        share = (1 - self.decay) / (1 - self.decay**state.observed)
+        share = newest_weight(self.decay, state.observed)
         layers = seen.layers[Labels.DATA]
         for name, mine in state.squares.items():
             if name in layers:

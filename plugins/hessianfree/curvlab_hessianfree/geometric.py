@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from curvlab.protocols.bounds import Bounds
+from curvlab.protocols.cadence import is_due
 from curvlab_hessianfree.growing import Growing, GrowingState
 from curvlab_hessianfree.portion import Portion, check_portion, count, whole
 
@@ -35,6 +36,6 @@ class Geometric(Growing):
         return count(self.curvature, pool)
 
     def grow(self, state: GrowingState) -> None:
-        if state.draws % self.interval == 0:
+        if is_due(state.draws, self.interval):
             larger = whole(self.gradient_growth * state.gradient)
             self.resize(state, larger, whole(self.curvature_growth * state.curvature))

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.protocols.bounds import Bounds, Positive, Share
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.evidence import StepOutcome, Variance
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab_hessianfree.growing import Growing, GrowingState
@@ -85,7 +86,7 @@ class VarianceTest(Growing):
             self.resize(state, gradient, self.curvature_for(gradient, self.pool(state)))
 
     def _due(self, state: GrowingState) -> bool:
-        return state.lessons % self.interval == 0 and state.gradient < self.most(state)
+        return is_due(state.lessons, self.interval) and state.gradient < self.most(state)
 
 
 @dataclass(frozen=True, kw_only=True)

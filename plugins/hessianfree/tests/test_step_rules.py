@@ -14,7 +14,9 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.parts.steps import Armijo, Rate
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
+from curvlab.testing.lines import FunctionLine
 from curvlab_hessianfree.backtracking import CGBacktracking
 from curvlab_hessianfree.flexible_cg import FlexibleCG
 from curvlab_hessianfree.krylov_basis import KrylovBasis
@@ -60,9 +62,7 @@ class Trials:
         self.tried.append(update)
         return float(self.loss(alpha * update.flat))
 
-    def differentiate(
-        self, update: BlockVector, alpha: float, /, *, acceptance: bool = False
-    ) -> tuple[float, BlockVector]:
+    def differentiate(self, update: BlockVector, alpha: float) -> tuple[float, BlockVector]:
         self.gradients += 1
         at = (alpha * update.flat).requires_grad_()
         loss = self.loss(at)
@@ -71,17 +71,14 @@ class Trials:
 
     def line(self, gradient: BlockVector, iterates: tuple[Iterate, ...], rate: float = 1.0) -> Line:
         start = float(self.loss(torch.zeros(D, dtype=torch.float64)))
-        return Line(
-            iterates[-1].x,
-            gradient,
-            rate,
-            0.0,
-            None,
-            self.loss_of,
-            lambda: start,
-            self.differentiate,
-            start,
-            iterates,
+        return FunctionLine(
+            update=iterates[-1].x,
+            gradient=gradient,
+            rate=rate,
+            loss=start,
+            iterates=iterates,
+            losses=self.loss_of,
+            gradients=self.differentiate,
         )
 
 
@@ -101,12 +98,7 @@ def chosen(losses: list[float], *, choose: str = "backwards", tries: int = 20) -
         tried.append(update)
         return known[id(update)]
 
-    nothing = vector(0)
-
-    def refused(u: BlockVector, alpha: float, /, *, acceptance: bool = False) -> tuple[float, BlockVector]:
-        raise AssertionError("this rule asks for no gradient")
-
-    line = Line(found[-1].x, nothing, 1.0, 0.0, None, loss_of, lambda: 0.0, refused, 0.0, found)
+    line = FunctionLine(update=found[-1].x, gradient=vector(0), loss=0.0, iterates=found, losses=loss_of)
     rule = CGBacktracking(Rate(1.0), choose=choose, tries=tries)  # type: ignore[arg-type]
     step = rule.search(None, line, 0)
     return next(k for k, i in enumerate(found) if i.x is step.update), len(tried)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.operator import BlockOperator
@@ -60,8 +61,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         return True
 
     def needs(self) -> Needs:
-        samples = self.samples if self.labels is Labels.MODEL else 0
-        return Needs(layers=frozenset({self.labels}), samples=samples, layer_examples=self.examples)
+        return Needs.statistics(self.labels, self.samples, layer_examples=self.examples)
 
     def refuses(self, block: Block) -> str | None:
         return None if block.is_layer else block.reason
@@ -80,7 +80,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         for name, terms in seen.layers[self.labels].items():
             rows = rows_of("layer-covariance", name, terms, seen, self.sharing)
             state.observed[name] += 1
-            w = (1 - self.decay) / (1 - self.decay ** state.observed[name])
+            w = newest_weight(self.decay, state.observed[name])
             _average_(state.A[name], 1 - w, rows.a, w * rows.a_weight, ctx)
             if rows.g is not None:
                 _average_(state.B[name], 1 - w, rows.g, w * rows.g_weight, ctx)

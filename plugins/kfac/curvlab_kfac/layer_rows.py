@@ -48,8 +48,7 @@ class LayerRows(CurvatureEstimator[RowsState]):
         return True
 
     def needs(self) -> Needs:
-        samples = self.samples if self.labels is Labels.MODEL else 0
-        return Needs(layers=frozenset({self.labels}), samples=samples)
+        return Needs.statistics(self.labels, self.samples)
 
     def refuses(self, block: Block) -> str | None:
         return None if block.is_layer else block.reason

@@ -92,4 +92,4 @@ def _number(M: Structure, value: Tensor, ctx: Context) -> Factor:
 def _eye(side: Factor | None) -> Factor | None:
     if not isinstance(side, Structure):
         return side
-    return side.family.eye(side.d, like=next(iter(side.tensors().values())))
+    return side.family.eye(side.d, like=side.like)

@@ -11,7 +11,8 @@ import torch
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Bounds, Count, Inside, Positive, check_bounds
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import StepRule
@@ -62,7 +63,7 @@ class StrongWolfe(StepRule[None]):
         return Needs(gradients=self.tries)
 
     @property
-    def arrives(self) -> bool:
+    def carries_gradient(self) -> bool:
         return self.reuse
 
     def rate(self, step: int) -> float:

@@ -83,7 +83,7 @@ def run(registry: Registry, task: Mapping[str, Any], steps: int, settings: Mappi
     torch.manual_seed(0)
     training = prepare(plan, lambda event: None)
     for _ in range(steps):
-        training.optimizer.step(training.workload.objective(plan.sampler.draw(training.sampler_state)))
+        training.optimizer.step(training.workload.objective(training.samples.draw()))
     return training
 
 
@@ -219,7 +219,7 @@ def test_a_failed_search_moves_no_bit_empties_the_memory_and_says_so(
     assert torch.equal(theta(model), before)
 
     trap.shut = False
-    gradient = trap.evaluate(ours.needs(7), ours.blocks, ours._context(ours.arms[0], 7)).gradient
+    gradient = trap.evaluate(ours.needs(7), ours.blocks, ours.assignment.context(ours.arms[0], 7)).gradient
     flat = torch.cat([gradient[b.name].flatten() for b in ours.blocks.members])
     old = ours.blocks.read().flat
     loss = float(ours.step(trap))

@@ -249,7 +249,7 @@ def test_in_a_run_it_depends_on_what_the_sampler_draws(sampler: Any, same: bool)
         with counted(training.workload.model) as calls:
             for _ in range(6):
                 before = calls[0]
-                draw = plan.sampler.draw(training.sampler_state)
+                draw = training.samples.draw()
                 training.optimizer.step(training.workload.objective(draw))
                 counts.append(calls[0] - before)
         found.append((counts, [p.detach().clone() for p in training.workload.model.parameters()]))

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from curvlab.errors import ConfigError
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.parts.schedules import Linear
-from curvlab.protocols.evidence import Line, Step
+from curvlab.protocols.evidence import Step
+from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
+from curvlab.testing.lines import FunctionLine
 from curvlab_lbfgs.strong_wolfe import NOISE, StrongWolfe
 
 LAYOUT = BlockLayout({"x": (1,)})
@@ -42,9 +44,12 @@ class Road:
     def line(self, rate: float = 1.0) -> Line:
         """θ − αu with u = −1, so that a gradient is a slope."""
         loss, slope = self.curve(0.0)
-        never = lambda *_: pytest.fail("trial losses were not asked for")  # noqa: E731
-        return Line(
-            self.number(-1.0), self.number(slope), rate, 0.0, None, never, never, self.differentiate, loss
+        return FunctionLine(
+            update=self.number(-1.0),
+            gradient=self.number(slope),
+            rate=rate,
+            loss=loss,
+            gradients=self.differentiate,
         )
 
     def search(self, rule: StrongWolfe, rate: float = 1.0) -> Step:

@@ -78,8 +78,7 @@ def _structure(side: Factor | None) -> Structure:
 
 def _like(term: Kronecker) -> Tensor:
     """A tensor of the factors' dtype and device."""
-    side = _structure(term.A if term.A is not None else term.B)
-    return next(iter(side.tensors().values()))
+    return _structure(term.A if term.A is not None else term.B).like
 
 
 def _identity(side: Factor | None, like: Tensor) -> Float[Tensor, "d d"] | None:

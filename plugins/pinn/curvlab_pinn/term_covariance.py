@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker, KroneckerSum
 from curvlab.linalg.lookups import Lookups
@@ -66,8 +67,7 @@ class TermCovariance(CurvatureEstimator[TermState]):
         return True
 
     def needs(self) -> Needs:
-        samples = self.samples if self.labels is Labels.MODEL else 0
-        return Needs(layers=frozenset({self.labels}), samples=samples)
+        return Needs.statistics(self.labels, self.samples)
 
     def refuses(self, block: Block) -> str | None:
         return None if block.is_layer else block.reason
@@ -92,7 +92,7 @@ class TermCovariance(CurvatureEstimator[TermState]):
                 if not len(term.inputs):
                     continue
                 state.observed[name][t] += 1
-                w = (1 - self.decay) / (1 - self.decay ** state.observed[name][t])
+                w = newest_weight(self.decay, state.observed[name][t])
                 rows = rows_of(PART, name, (term,), seen, "expand")
                 A, B = state.A[name][t], state.B[name][t]
                 assert not isinstance(rows.a, Lookups), "the layers of a PINN are linear"

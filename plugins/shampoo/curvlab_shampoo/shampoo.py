@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from curvlab.errors import naming_block
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.modes import ModeProducts
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Bounds, Count, Fraction, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -65,13 +67,13 @@ class Shampoo(Preconditioner[ShampooState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        return Needs(factored=True) if step % self.observe_every else GRADIENT_ONLY
+        return GRADIENT_ONLY if is_due(step, self.observe_every) else Needs(factored=True)
 
     def joins(self, layer: str) -> bool:
         return True
 
     def fallible(self, state: ShampooState, step: int) -> bool:
-        return state.observed == 0 or step % self.refresh_every == 0
+        return state.observed == 0 or is_due(step, self.refresh_every)
 
     def init(self, like: BlockVector, ctx: Context) -> ShampooState:
         shapes = like.layout.shapes
@@ -79,16 +81,16 @@ class Shampoo(Preconditioner[ShampooState]):
         return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
 
     def observe(self, state: ShampooState, seen: Evaluation, ctx: Context) -> None:
-        if state.observed and ctx.step % self.observe_every:
+        if state.observed and not is_due(ctx.step, self.observe_every):
             return
         state.observed += 1
-        weight = (1 - self.decay) / (1 - self.decay**state.observed)
+        weight = newest_weight(self.decay, state.observed)
         for name, grams in state.grams.items():
             if grams:
                 average_(grams, seen.gradient[name], weight, ctx.backend, PART)
 
     def refresh(self, state: ShampooState, ctx: Context) -> None:
-        if state.observed > 1 and ctx.step % self.refresh_every:
+        if state.observed > 1 and not is_due(ctx.step, self.refresh_every):
             return
         for name, grams in state.grams.items():
             for n, L in enumerate(grams):
@@ -110,8 +112,7 @@ class Shampoo(Preconditioner[ShampooState]):
 
 def _one(L: Structure, ctx: Context) -> Factor:
     """The identity, as a record of the kind that ``_root`` gives."""
-    like = next(iter(L.tensors().values()))
-    return as_gram(L.family, PART).power(L.family.eye(L.d, like=like), 1.0, 0.0, ctx.backend)
+    return as_gram(L.family, PART).power(L.family.eye(L.d, like=L.like), 1.0, 0.0, ctx.backend)
 
 
 def _root(L: Structure, p: float, ctx: Context) -> Factor:

@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import naming_block
+from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.kronecker import rotate
 from curvlab.linalg.modes import on_axis
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Count, Fraction, NotNegative, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
@@ -95,7 +97,7 @@ class Soap(Preconditioner[SoapState]):
         return True
 
     def fallible(self, state: SoapState, step: int) -> bool:
-        return state.count == 0 or step % self.refresh_every == 0 or self.eps < LEAST_EPS
+        return state.count == 0 or is_due(step, self.refresh_every) or self.eps < LEAST_EPS
 
     def init(self, like: BlockVector, ctx: Context) -> SoapState:
         shapes = like.layout.shapes
@@ -109,14 +111,14 @@ class Soap(Preconditioner[SoapState]):
             return
         if state.count == 0:
             self._begin(state, ctx)
-        elif ctx.step % self.refresh_every == 0:
+        elif is_due(ctx.step, self.refresh_every):
             self._turn(state, ctx)
         state.count += 1
-        share = (1 - self.beta) / (1 - self.beta**state.count)
+        share = newest_weight(self.beta, state.count)
         for name, bases in state.bases.items():
             turned = _turned(seen.gradient.factored(name), bases)
             state.second[name].mul_(1 - share).addcmul_(turned, turned, value=share)
-        if ctx.step % self.observe_every == 0:
+        if is_due(ctx.step, self.observe_every):
             self._average(state, seen, ctx)
 
     def ready(self, state: SoapState) -> bool:
@@ -125,7 +127,7 @@ class Soap(Preconditioner[SoapState]):
     def _average(self, state: SoapState, seen: Evaluation, ctx: Context) -> None:
         """The gradient's moments along each axis."""
         state.observed += 1
-        weight = (1 - self.decay) / (1 - self.decay**state.observed)
+        weight = newest_weight(self.decay, state.observed)
         for name, grams in state.grams.items():
             if grams:
                 average_(grams, seen.gradient[name], weight, ctx.backend, PART)
@@ -166,8 +168,7 @@ class Soap(Preconditioner[SoapState]):
 def _identity(L: Structure) -> Tensor | None:
     if not as_gram(L.family, PART).rotates:
         return None
-    like = next(iter(L.tensors().values()))
-    return torch.eye(L.d, dtype=like.dtype, device=like.device)
+    return torch.eye(L.d, dtype=L.like.dtype, device=L.like.device)
 
 
 def _eigenvectors(L: Structure, backend: Backend) -> Float[Tensor, "d d"]:

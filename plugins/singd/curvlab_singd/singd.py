@@ -15,6 +15,7 @@ from curvlab.linalg.lookups import rearranged
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Limit, Natural, NotNegative, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Labels, Needs
@@ -97,10 +98,9 @@ class Singd(Preconditioner[SingdState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        if step % self.every:
+        if not is_due(step, self.every):
             return Needs(factored=True)
-        samples = self.samples if self.labels is Labels.MODEL else 0
-        return Needs(layers=frozenset({self.labels}), samples=samples, factored=True)
+        return Needs.statistics(self.labels, self.samples, factored=True)
 
     def joins(self, layer: str) -> bool:
         return True
@@ -109,7 +109,7 @@ class Singd(Preconditioner[SingdState]):
         return None if block.is_layer else block.reason
 
     def fallible(self, state: SingdState, step: int) -> bool:
-        return step % self.every == 0
+        return is_due(step, self.every)
 
     def init(self, like: BlockVector, ctx: Context) -> SingdState:
         by_shape: dict[tuple[torch.Size, bool], list[str]] = defaultdict(list)
@@ -124,7 +124,7 @@ class Singd(Preconditioner[SingdState]):
         return state
 
     def observe(self, state: SingdState, seen: Evaluation, ctx: Context) -> None:
-        if ctx.step % self.every:
+        if not is_due(ctx.step, self.every):
             return
         layers = seen.layers[self.labels]
         lr = at_step(self._lr, ctx.step)

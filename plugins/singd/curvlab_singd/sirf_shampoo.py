@@ -15,6 +15,7 @@ from curvlab.linalg.modes import ModeProducts, on_axis
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
+from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
@@ -76,13 +77,13 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        return Needs(factored=True) if step % self.every else Needs(examples=True)
+        return Needs(examples=True) if is_due(step, self.every) else Needs(factored=True)
 
     def joins(self, layer: str) -> bool:
         return True
 
     def fallible(self, state: dict[str, Modes], step: int) -> bool:
-        return step % self.every == 0
+        return is_due(step, self.every)
 
     def init(self, like: BlockVector, ctx: Context) -> dict[str, Modes]:
         state = {}
@@ -94,7 +95,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
         return state
 
     def observe(self, state: dict[str, Modes], seen: Evaluation, ctx: Context) -> None:
-        if ctx.step % self.every:
+        if not is_due(ctx.step, self.every):
             return
         lr = at_step(self.lr, ctx.step)
         for name, modes in state.items():

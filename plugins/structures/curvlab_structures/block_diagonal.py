@@ -42,10 +42,10 @@ class BlockDiagonalMatrix(Structure):
 
     @property
     def batch(self) -> tuple[int, ...]:
-        return tuple(self.blocks.shape[:-3] if self.blocks is not None else self._like.shape[:-2])
+        return tuple(self.blocks.shape[:-3] if self.blocks is not None else self.like.shape[:-2])
 
     def dense(self) -> Float[Tensor, "*b d d"]:
-        A = self._like.new_zeros(*self.batch, self.d, self.d)
+        A = self.like.new_zeros(*self.batch, self.d, self.d)
         for span, stack in self.stacks:
             _diagonal_blocks(A, span, stack.shape[-3]).copy_(stack)
         return A
@@ -86,10 +86,6 @@ class BlockDiagonalMatrix(Structure):
         if self.rest is not None:
             found.append((slice(self.d - self.rest.shape[-1], self.d), self.rest.unsqueeze(-3)))
         return found
-
-    @property
-    def _like(self) -> Tensor:
-        return next(iter(self.tensors().values()))
 
     def _times(self, x: Float[Tensor, "*b d k"], *, transposed: bool) -> Float[Tensor, "*b d k"]:
         """``M x`` or ``Mᵀ x``, row-major, so that each block writes one contiguous piece; x as it lies."""

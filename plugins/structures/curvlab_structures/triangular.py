@@ -181,7 +181,7 @@ class Triangular(Family, Group):
         return self._filled(S, K.d, gram, 2.0).halve_diagonal_()
 
     def square(self, K: Structure) -> TriangularMatrix:
-        found, like = _matrices(K), next(iter(K.tensors().values()))
+        found, like = _matrices(K), K.like
 
         def gram(p: Panel) -> Tensor:
             A = found[p.columns.start][1]
@@ -194,7 +194,7 @@ class Triangular(Family, Group):
         return self._filled(like, K.d, gram, 2.0).halve_diagonal_()
 
     def product(self, K: Structure, M: Structure) -> TriangularMatrix:
-        left, right, like = _matrices(K), _matrices(M), next(iter(K.tensors().values()))
+        left, right, like = _matrices(K), _matrices(M), K.like
 
         def product(p: Panel) -> Tensor:
             A = right[p.columns.start][1]

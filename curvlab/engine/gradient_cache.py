@@ -1,4 +1,4 @@
-"""Where a search ended, the gradient is known: the next step begins with it if it is of the same function."""
+"""The gradient where the last search ended: the next step begins with it if the function is the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curvlab.protocols.objective import Objective
 
 @dataclass(frozen=True)
 class Known:
-    """What a pass holds beside its gradient."""
+    """What an evaluation holds beside its gradient."""
 
     loss: float
     dtype: torch.dtype
@@ -32,13 +32,13 @@ class Known:
         return cls(loss, seen.loss.dtype, {name: getattr(seen, name) for name in names})
 
     def with_gradient(self, gradient: BlockVector) -> Evaluation:
-        """The pass."""
+        """The evaluation."""
         loss = torch.tensor(self.loss, dtype=self.dtype, device=gradient.device)
         return Evaluation(loss=loss, gradient=gradient, **self.counts)
 
 
 @dataclass
-class Arrived:
+class GradientCache:
     """Loss and gradient at the present θ, if ``known``; ``mark`` is that of the last step's objective."""
 
     gradient: BlockVector
@@ -47,12 +47,12 @@ class Arrived:
     parameters: Hashable = None  #: the marks of θ
 
     @classmethod
-    def of(cls, blocks: Blocks) -> Arrived:
+    def of(cls, blocks: Blocks) -> GradientCache:
         """Nothing known yet, and the vector that will hold a gradient."""
         return cls(blocks.layout.zeros(like=blocks.like.detach()))
 
     def begin(self, objective: Objective, needs: Needs, blocks: Blocks) -> Evaluation | None:
-        """A step on ``objective`` begins; its pass, if that is known already."""
+        """A step on ``objective`` begins; its evaluation, if that is known already."""
         before, self.mark = self.mark, objective.mark() if _plain(needs) else None
         same = self.mark is not None and self.mark == before and self.gradient.layout == blocks.layout
         if not same or self.parameters != _marks(blocks):
@@ -73,7 +73,7 @@ class Arrived:
         if step.update.layout != blocks.layout or objective.mark(again=True) != self.mark:
             return
         if self.gradient.layout != blocks.layout:  # parameters were unfrozen
-            self.gradient = Arrived.of(blocks).gradient
+            self.gradient = GradientCache.of(blocks).gradient
         self.gradient.copy_(gradient)
         self.known, self.parameters = Known.of(seen, loss), _marks(blocks)
 

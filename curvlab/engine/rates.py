@@ -1,4 +1,4 @@
-"""How the parameters of one arm move in one step: their rates, their decay, and those that stay.
+"""How the parameters of one arm move in one step: their rates and decays, and those without a gradient.
 
 Parameter groups that share an arm may differ in ``lr`` and ``weight_decay``: the arm computes with the values
 of one of them, and each parameter's own are ratios to these.
@@ -18,50 +18,50 @@ from curvlab.protocols.pieces import whole
 
 
 @dataclass(frozen=True)
-class Stride:
-    """``θ_p ← θ_p − α · rates_p · u_p`` for every parameter p of ``blocks`` that is not in ``still``.
+class ParameterRates:
+    """``θ_p ← θ_p − α · ratio_p · u_p`` for every parameter p of ``blocks`` that is not in ``absent``.
 
-    ``rate`` multiplies the step rule's own rate.  ``rates`` and ``decays`` name the parameters whose ratio is
-    not 1; ``still`` those that have no gradient in this step, which neither move nor decay.
+    ``rate`` multiplies the step rule's own rate.  ``ratios`` and ``decays`` name the parameters whose ratio
+    is not 1; ``absent`` those without a gradient in this step, which neither move nor decay.
     """
 
     blocks: Blocks
     rate: float = 1.0
-    rates: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
     decays: Mapping[str, float] = field(default_factory=dict)
-    still: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
     @torch.no_grad()
     def add_parameters_(self, vector: BlockVector, factor: float) -> None:
         """vector ← vector + factor · decays · θ, for weight decay."""
-        if not self.decays and not self.still:
+        if not self.decays and not self.absent:
             return self.blocks.add_parameters_(vector, factor)
         for name, slot in self.blocks.slots(vector).items():
             share = self.decays.get(whole(name), 1.0)
-            if share and whole(name) not in self.still:
+            if share and whole(name) not in self.absent:
                 slot.add_(self.blocks.value(name), alpha=factor * share)
         return None
 
     @torch.no_grad()
     def scaled(self, update: BlockVector) -> BlockVector:
         """The update in units of the arm's own rate, zero where nothing moves; itself if no ratio differs."""
-        if not self.rates and not self.still:
+        if not self.ratios and not self.absent:
             return update
         update = update.owned()
         for name, slot in self.blocks.slots(update).items():
-            if whole(name) in self.still:
+            if whole(name) in self.absent:
                 slot.zero_()
-            elif whole(name) in self.rates:
-                slot.mul_(self.rates[whole(name)])
+            elif whole(name) in self.ratios:
+                slot.mul_(self.ratios[whole(name)])
         return update
 
     @torch.no_grad()
     def write_(self, update: BlockVector, alpha: float) -> None:
         """The one write: θ ← θ − alpha · update."""
-        if not self.still:
+        if not self.absent:
             return self.blocks.subtract_(update, alpha)
         for name, slot in self.blocks.slots(update).items():
-            if whole(name) not in self.still:
+            if whole(name) not in self.absent:
                 self.blocks.value(name).sub_(slot, alpha=alpha)
         return None
 
@@ -70,6 +70,6 @@ class Stride:
         """θ − alpha · update by parameter, written nowhere."""
         slots = self.blocks.assembled(update)
         return {
-            n: p.detach() if n in self.still else p.sub(slots[n], alpha=alpha)
+            n: p.detach() if n in self.absent else p.sub(slots[n], alpha=alpha)
             for n, p in self.blocks.parameters.items()
         }

@@ -1,0 +1,111 @@
+"""Where the evaluation of a step comes from: an objective, or the gradients of the caller's own loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvlab.engine.gradient_cache import GradientCache
+from curvlab.engine.ladder import Emit, evaluated
+from curvlab.engine.undo import Undo
+from curvlab.objectives.ambient import Ambient
+from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.context import Context
+from curvlab.protocols.evidence import Evaluation, Step
+from curvlab.protocols.needs import Needs
+from curvlab.protocols.objective import Objective
+from curvlab.protocols.report import Event
+
+
+class Source(ABC):
+    """What a step evaluates.
+
+    ``objective`` is that of trials; there is none in a caller's own loop.  ``returned`` is what
+    ``optimizer.step`` returns.
+    """
+
+    objective: Objective | None = None
+    returned: Any = None
+
+    @abstractmethod
+    def evaluate(self, ctx: Context, undo: Undo) -> Evaluation | None:
+        """The evaluation at θ; ``None`` if this step is not taken."""
+
+    def finish(self, seen: Evaluation, step: Step) -> None:
+        """The step is written."""
+        return None
+
+
+class FromBackward(Source):
+    """The gradients that ``loss.backward()`` left, and the layers' calls that made them.
+
+    ``closure`` is torch's, and makes them first if it is given.  ``scales`` says what gradients and layer
+    statistics carry of a scaler's factor, or ``None`` to skip the step (``unscaled_by``).
+    """
+
+    def __init__(
+        self,
+        ambient: Ambient,
+        closure: Callable[[], Any] | None,
+        scales: Callable[[], tuple[float, float] | None],
+        emit: Emit,
+    ) -> None:
+        self.ambient, self.closure, self.scales, self.emit = ambient, closure, scales, emit
+
+    def evaluate(self, ctx: Context, undo: Undo) -> Evaluation | None:
+        if self.closure is not None:
+            with torch.enable_grad():
+                self.returned = self.closure()
+        scales = self.scales()
+        if scales is None:  # torch's GradScaler found an infinity
+            self.ambient.clear()
+            self.emit(Event("skipped-by-scaler", ctx.step, {}))
+            return None
+        return self.ambient.collect(_scalar(self.returned), *scales)
+
+
+def _scalar(value: Any) -> Tensor | None:
+    """The loss that a closure returned, if that is what it returned."""
+    if isinstance(value, Tensor):
+        return value if value.numel() == 1 else None
+    return torch.tensor(float(value)) if isinstance(value, (int, float)) else None
+
+
+class FromObjective(Source):
+    """An objective, evaluated for ``needs``.
+
+    ``quiet`` gives the context in which nothing is recorded and no autocast of the caller's is on.
+    ``cache`` may know the evaluation from the last step's search.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        needs: Needs,
+        blocks: Blocks,
+        quiet: Callable[[], AbstractContextManager[Any]],
+        cache: GradientCache | None,
+        emit: Emit,
+    ) -> None:
+        self.objective = objective
+        self.needs, self.blocks, self.quiet, self.cache, self.emit = needs, blocks, quiet, cache, emit
+
+    def evaluate(self, ctx: Context, undo: Undo) -> Evaluation:
+        assert self.objective is not None
+        undo.keep(list(self.blocks.model.buffers()))  # averages of batch normalization move
+        with self.quiet():
+            known = None
+            if self.cache is not None:
+                known = self.cache.begin(self.objective, self.needs, self.blocks)
+            seen = known or evaluated(self.objective, self.needs, self.blocks, ctx, self.emit)
+        self.returned = seen.loss
+        return seen
+
+    def finish(self, seen: Evaluation, step: Step) -> None:
+        if self.cache is not None and self.objective is not None:
+            self.cache.end(self.objective, seen, step, self.blocks)
