@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.evaluation import EvaluationBuilder, differentiated
-from curvlab.objectives.loss import Loss
-from curvlab.objectives.losses import loss_of
+from curvlab.objectives.losses import ModelLoss, loss_of
 from curvlab.objectives.mark import Unmarked, mark_of, mark_of_module
 from curvlab.objectives.nested import Unpacked, arguments
-from curvlab.objectives.opaque import ModelLoss, Opaque
-from curvlab.objectives.products import GaussNewton, outputs_at, require_curvature, values_at
+from curvlab.objectives.products import GaussNewton, outputs_at, values_at
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.repeatability import require_repeatable
 from curvlab.objectives.samples import (
@@ -33,6 +31,7 @@ from curvlab.objectives.variance import GradientVariance
 from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective, Purpose
 
@@ -133,13 +132,13 @@ class SupervisedObjective(Objective):
         except Unmarked:
             return None
 
-    def mass(self, purpose: Purpose) -> float:
+    def total_weight(self, purpose: Purpose) -> float:
         samples = {
             "gradient": self.gradient_sample,
             "curvature": self.curvature_sample,
             "acceptance": self.acceptance_sample,
         }
-        return self._batches(samples[purpose]).mass
+        return self._batches(samples[purpose]).total_weight
 
     def cast(self, dtype: torch.dtype) -> SupervisedObjective | None:
         def converted(sample: Sample) -> Sample:
@@ -186,13 +185,11 @@ class SupervisedObjective(Objective):
     def _require_products(self, curvature: MicroBatches, ctx: Context) -> None:
         """Raise ``ConfigError`` if products make no sense; most of it is looked at on the first step."""
         rule = self.loss_rule
-        if isinstance(rule, Opaque):
-            rule.require_products()
+        rule.require_products()
         if ctx.step == 0:
             chunk = next(iter(curvature))
             outputs = require_repeatable(self.model, rule, chunk, self.randomness)
-            if isinstance(rule, Opaque):
-                require_curvature(rule, chunk, outputs)
+            rule.require_curvature(rule.prediction(outputs), chunk.targets, chunk.weights)
 
     def _batches(self, sample: Sample) -> MicroBatches:
         """The sample in micro-batches; of one sample always the same, which knows its weights."""
