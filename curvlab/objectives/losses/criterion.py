@@ -66,8 +66,9 @@ class CriterionLoss(Loss):
 
     def mean(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:
         value = self.value(outputs, targets)
-        n = 1 if self.over == "mean" else _leading(outputs)
-        return value if n == 1 else value * (1.0 / n)
+        if self.over == "mean":
+            return value
+        return torch.div(value, _leading(outputs))
 
     def term_weights(
         self, targets: Any, examples: int, like: Tensor, per_weight: Callable[[], Tensor]
@@ -75,7 +76,8 @@ class CriterionLoss(Loss):
         return float(examples) if self.over == "mean" else 1.0
 
     def total(self, outputs: Any, targets: Any, weights: Weights) -> Float[Tensor, ""]:
-        return self.value(outputs, targets) * weights
+        found: Tensor = self.value(outputs, targets) * weights
+        return found
 
     # curvature
 
