@@ -35,6 +35,12 @@ class BinaryCrossEntropy(ElementwiseLoss):
     def name(self) -> str:
         return "BCEWithLogitsLoss"
 
+    def example(self, examples: int, generator: torch.Generator) -> tuple[Any, Any]:
+        given = max(len(self.weights), len(self.positive_weights))
+        shape = (examples, given if given > 1 else 3)
+        f, y = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+        return f, y.sigmoid()
+
     def require(self, outputs: Any, targets: Any) -> None:
         super().require(outputs, targets)
         c = outputs.shape[-1] if outputs.dim() > 1 else 1
