@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.objectives.nested import each_tensor, tensors_of
-from curvlab.objectives.semidefinite import eigen, require_not_descending
+from curvlab.objectives.semidefinite import eigen, require_not_descending, require_room
 from curvlab.objectives.twice import differentiating_twice, require_twice
 from curvlab.protocols.loss import Loss, Over, Weights
 
@@ -202,6 +202,7 @@ class RowLoss(Loss):
         return vectors.to(rows.dtype), roots.to(rows.dtype)
 
     def _hessians(self, rows: Float[Tensor, "r c"], targets: Any) -> Float[Tensor, "r c c"]:
+        require_room(*rows.shape, self.name)
         found = rows.new_zeros(*rows.shape, rows.shape[1], dtype=torch.float64)
         with torch.enable_grad():
             f = rows.detach().double().requires_grad_()

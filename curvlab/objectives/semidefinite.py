@@ -8,6 +8,9 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
 
+#: numbers of a micro-batch's dense Hessians: 1 GiB in float64
+LARGEST = 2**27
+
 #: eigenvalues that rounding makes negative, in units of the dtype's: of the largest, or of 1 if that is more
 ROUNDING = 1e3
 
@@ -27,6 +30,19 @@ def eigen(
     values, vectors = torch.linalg.eigh(0.5 * (H + H.mT))
     require_not_negative(values, hessians.dtype, what, row)
     return vectors.to(hessians.dtype), values.clamp_(min=0.0).sqrt_().to(hessians.dtype)
+
+
+def require_room(rows: int, c: int, what: str) -> None:
+    """Raise ``ConfigError`` if so many Hessians ``[c, c]`` are too large to be formed."""
+    if rows * c * c > LARGEST:
+        raise ConfigError(
+            Fault(
+                f"{what}: exact and sampled labels need its Hessian in the outputs, by autograd {rows:,}"
+                f" matrices of {c:,} x {c:,}; at most {LARGEST:,} numbers are formed",
+                hint="use a loss whose factor is known (curvlab parts loss), a smaller micro_batch,"
+                ' or labels = "data"',
+            )
+        )
 
 
 def require_not_negative(values: Float[Tensor, "r c"], dtype: torch.dtype, what: str, row: str) -> None:

@@ -389,6 +389,15 @@ def test_an_indefinite_criterion_is_refused_in_a_step() -> None:
             ask(asked, needs, layers_of(model), step=0)
 
 
+def test_hessians_that_are_too_large_to_be_formed_are_refused_before_they_are() -> None:
+    f, y = torch.zeros(2, 128, 65), torch.ones(2, 128, 65)
+    criterion = CriterionLoss(lambda f, y: (f - y).pow(4).mean())
+    with pytest.raises(ConfigError, match=r"2 matrices of 8,320 x 8,320; at most .*\n.*labels = \"data\""):
+        list(criterion.hessian_columns(f, y, 1.0))
+    with pytest.raises(ConfigError, match=r"Wavy.* 1 matrices of 20,000 x 20,000"):
+        list(Wavy().factor(torch.zeros(1, 20_000), None))
+
+
 def test_a_criterion_that_couples_examples_is_refused() -> None:
     loss = CriterionLoss(lambda f, y: f.mean().square() + f.square().mean())
     with pytest.raises(ConfigError, match="couples examples"):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.objectives.nested import as_one, tensors_of
-from curvlab.objectives.semidefinite import ROUNDING, eigen, require_not_descending
+from curvlab.objectives.semidefinite import ROUNDING, eigen, require_not_descending, require_room
 from curvlab.objectives.shapes import described
 from curvlab.objectives.twice import ALTERNATIVES, differentiating_twice, require_twice
 from curvlab.protocols.loss import Loss, Over, Weights
@@ -125,6 +125,7 @@ class CriterionLoss(Loss):
         graph = _Graph.of(self, flat, apart, targets, weights)
         at = _by_example(outputs, graph.used(), self.name)
         n, c = at.shape
+        require_room(n, c, self.name)
         hessians = flat.new_zeros(n, c, c)
         for k in range(c):
             along = torch.zeros_like(flat)
