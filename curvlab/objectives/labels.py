@@ -94,6 +94,8 @@ def _pulled(outputs: Any, v: Any, tape: Tape) -> tuple[Tensor | None, ...]:
     tensors = [t for t in tensors_of(outputs) if t.is_floating_point()]
     parts = [t for t in tensors_of(v) if t.is_floating_point()]
     pairs = [(t, part) for t, part in zip(tensors, parts, strict=True) if t.requires_grad]
+    if not pairs:
+        return (None,) * len(tape.edges)
     return torch.autograd.grad(
         [t for t, _ in pairs],
         tape.edges,
