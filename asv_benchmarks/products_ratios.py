@@ -37,7 +37,8 @@ from torch.func import functional_call, jvp, linearize, vjp
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
-from curvlab.objectives.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from curvlab.objectives.losses import BinaryCrossEntropy, CrossEntropy
+from curvlab.objectives.row_loss import RowLoss
 from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Blocks
@@ -55,7 +56,7 @@ class Case:
 
     widths: tuple[int, ...]
     model: nn.Module
-    loss: Loss
+    loss: RowLoss
     inputs: Tensor
     targets: Tensor
 
@@ -77,7 +78,7 @@ class Case:
 
     def curved(self, outputs: Tensor, pushed: Tensor) -> Tensor:
         """The Hessian of the mean loss in the outputs, times ``pushed``."""
-        return self.loss.curved(outputs, self.targets, pushed) / len(outputs)
+        return self.loss.product(outputs, self.targets, pushed) / len(outputs)
 
 
 def case(name: str, n: int) -> Case:

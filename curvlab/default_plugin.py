@@ -16,6 +16,7 @@ def curvlab_register(registry: Registry) -> None:
     _steps(registry)
     _transforms(registry)
     _runs(registry)
+    _losses(registry)
     _tasks(registry)
 
 
@@ -213,6 +214,50 @@ def _runs(registry: Registry) -> None:
         summary="live progress on a terminal, lines elsewhere",
     )
     add("reporter", "quiet", "curvlab.reporting.quiet:Quiet", summary="nothing")
+
+
+def _losses(registry: Registry) -> None:
+    module, add = "curvlab.objectives.losses", registry.add
+    add(
+        "loss",
+        "cross-entropy",
+        f"{module}.cross_entropy:CrossEntropy",
+        summary="softmax cross-entropy on logits",
+    )
+    add(
+        "loss",
+        "nll",
+        f"{module}.cross_entropy:NegativeLogLikelihood",
+        summary="minus the label's log-probability, on log-probabilities",
+    )
+    add(
+        "loss",
+        "language-model",
+        f"{module}.language_model:LanguageModel",
+        summary="cross-entropy of each token on those before it",
+    )
+    add(
+        "loss",
+        "binary-cross-entropy",
+        f"{module}.binary:BinaryCrossEntropy",
+        summary="binary cross-entropy on logits, by coordinate",
+    )
+    add("loss", "mean-squared-error", f"{module}.regression:MeanSquaredError", summary="squared differences")
+    add("loss", "huber", f"{module}.regression:Huber", summary="squares that turn into lines")
+    add("loss", "smooth-l1", f"{module}.regression:SmoothL1", summary="Huber's loss over where it turns")
+    add(
+        "loss",
+        "poisson-nll",
+        f"{module}.poisson:PoissonNegativeLogLikelihood",
+        summary="negative log-likelihood of counts",
+    )
+    add(
+        "loss",
+        "gaussian-nll",
+        f"{module}.gaussian:GaussianNegativeLogLikelihood",
+        summary="negative log-likelihood of a mean and a variance",
+    )
+    add("loss", "heads", f"{module}.heads:Heads", summary="a loss for each output, weighted and summed")
 
 
 def _tasks(registry: Registry) -> None:

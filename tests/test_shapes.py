@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
-from curvlab.objectives.loss import weighted
+from curvlab.objectives.semidefinite import eigen
 from tests.shapes import checked
 
 
@@ -24,8 +24,8 @@ def test_a_method_is_checked() -> None:
 
 
 def test_a_function_of_ours_is_checked() -> None:
-    with pytest.raises(jaxtyping.TypeCheckError, match="terms"):
-        weighted(torch.zeros(2, 3), 1.0)
+    with pytest.raises(jaxtyping.TypeCheckError, match="hessians"):
+        eigen(torch.zeros(2, 3), "", "")
 
 
 def test_arguments_and_result_are_checked() -> None:

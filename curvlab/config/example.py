@@ -20,6 +20,7 @@ STAND_INS: Mapping[str, str] = {
     "step": "armijo",
     "transform": "momentum",
     "sampler": "uniform",
+    "loss": "cross-entropy",
 }
 
 #: a rate, a norm, a momentum; a number of steps, a width
@@ -43,8 +44,8 @@ def _value(setting: Setting) -> Any:
         if kind in STAND_INS:
             return STAND_INS[kind]
         kind = str(kind_of(element(option)))
-        if is_mapping(option) and kind in STAND_INS:
-            return {"*": STAND_INS[kind]}
+        if kind in STAND_INS:
+            return {"*": STAND_INS[kind]} if is_mapping(option) else [STAND_INS[kind]]
         number = get_args(option)[0] if get_origin(option) is Annotated else option
         if number is float:
             return FRACTION

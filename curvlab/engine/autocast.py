@@ -76,8 +76,8 @@ class Autocasted(Objective):
         mine = self.mine.mark(again=again)
         return None if mine is None else (mine, self.under)
 
-    def mass(self, purpose: Purpose) -> float:
-        return self.mine.mass(purpose)
+    def total_weight(self, purpose: Purpose) -> float:
+        return self.mine.total_weight(purpose)
 
     def cast(self, dtype: torch.dtype) -> Objective | None:
         return self.mine.cast(dtype)  # in a wider dtype, without autocast: it is asked for when numbers fail

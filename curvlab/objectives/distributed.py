@@ -38,7 +38,7 @@ class DistributedObjective(Objective):
     def __init__(self, mine: Objective, ranks: Ranks) -> None:
         self.mine, self.ranks = mine, ranks
         #: of each sample that was asked for: what this rank's mean is over, and what that of all ranks is
-        self._masses: dict[Purpose, tuple[float, float]] = {}
+        self._total_weights: dict[Purpose, tuple[float, float]] = {}
 
     def __call__(self) -> Float[Tensor, ""]:
         raise ConfigError(
@@ -48,8 +48,8 @@ class DistributedObjective(Objective):
             )
         )
 
-    def mass(self, purpose: Purpose) -> float:
-        return self._mass(purpose)[1]
+    def total_weight(self, purpose: Purpose) -> float:
+        return self._of_mine_and_all(purpose)[1]
 
     def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
         return self.ranks.sum_(_times(self.mine.loss(at), self._share("acceptance")))
@@ -86,9 +86,10 @@ class DistributedObjective(Objective):
             ctx = replace(ctx, generator=self.ranks.own(ctx.generator))
         seen = self.mine.evaluate(needs, blocks, ctx)
         asked: tuple[Purpose, ...] = ("gradient", "curvature") if needs.ggn else ("gradient",)
-        of_ranks = self.ranks.each(_Told.of(seen, blocks, [*map(self.mine.mass, asked)]))
+        of_ranks = self.ranks.each(_Told.of(seen, blocks, [*map(self.mine.total_weight, asked)]))
         for k, purpose in enumerate(asked):
-            self._masses[purpose] = self.mine.mass(purpose), sum(told.masses[k] for told in of_ranks)
+            of_all = sum(told.total_weights[k] for told in of_ranks)
+            self._total_weights[purpose] = self.mine.total_weight(purpose), of_all
         examples = sum(told.examples for told in of_ranks)
         blocks.untapped.update(name for told in of_ranks for name in told.untapped)
         share = self._share("gradient")
@@ -109,14 +110,14 @@ class DistributedObjective(Objective):
         )
 
     def _share(self, purpose: Purpose) -> float:
-        mine, of_all = self._mass(purpose)
+        mine, of_all = self._of_mine_and_all(purpose)
         return mine / of_all if of_all else math.nan  # a mean of nothing is 0/0 in one process, too
 
-    def _mass(self, purpose: Purpose) -> tuple[float, float]:
-        if purpose not in self._masses:
-            mine = self.mine.mass(purpose)
-            self._masses[purpose] = mine, sum(self.ranks.each(mine))
-        return self._masses[purpose]
+    def _of_mine_and_all(self, purpose: Purpose) -> tuple[float, float]:
+        if purpose not in self._total_weights:
+            mine = self.mine.total_weight(purpose)
+            self._total_weights[purpose] = mine, sum(self.ranks.each(mine))
+        return self._total_weights[purpose]
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,17 @@ class _Told:
     untapped: tuple[str, ...]
     absent: frozenset[str]
     rows: Mapping[str, int]
-    masses: Sequence[float]
+    total_weights: Sequence[float]
 
     @classmethod
-    def of(cls, seen: Evaluation, blocks: Blocks, masses: Sequence[float]) -> _Told:
+    def of(cls, seen: Evaluation, blocks: Blocks, total_weights: Sequence[float]) -> _Told:
         rows = {
             name: sum(len(s.inputs) for s in terms)
             for found in seen.layers.values()
             for name, terms in found.items()
         }
         untapped = tuple(sorted(blocks.untapped))
-        return cls(seen.examples, seen.curvature_examples, untapped, seen.absent, rows, masses)
+        return cls(seen.examples, seen.curvature_examples, untapped, seen.absent, rows, total_weights)
 
 
 def _thinned(mine: _Told, of_ranks: Sequence[_Told]) -> dict[str, float]:

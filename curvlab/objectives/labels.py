@@ -7,26 +7,34 @@ makes the other two.  Every row carries the square root of its weight in the los
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.model.taps import Tape
-from curvlab.objectives.loss import Loss
-from curvlab.objectives.opaque import Opaque
+from curvlab.objectives.nested import each_tensor, tensors_of
+from curvlab.protocols.loss import Loss, Weights
 from curvlab.protocols.needs import Labels, Needs
 
 
 class Weighted(Protocol):
-    """A chunk's row weights (a ``products.Chunk``)."""
+    """A chunk's targets and the weights of its terms (a ``samples.Chunk``)."""
 
     @property
-    def weights(self) -> float | Tensor:
-        """w_r."""
+    def targets(self) -> Any:
+        """Targets of its examples."""
+
+    @property
+    def examples(self) -> int:
+        """How many they are."""
+
+    @property
+    def weights(self) -> Weights:
+        """Of its terms."""
 
 
 @dataclass
@@ -41,59 +49,57 @@ class Backward:
     needs: Needs
     examples: int
     generator: torch.Generator
-    _noise: list[Tensor] = field(default_factory=list)
+    _noise: list[Any] = field(default_factory=list)
     _used: int = 0
 
     def __call__(
-        self, kind: Labels, outputs: Tensor, chunk: Weighted, tape: Tape
+        self, kind: Labels, outputs: Any, chunk: Weighted, tape: Tape
     ) -> list[Float[Tensor, "v n s o"]]:
         """Gradient rows of every call, one leading entry per back-propagated vector."""
-        if isinstance(self.loss, Opaque):
-            raise self.loss.unknown(str(kind))
-        vectors = self._vectors(kind, outputs, chunk)  # which draws the chunk's noise, calls or none
+        f = self.loss.prediction(outputs)
+        vectors = self._vectors(kind, each_tensor(Tensor.detach, f), chunk)
         if not tape.calls:
             return []
-        per_vector = [
-            torch.autograd.grad(outputs, tape.edges, v, retain_graph=True, allow_unused=True) for v in vectors
-        ]
+        per_vector = [_pulled(f, v, tape) for v in vectors]
         rows = []
         for k, call in enumerate(tape.calls):
             found = [call.grads(g[k]) for g in per_vector]
             rows.append(found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found))
         return rows
 
-    def _vectors(self, kind: Labels, outputs: Tensor, chunk: Weighted) -> Sequence[Tensor]:
-        rows = self.loss.rows(outputs.detach())
-        w = chunk.weights
-        root = w**0.5 if isinstance(w, float) else w.sqrt().unsqueeze(-1)
+    def _vectors(self, kind: Labels, f: Any, chunk: Weighted) -> Iterator[Any]:
+        """Vectors in the form of the outputs; a chunk's noise is drawn whether or not they are used."""
         if kind is Labels.EXACT:
-            columns = [self.loss.column(rows, k) for k in range(self.loss.columns(rows))]
-            found = [v for column in columns for v in _one_position_each(column, outputs.shape[0])]
-        else:
-            found = [self.loss.sampled(rows, noise) for noise in self._noise_for(rows, outputs)]
-            root = root / len(found) ** 0.5  # the mean over samples
-        return [self.loss.unrow(v * root, outputs) for v in found]
+            return self.loss.hessian_columns(f, chunk.targets, chunk.weights)
+        return self._sampled(self._noise_for(f, chunk.examples), f, chunk)
 
-    def _noise_for(self, rows: Tensor, outputs: Tensor) -> list[Tensor]:
+    def _sampled(self, noise: list[Any], f: Any, chunk: Weighted) -> Iterator[Any]:
+        for drawn in noise:
+            v = self.loss.sampled_column(f, chunk.targets, chunk.weights, drawn)
+            # the mean over samples
+            yield v if len(noise) == 1 else each_tensor(lambda t: t / len(noise) ** 0.5, v)
+
+    def _noise_for(self, f: Any, examples: int) -> list[Any]:
         if not self._noise:
-            total = rows.shape[0] // outputs.shape[0] * self.examples
-            shape = (total, rows.shape[1])
-            self._noise = [self.loss.noise(shape, rows, self.generator) for _ in range(self.needs.samples)]
-        start, self._used = self._used, self._used + rows.shape[0]
-        return [noise[start : self._used] for noise in self._noise]
+            self._noise = [
+                self.loss.draw(f, self.examples, self.generator) for _ in range(self.needs.samples)
+            ]
+        some = slice(self._used, self._used + examples)
+        self._used = some.stop
+        return [each_tensor(lambda t: t[some], noise) for noise in self._noise]
 
 
-def _one_position_each(rows: Float[Tensor, "r c"], examples: int) -> list[Float[Tensor, "r c"]]:
-    """The rows, position by position: an example with a loss term at each of P positions has P columns
-    where one with a single term has one, and back-propagated together they would interfere.
-    """
-    positions = rows.shape[0] // examples
-    if positions == 1:
-        return [rows]
-    each = rows.view(examples, positions, -1)
-    found = []
-    for p in range(positions):
-        alone = torch.zeros_like(each)
-        alone[:, p] = each[:, p]
-        found.append(alone.view(rows.shape))
-    return found
+def _pulled(outputs: Any, v: Any, tape: Tape) -> tuple[Tensor | None, ...]:
+    """``Jᵀ v`` at the edges of every call; outputs that depend on nothing count as zero."""
+    tensors = [t for t in tensors_of(outputs) if t.is_floating_point()]
+    parts = [t for t in tensors_of(v) if t.is_floating_point()]
+    pairs = [(t, part) for t, part in zip(tensors, parts, strict=True) if t.requires_grad]
+    if not pairs:
+        return (None,) * len(tape.edges)
+    return torch.autograd.grad(
+        [t for t, _ in pairs],
+        tape.edges,
+        [part for _, part in pairs],
+        retain_graph=True,
+        allow_unused=True,
+    )

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlab.errors import ConfigError, Fault
+
 
 @dataclass(frozen=True)
 class Unpacked:
@@ -46,6 +48,38 @@ def arguments(inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict[str,
         elif not _takes(signature, inputs) and _takes(signature, *inputs):
             return tuple(inputs), {}
     return (inputs,), {}
+
+
+def accepted(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The entries of a batch that the model's ``forward`` takes by name: all, if it takes any keyword.
+
+    Raises ``ConfigError`` if it takes none of them.
+    """
+    parameters = _signature(model).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(batch)
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    found = {key: value for key, value in batch.items() if key in names}
+    if not found:
+        raise ConfigError(
+            Fault(
+                f"the batch has the entries {', '.join(map(str, batch))}, and the forward of"
+                f" {type(model).__name__} takes {', '.join(sorted(names)) or 'nothing'}",
+                hint="name the entries as the model's arguments, or give (inputs, targets)",
+            )
+        )
+    return found
+
+
+def _signature(model: nn.Module) -> inspect.Signature:
+    """Of the model's ``forward``; of a wrapper that passes on whatever it gets, that of the module inside."""
+    found = inspect.signature(model.forward)
+    inside = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+    passes = {p.kind for p in found.parameters.values()} <= {
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    }
+    return _signature(inside) if passes and isinstance(inside, nn.Module) else found
 
 
 def _takes(signature: inspect.Signature, *given: Any) -> bool:

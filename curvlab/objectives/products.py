@@ -28,13 +28,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objectives.loss import Loss
 from curvlab.objectives.nested import arguments, as_one, each_tensor
-from curvlab.objectives.opaque import Opaque
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.twice import differentiating_twice, require_twice
 from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.pieces import cut, whole
 
 
@@ -171,14 +170,15 @@ class GaussNewton(LinearOperator[BlockVector]):
                 name: dual(p.detach().requires_grad_(), tangents[name])  # type: ignore[no-untyped-call]
                 for name, p in trained(self.blocks).items()
             }
-            flat, apart = as_one(outputs_at(self.model, at, chunk.inputs))
+            prediction = self.batches.loss.prediction(outputs_at(self.model, at, chunk.inputs))
+            flat, apart = as_one(prediction)
             outputs, pushed = forward_ad.unpack_dual(flat)  # type: ignore[no-untyped-call]
         return outputs, apart, at, None if pushed is None else pushed.detach()
 
 
 MODEL = "the model"
 
-#: makes a model's outputs of one tensor that holds them
+#: makes outputs, as the loss reads them, of one tensor that holds them
 Apart = Callable[[Tensor], Any]
 
 
@@ -189,7 +189,7 @@ def trained(blocks: Blocks) -> dict[str, Tensor]:
 
 @dataclass
 class _Linearised:
-    """One micro-batch at θ: outputs f, ``Jᵀ u`` as a graph in u, and what it takes to bend."""
+    """One micro-batch at θ: outputs f, ``Jᵀ u`` as a graph in u, and what products with the loss take."""
 
     loss: Loss
     chunk: Chunk
@@ -204,7 +204,7 @@ class _Linearised:
         """At the current parameters; costs a forward and a backward pass."""
         with torch.enable_grad():
             leaves = {name: p.detach().requires_grad_() for name, p in trained(blocks).items()}
-            outputs, apart = as_one(outputs_at(model, leaves, chunk.inputs))
+            outputs, apart = as_one(loss.prediction(outputs_at(model, leaves, chunk.inputs)))
             dual = torch.zeros_like(outputs, requires_grad=True)
             found: tuple[Tensor | None, ...] = (None,) * len(leaves)
             if outputs.requires_grad and leaves:
@@ -233,27 +233,12 @@ class _Linearised:
 
 
 def curved(loss: Loss, chunk: Chunk, outputs: Tensor, apart: Apart, v: Tensor, examples: int) -> Tensor:
-    """The Hessian of ``(1/examples) Σ ℓ_n`` in the outputs, times ``v``, in the shape of ``outputs``.
+    """The curvature of ``(1/examples) Σ ℓ_n`` in the outputs, times ``v``, in the shape of ``outputs``.
 
-    ``outputs`` are all of the model's as one tensor, of which ``apart`` makes what the model returned.
-    Raises ``ConfigError`` for outputs that the loss does not take, and for a criterion that torch cannot
-    differentiate twice.
+    ``outputs`` are all that the loss reads as one tensor, of which ``apart`` makes what it reads.  Raises
+    ``ConfigError`` for outputs that the loss does not take, and for a loss without such curvature.
     """
-    if isinstance(loss, Opaque):
-        return loss.bent(outputs, v, lambda f: chunk.total(loss, apart(f))) / examples
-    loss.require(apart(outputs), chunk.targets)
-    rows = loss.rows(outputs)
-    bent = loss.curved(rows, loss.target_rows(chunk.targets), loss.rows(v))
-    w = chunk.weights
-    scale = w / examples if isinstance(w, float) else (w / examples).unsqueeze(-1)
-    return loss.unrow(bent * scale, outputs)
-
-
-def require_curvature(loss: Opaque, chunk: Chunk, outputs: Any) -> None:
-    """Look at a criterion before the first product, by a product with a random vector of outputs.
-
-    Raises ``ConfigError`` if torch cannot differentiate it twice; warns (``NoCurvature``) if it is linear.
-    """
-    f, apart = as_one(outputs)
-    v = torch.randn(f.shape, dtype=f.dtype, generator=torch.Generator().manual_seed(0)).to(f.device)
-    loss.warn_if_flat(curved(loss, chunk, f, apart, v, chunk.examples))
+    f = apart(outputs)
+    loss.require(f, chunk.targets)
+    bent, _ = as_one(loss.hessian_product(f, chunk.targets, chunk.weights, apart(v)))
+    return bent / examples

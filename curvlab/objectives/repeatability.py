@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.errors import Unrepeatable
-from curvlab.objectives.loss import Loss
 from curvlab.objectives.nested import tensors_of
 from curvlab.objectives.products import values_at
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.samples import Chunk
+from curvlab.protocols.loss import Loss
 
 #: two evaluations may differ by the order of their sums: so many units of rounding
 ROUNDING = 1e3

@@ -16,9 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.objectives.loss import Loss, weighted
 from curvlab.objectives.nested import each_tensor, tensors_of
-from curvlab.objectives.opaque import Opaque
+from curvlab.protocols.loss import Loss, Weights
 
 
 class Source(Protocol):
@@ -103,26 +102,25 @@ def _listed(lengths: set[int]) -> str:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Inputs and targets of one micro-batch of ``examples``, and the rule of its row weights."""
+    """Inputs and targets of one micro-batch of ``examples``, and the rule of its terms' weights."""
 
     inputs: Any
     targets: Any
     examples: int
-    weigh: Callable[[Tensor], float | Tensor]
+    weigh: Callable[[Any, int], Weights]
     #: whether it is all of the sample
     whole: bool = False
 
     @cached_property
-    def weights(self) -> float | Tensor:
-        """w_r of its rows, found when they are first asked for."""
-        return self.weigh(self.targets)
+    def weights(self) -> Weights:
+        """Of its terms, found when they are first used."""
+        return self.weigh(self.targets, self.examples)
 
     def total(self, loss: Loss, outputs: Any) -> Float[Tensor, ""]:
         """Σ over its examples of ℓ_n; raises ``ConfigError`` if outputs and targets do not fit the loss."""
-        loss.require(outputs, self.targets)
-        if isinstance(loss, Opaque):
-            return loss.total(outputs, self.targets, self.examples)
-        return weighted(loss.terms(loss.rows(outputs), loss.target_rows(self.targets)), self.weights)
+        f = loss.prediction(outputs)
+        loss.require(f, self.targets)
+        return loss.total(f, self.targets, self.weights)
 
     def share(self, loss: Loss, outputs: Any, examples: int) -> Float[Tensor, ""]:
         """What it adds to the mean loss of ``examples``.
@@ -131,8 +129,9 @@ class Chunk:
         """
         if not self.whole or loss.over == "sum":
             return self.total(loss, outputs) / examples
-        loss.require(outputs, self.targets)
-        return loss.mean(outputs, self.targets)
+        f = loss.prediction(outputs)
+        loss.require(f, self.targets)
+        return loss.mean(f, self.targets)
 
 
 @dataclass(frozen=True)
@@ -167,23 +166,27 @@ class MicroBatches:
 
     @cached_property
     def terms(self) -> int:
-        """Loss terms per example; 1 for a criterion that we know nothing about."""
-        if isinstance(self.loss, Opaque):
-            return 1
+        """Loss terms per example; 1 for a criterion that is known by its value alone."""
         targets = self._rows(0, 1)[1] if isinstance(self.sample, IndexedExamples) else self.sample[1]
-        rows = int(self.loss.target_rows(targets).shape[0])
-        return max(1, rows // int(targets.shape[0]))
+        examples = 1 if isinstance(self.sample, IndexedExamples) else self.examples
+        return self.loss.terms_per_example(targets, examples)
 
     @property
-    def mass(self) -> float:
-        """What the mean loss is divided by: examples, or the weights of their rows where they have any."""
-        rule = self.loss
-        if isinstance(rule, Opaque) or rule.over == "sum":
-            return float(self.examples)
+    def total_weight(self) -> float:
+        """What the mean loss is divided by: examples, or the weights of their terms where they have any."""
         _, targets = self._rows(0, min(self.examples, 1))
-        if rule.relative_weights(rule.target_rows(targets), self.like) is None:
+        first = self.loss.total_weight(targets, self.like)
+        if first is None:
             return float(self.examples)
-        return self.examples / float(self._per_mass)
+        if first.dim():
+            raise ConfigError(
+                Fault(
+                    f"{self.loss.name}: its heads weight their terms differently, so that the mean over"
+                    " several processes has no single weight",
+                    hint="train in one process, or use losses without ignored labels and class weights",
+                )
+            )
+        return self.examples / float(self._per_weight)
 
     @property
     def positions(self) -> int:
@@ -211,26 +214,17 @@ class MicroBatches:
 
         return each_tensor(cut, sample[0]), each_tensor(cut, sample[1])
 
-    def _weights(self, targets: Tensor) -> float | Tensor:
-        rule = self.loss
-        if isinstance(rule, Opaque):
-            return 1.0
-        rows = rule.target_rows(targets)
-        if len(self) == 1 and targets.shape[0] == self.examples:
-            return rule.row_weights(rows, self.examples, like=self.like)
-        relative = rule.relative_weights(rows, self.like)
-        if relative is None or rule.over == "sum":
-            return rule.row_weights(rows, targets.shape[0], like=self.like)
-        return relative * self._per_mass
+    def _weights(self, targets: Any, examples: int) -> Weights:
+        return self.loss.term_weights(targets, examples, self.like, lambda: self._per_weight)
 
     @cached_property
-    def _per_mass(self) -> Tensor:
-        """Examples over what the mean over all rows is divided by; one pass over the targets of a sample."""
-        rule, sample = self.loss, self.sample
+    def _per_weight(self) -> Tensor:
+        """Examples over what the mean over all terms is divided by; one pass over the targets of a sample."""
+        sample = self.sample
         pairs = (
             (self._rows(*r) for r in self._ranges())
             if isinstance(sample, IndexedExamples)
             else iter([sample])
         )
-        masses = [rule.mass(rule.target_rows(targets), self.like) for _, targets in pairs]
-        return self.examples / torch.stack(masses).sum()
+        found = [self.loss.total_weight(targets, self.like) for _, targets in pairs]
+        return self.examples / torch.stack([w for w in found if w is not None]).sum(0)

@@ -29,25 +29,27 @@ def require_elementwise(name: str, outputs: Any, targets: Any) -> None:
         raise _dtype(name, targets, "floating-point targets", "targets.float()")
 
 
-def require_logits(name: str, outputs: Any, targets: Any, weights: Tensor | None) -> None:
+def require_logits(name: str, outputs: Any, targets: Any, weights: int, *, last: bool = False) -> None:
     """Raise ``ConfigError`` unless outputs are ``[n, c, *]`` and targets class indices ``[n, *]``.
 
-    Probabilities of classes have the shape of the outputs.
+    ``last``: outputs are ``[n, *, c]``.  Probabilities of classes have the shape of the outputs.  ``weights``
+    counts those of classes.
     """
     _require_tensors(name, outputs, targets)
     if outputs.dim() < 2:
         hint = "give outputs of shape (n, classes), with the examples on the first axis"
         raise _misfit(name, outputs, targets, "the outputs have no axis of classes", hint)
-    n, classes, *rest = outputs.shape
+    axis = outputs.dim() - 1 if last else 1
+    classes, rest = outputs.shape[axis], (*outputs.shape[:axis], *outputs.shape[axis + 1 :])
     soft = targets.is_floating_point()
-    wanted = outputs.shape if soft else torch.Size((n, *rest))
+    wanted = outputs.shape if soft else torch.Size(rest)
     if targets.shape != wanted:
-        why = f"classes are axis 1 of the outputs, so targets must have shape {tuple(wanted)}"
+        why = f"classes are axis {axis} of the outputs, so targets must have shape {tuple(wanted)}"
         raise _misfit(name, outputs, targets, why, _remedy(outputs, targets, tuple(wanted)))
     if not soft and targets.dtype not in (torch.int64, torch.uint8):
         raise _dtype(name, targets, "class indices of dtype torch.int64", "targets.long()")
-    if weights is not None and weights.shape[0] != classes:
-        what = f"{name}: {weights.shape[0]} class weights for outputs of shape {tuple(outputs.shape)}"
+    if weights not in (0, classes):
+        what = f"{name}: {weights} class weights for outputs of shape {tuple(outputs.shape)}"
         raise ConfigError(Fault(what, hint=f"give one weight for each of the {classes} classes"))
 
 
@@ -93,7 +95,10 @@ def _require_tensors(name: str, outputs: Any, targets: Any) -> None:
 def _remedy(outputs: Tensor, targets: Tensor, wanted: tuple[int, ...]) -> str:
     """What makes class-index targets fit."""
     if outputs.dim() > 2 and targets.shape == outputs.shape[:-1]:
-        return "the classes seem to come last: let the model return outputs.movedim(-1, 1)"
+        return (
+            "the classes seem to come last: let the model return outputs.movedim(-1, 1), or use the criterion"
+            ' CrossEntropy(classes="last") of curvlab.objectives.losses'
+        )
     if targets.numel() == torch.Size(wanted).numel():
         return f"reshape the targets: targets.view{wanted}"
     return f"give targets of shape {wanted}, or reshape the outputs to (rows, classes)"

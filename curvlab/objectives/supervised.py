@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.evaluation import EvaluationBuilder, differentiated
-from curvlab.objectives.loss import Loss
-from curvlab.objectives.losses import loss_of
+from curvlab.objectives.losses import ModelLoss, loss_of
 from curvlab.objectives.mark import Unmarked, mark_of, mark_of_module
-from curvlab.objectives.nested import Unpacked, arguments
-from curvlab.objectives.opaque import ModelLoss, Opaque
-from curvlab.objectives.products import GaussNewton, outputs_at, require_curvature, values_at
+from curvlab.objectives.nested import Unpacked, accepted, arguments
+from curvlab.objectives.products import GaussNewton, outputs_at, values_at
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.repeatability import require_repeatable
 from curvlab.objectives.samples import (
@@ -33,6 +31,7 @@ from curvlab.objectives.variance import GradientVariance
 from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective, Purpose
 
@@ -133,13 +132,13 @@ class SupervisedObjective(Objective):
         except Unmarked:
             return None
 
-    def mass(self, purpose: Purpose) -> float:
+    def total_weight(self, purpose: Purpose) -> float:
         samples = {
             "gradient": self.gradient_sample,
             "curvature": self.curvature_sample,
             "acceptance": self.acceptance_sample,
         }
-        return self._batches(samples[purpose]).mass
+        return self._batches(samples[purpose]).total_weight
 
     def cast(self, dtype: torch.dtype) -> SupervisedObjective | None:
         def converted(sample: Sample) -> Sample:
@@ -186,13 +185,11 @@ class SupervisedObjective(Objective):
     def _require_products(self, curvature: MicroBatches, ctx: Context) -> None:
         """Raise ``ConfigError`` if products make no sense; most of it is looked at on the first step."""
         rule = self.loss_rule
-        if isinstance(rule, Opaque):
-            rule.require_products()
+        rule.require_products()
         if ctx.step == 0:
             chunk = next(iter(curvature))
             outputs = require_repeatable(self.model, rule, chunk, self.randomness)
-            if isinstance(rule, Opaque):
-                require_curvature(rule, chunk, outputs)
+            rule.require_curvature(rule.prediction(outputs), chunk.targets, chunk.weights)
 
     def _batches(self, sample: Sample) -> MicroBatches:
         """The sample in micro-batches; of one sample always the same, which knows its weights."""
@@ -248,27 +245,56 @@ def _own(g: Tensor, chunks: int) -> Tensor:
 def objective(
     model: nn.Module,
     criterion: object,
-    inputs: Any,
+    batch: Any,
     targets: Any = None,
     *,
     reduction: str = "mean",
     micro_batch: int | None = None,
 ) -> SupervisedObjective:
-    """The objective of ``criterion(model(inputs), targets)``, for ``optimizer.step``.
+    """The objective of ``criterion`` on the outputs of ``model``, for ``optimizer.step``.
 
-    ``criterion`` is a torch loss module or function, or any callable of outputs and targets.  A criterion
-    that states its ``reduction`` has that one; ``reduction`` is that of the others.  The optimizer minimizes
-    the mean over examples either way.
+    ``criterion`` is a loss of torch or of curvlab (``curvlab.objectives.losses``), or any callable that
+    returns a scalar.  A criterion that states its ``reduction`` has that one; ``reduction`` is that of the
+    others.  The optimizer minimizes the mean over examples either way.  What is called depends on ``batch``:
 
-    ``inputs`` and ``targets`` are tensors, or tuples, lists or mappings of tensors, examples leading; a
-    criterion of your own gets outputs and targets as they are.  With ``criterion = None`` the model returns
-    its loss, as a scalar, as ``.loss`` or under the key ``"loss"``, and ``inputs`` are a batch of its
-    arguments: a mapping by keyword, a tuple or list by position.  Such losses have gradients and
-    ``labels = "data"``, but no Gauss-Newton products.
+    * a mapping: ``criterion(model(**inputs), batch)``, where the inputs are the entries that the model's
+      ``forward`` takes by name.  A loss of torch or curvlab takes the entry "labels", "label", "targets" or
+      "target", and of an output its ``logits``;
+    * a tuple or list: ``criterion(model(*batch[:-1]), batch[-1])``;
+    * anything else: ``criterion(model(batch), batch)``;
+    * with ``targets``: ``criterion(model(batch), targets)``, and what the model takes may also be a container
+      of tensors, as one argument or unpacked, whichever its ``forward`` takes.
 
-    Raises ``ConfigError`` for a batch without examples, or whose tensors do not agree on their number.
+    With ``criterion = None`` the model returns its loss, as a scalar, as ``.loss`` or under the key
+    ``"loss"``, and all of the batch are its arguments.  Such losses have gradients and ``labels = "data"``,
+    but no curvature in the outputs.
+
+    Tensors lead with the examples.  Raises ``ConfigError`` for a batch without examples, or whose tensors do
+    not agree on their number, and for a mapping without an entry that the model or the loss takes.
     """
     rule = loss_of(criterion, reduction)
-    if isinstance(rule, ModelLoss) and not isinstance(inputs, (IndexedExamples, Unpacked)):
-        inputs = Unpacked(inputs)
+    inputs, targets = _apart(model, rule, batch, targets)
     return SupervisedObjective(model, rule, inputs, targets, micro_batch=micro_batch)
+
+
+def _apart(model: nn.Module, rule: Loss, batch: Any, targets: Any) -> tuple[Any, Any]:
+    """Inputs of the model and targets of the loss."""
+    if isinstance(batch, (IndexedExamples, Unpacked)):
+        return batch, targets
+    if isinstance(rule, ModelLoss):
+        return Unpacked(batch), targets
+    if targets is not None:
+        return batch, targets
+    if isinstance(batch, Mapping):
+        return Unpacked(accepted(batch, model)), rule.targets_in(batch)
+    if isinstance(batch, (tuple, list)):
+        if len(batch) < 2:
+            raise ConfigError(
+                Fault(
+                    f"the batch is a {type(batch).__name__} of {len(batch)}: there are no targets in it",
+                    hint="give (inputs, targets); or pass criterion = None if the model returns its loss",
+                )
+            )
+        *given, last = batch
+        return (given[0] if len(given) == 1 else Unpacked(tuple(given))), last
+    return batch, batch

@@ -27,7 +27,6 @@ from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.model.taps import recording
-from curvlab.objectives.loss import Loss
 from curvlab.objectives.nested import each_tensor
 from curvlab.objectives.products import outputs_at, plain_kernels, trained, values_at
 from curvlab.objectives.randomness import Randomness
@@ -36,6 +35,7 @@ from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.shapes import described
 from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.evidence import Variance
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import products
 

@@ -56,16 +56,16 @@ class Objective(ABC):
         """
         return None
 
-    def mass(self, purpose: Purpose) -> float:
+    def total_weight(self, purpose: Purpose) -> float:
         """What the mean over this sample is divided by: its examples, or the sum of their weights.
 
         Several processes share a mean by it; raises ``ConfigError`` if the objective does not say.
         """
         raise ConfigError(
             Fault(
-                f"{type(self).__name__} does not define mass(purpose), the weight of its mean;"
+                f"{type(self).__name__} does not define total_weight(purpose), the weight of its mean;"
                 " training in several processes needs it",
-                hint="define mass(purpose) in the objective",
+                hint="define total_weight(purpose) in the objective",
             )
         )
 

@@ -21,6 +21,7 @@ PROTOCOLS: Mapping[str, str] = {
     "schedule": "curvlab.protocols.schedule:Schedule",
     "sampler": "curvlab.protocols.sampler:Sampler",
     "precision": "curvlab.protocols.backend:Backend",
+    "loss": "curvlab.protocols.loss:Loss",
     "task": "curvlab.protocols.task:Task",
     "reporter": "curvlab.protocols.report:Reporter",
 }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from curvlab.errors import DataError
 from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Depth, Width, check_bounds
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.gpt import Gpt
 from curvlab.tasks.settings import check, divides
@@ -72,6 +73,7 @@ class CharacterGpt(Task):
     batch_size: Count = 32  #: windows of a mini-batch
     text: str | None = None  #: a UTF-8 file
     train_metrics: bool = False  #: evaluate on all training windows too
+    loss: Loss = CrossEntropy()  #: of logits ``[n, c, t]`` and characters
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -98,7 +100,7 @@ class CharacterGpt(Task):
         text, cut = characters.to(device), (count - apart) * self.context
         return SupervisedWorkload(
             model.to(dtype=dtype, device=device),
-            CrossEntropy(),
+            self.loss,
             Windows(text[: cut + 1], self.context),
             Windows(text[cut:], self.context),
             measures={"accuracy": correct},

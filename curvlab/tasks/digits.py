@@ -13,6 +13,7 @@ from torch import nn
 from curvlab.errors import DataError
 from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Natural, Width, check_bounds
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.mlp import Activation, mlp
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
@@ -38,6 +39,7 @@ class Digits(Task):
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     data_seed: Natural = 0  #: of the split; accuracies of splits lie ± 1 % apart, 0 among the hardest
     train_metrics: bool = False  #: evaluate on all training examples too
+    loss: Loss = CrossEntropy()  #: of logits and classes
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -55,7 +57,7 @@ class Digits(Task):
 
         return SupervisedWorkload(
             model.to(dtype=dtype, device=device),
-            CrossEntropy(),
+            self.loss,
             chosen(~held_out),
             chosen(held_out),
             measures={"accuracy": correct},

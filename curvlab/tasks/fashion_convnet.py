@@ -8,7 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Width, check_bounds
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.convnet import CONVOLUTIONS, convnet
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
@@ -34,6 +36,7 @@ class FashionConvnet(Task):
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
+    loss: Loss = CrossEntropy()  #: of logits and classes
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -44,4 +47,4 @@ class FashionConvnet(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         model = model.to(dtype=dtype, device=device)
-        return classification(model, self.root, GREY, on_training=self.train_metrics)
+        return classification(model, self.root, GREY, self.loss, on_training=self.train_metrics)

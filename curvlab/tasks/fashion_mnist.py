@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from curvlab.errors import DataError
 from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Width, check_bounds
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.idx import read_idx
 from curvlab.tasks.mlp import Activation, mlp
@@ -53,6 +54,7 @@ class FashionMnist(Task):
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
+    loss: Loss = CrossEntropy()  #: of logits and classes
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -62,21 +64,21 @@ class FashionMnist(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         model = model.to(dtype=dtype, device=device)
-        return classification(model, self.root, ROW, on_training=self.train_metrics)
+        return classification(model, self.root, ROW, self.loss, on_training=self.train_metrics)
 
 
 def classification(
-    model: nn.Module, root: str | None, shape: tuple[int, ...], *, on_training: bool
+    model: nn.Module, root: str | None, shape: tuple[int, ...], loss: Loss, *, on_training: bool
 ) -> SupervisedWorkload:
     """``model`` to be trained on images of ``shape``, in its own dtype and where it lies.
 
-    Cross-entropy, measured by accuracy; raises ``DataError`` as ``find_files`` and ``labelled`` do.
+    Measured by accuracy; raises ``DataError`` as ``find_files`` and ``labelled`` do.
     """
     folder, like = find_files(root), next(model.parameters())
     training, validation = (labelled(folder, part, shape) for part in ("train", "t10k"))
     return SupervisedWorkload(
         model,
-        CrossEntropy(),
+        loss,
         training.to(dtype=like.dtype, device=like.device),
         validation.to(dtype=like.dtype, device=like.device),
         measures={"accuracy": correct},

@@ -8,7 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Depth, Width, check_bounds
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
 from curvlab.tasks.settings import check, divides
@@ -35,6 +37,7 @@ class FashionVit(Task):
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     root: str | None = None  #: folder with the IDX files
     train_metrics: bool = False  #: evaluate on all training examples too
+    loss: Loss = CrossEntropy()  #: of logits and classes
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -56,4 +59,4 @@ class FashionVit(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         model = model.to(dtype=dtype, device=device)
-        return classification(model, self.root, GREY, on_training=self.train_metrics)
+        return classification(model, self.root, GREY, self.loss, on_training=self.train_metrics)

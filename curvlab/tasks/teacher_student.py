@@ -9,6 +9,7 @@ from torch import nn
 
 from curvlab.objectives.losses import MeanSquaredError
 from curvlab.protocols.bounds import Count, Natural, NotNegative, Width, check_bounds
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.draws import Normal
 from curvlab.tasks.mlp import Activation, mlp
@@ -35,6 +36,7 @@ class TeacherStudent(Task):
     batch_size: Count = 128  #: examples of a mini-batch, ≥ 1
     data_seed: Natural = 0  #: of teacher, inputs and noise
     train_metrics: bool = False  #: evaluate on all training examples too
+    loss: Loss = MeanSquaredError()  #: of outputs and targets
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -52,7 +54,7 @@ class TeacherStudent(Task):
         y += self.noise * draw(*y.shape)
         return SupervisedWorkload(
             model.to(dtype=dtype, device=device),
-            MeanSquaredError(),
+            self.loss,
             Examples(x, y).to(dtype=dtype, device=device),
             Examples(x_val, y_val).to(dtype=dtype, device=device),
             on_training=self.train_metrics,

@@ -156,7 +156,7 @@ def classifier(
 
 
 def supervised_losses(examples: int = 6) -> tuple[Problem, ...]:
-    """Every loss of which curvature is known, in every way torch lets it be written, and an opaque one."""
+    """Losses of known curvature, in every way torch lets them be written, and one known by its value."""
     found = []
     for reduction in ("mean", "sum"):
         for name, make, positions, targets in (*_class_losses(examples), *_number_losses(examples)):
@@ -216,7 +216,11 @@ def _number_losses(n: int, s: int = 2) -> Iterator[_Case]:
     yield "binary", nn.BCEWithLogitsLoss, 1, bits
     yield "binary, soft targets", nn.BCEWithLogitsLoss, 1, 0.1 + 0.8 * bits
     yield "binary, tokens", nn.BCEWithLogitsLoss, s, normal(n, s, CLASSES, seed=2).sigmoid()
-    yield "opaque: positives weighted", partial(nn.BCEWithLogitsLoss, pos_weight=weights), 1, bits
+    yield "binary, positives weighted", partial(nn.BCEWithLogitsLoss, pos_weight=weights), 1, bits
+    yield "Huber", partial(nn.HuberLoss, delta=0.7), 1, normal(n, CLASSES, seed=2)
+    yield "smooth L1, tokens", partial(nn.SmoothL1Loss, beta=0.7), s, normal(n, s, CLASSES, seed=2)
+    yield "counts", nn.PoissonNLLLoss, 1, labels(n, CLASSES, classes=5, seed=2).to(DTYPE)
+    yield "by value: coordinates weighted", partial(nn.BCEWithLogitsLoss, weights), 1, bits
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.objectives.loss import Loss
+from curvlab.objectives.row_loss import RowLoss
 
 
 @dataclass(frozen=True)
-class Scaled(Loss):
-    """``factor · ℓ`` of the loss ``base``, and its curvature, ``factor`` > 0."""
+class Scaled(RowLoss):
+    """``by · ℓ`` of the loss ``base``, and its curvature, ``by`` > 0."""
 
-    base: Loss
-    factor: float
+    base: RowLoss
+    by: float
 
     @property
     def over(self) -> Any:  # type: ignore[override]
@@ -27,36 +28,41 @@ class Scaled(Loss):
     def require(self, outputs: Any, targets: Any) -> None:
         self.base.require(outputs, targets)
 
-    def rows(self, outputs: Tensor) -> Float[Tensor, "r c"]:
+    def rows(self, outputs: Any) -> Float[Tensor, "r c"]:
         return self.base.rows(outputs)
 
-    def unrow(self, rows: Float[Tensor, "r c"], outputs: Tensor) -> Tensor:
+    def unrow(self, rows: Float[Tensor, "r c"], outputs: Any) -> Any:
         return self.base.unrow(rows, outputs)
 
-    def target_rows(self, targets: Tensor) -> Tensor:
+    def target_rows(self, targets: Any) -> Any:
         return self.base.target_rows(targets)
 
-    def relative_weights(self, targets: Tensor, like: Tensor) -> Float[Tensor, " r"] | None:
+    def relative_weights(self, targets: Any, like: Tensor) -> Float[Tensor, " r"] | None:
         return self.base.relative_weights(targets, like)
 
-    def terms(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, " r"]:
-        return self.factor * self.base.terms(rows, targets)
+    def divisor(self, targets: Any, relative: Float[Tensor, " r"]) -> Float[Tensor, ""]:
+        return self.base.divisor(targets, relative)
 
-    def columns(self, rows: Float[Tensor, "r c"]) -> int:
-        return self.base.columns(rows)
+    def terms(self, rows: Float[Tensor, "r c"], targets: Any) -> Float[Tensor, " r"]:
+        return self.by * self.base.terms(rows, targets)
 
-    def column(self, rows: Float[Tensor, "r c"], k: int) -> Float[Tensor, "r c"]:
-        root: float = self.factor**0.5
-        return root * self.base.column(rows, k)
+    def factor(self, rows: Float[Tensor, "r c"], targets: Any) -> Iterator[Tensor]:
+        root: float = self.by**0.5
+        for column in self.base.factor(rows, targets):
+            yield root * column
 
-    def noise(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator) -> Float[Tensor, "r _"]:
-        return self.base.noise(shape, like, generator)
+    def noise(
+        self, rows: int, like: Float[Tensor, "_ c"], generator: torch.Generator
+    ) -> Float[Tensor, "r _"]:
+        return self.base.noise(rows, like, generator)
 
-    def sampled(self, rows: Float[Tensor, "r c"], noise: Tensor) -> Float[Tensor, "r c"]:
-        root: float = self.factor**0.5
-        return root * self.base.sampled(rows, noise)
-
-    def curved(
-        self, rows: Float[Tensor, "r c"], targets: Tensor, v: Float[Tensor, "r c"]
+    def sampled(
+        self, rows: Float[Tensor, "r c"], targets: Any, noise: Float[Tensor, "r _"]
     ) -> Float[Tensor, "r c"]:
-        return self.factor * self.base.curved(rows, targets, v)
+        root: float = self.by**0.5
+        return root * self.base.sampled(rows, targets, noise)
+
+    def product(
+        self, rows: Float[Tensor, "r c"], targets: Any, v: Float[Tensor, "r c"]
+    ) -> Float[Tensor, "r c"]:
+        return self.by * self.base.product(rows, targets, v)

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from listings import OURS, table
+from loss_support import by_loss
 from torch import Tensor, nn
 
 import curvlab
@@ -253,6 +254,7 @@ def page() -> str:
         singd=by_structure(found, "singd", notes),
         reasons="\n".join(f"{k}. {message}" for message, k in notes.items()),
         layers=layers,
+        losses=by_loss(),
     )
 
 
@@ -286,6 +288,13 @@ no structure; `shampoo` and `soap` take every Gram, `sirf-shampoo` every Group, 
 Nothing is left out.
 
 {layers}
+
+## Loss × what is evaluated
+
+{yes}: the loss gives it; Fisher: with the Fisher information in place of its Hessian; {no}: it is refused,
+with the reason. [Losses](concepts/loss.md) says what each is.
+
+{losses}
 """
 
 

@@ -101,7 +101,7 @@ def test_processes_may_train_models_of_their_own(ranks: list[dict[str, Any]]) ->
         ("wrapped", "model.module"),
         ("gradients", "wrap the model in DistributedDataParallel"),
         ("variance", "variance of gradients"),
-        ("mass", "does not define mass"),
+        ("total_weight", "does not define total_weight"),
         ("closure", "cannot be called as a closure"),
         ("positions", "the same number of positions on every rank"),
         ("shards", "last.weight is a DTensor"),

@@ -196,8 +196,8 @@ def refusals(rank: int) -> dict[str, str]:
     x, y = torch.randn(3, WIDTH), torch.zeros(3, dtype=torch.int64)
     asked("variance", lambda: optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y)))
     nameless = curvlab.objective(Net(), nn.CrossEntropyLoss(), x, y)
-    nameless.mass = partial(Objective.mass, nameless)  # type: ignore[method-assign]
-    asked("mass", lambda: curvlab.optimizer("sgd", nameless.model).step(nameless))
+    nameless.total_weight = partial(Objective.total_weight, nameless)  # type: ignore[method-assign]
+    asked("total_weight", lambda: curvlab.optimizer("sgd", nameless.model).step(nameless))
     mine = curvlab.objective(model, nn.CrossEntropyLoss(), x, y)
     asked("closure", DistributedObjective(mine, Ranks(dist.group.WORLD)))
     longer = torch.randn(4, 2 + rank, WIDTH)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from curvlab.linalg.compose import Restricted
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.partition import partition
-from curvlab.objectives.opaque import Opaque
+from curvlab.objectives.losses import CriterionLoss
 from curvlab.objectives.supervised import objective
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Evaluation
@@ -95,11 +95,11 @@ def test_a_criterion_that_is_not_known_gives_the_same_products(criterion: str, r
     def unknown(outputs: Tensor, targets: Tensor) -> Tensor:
         return functions[criterion](outputs, targets, reduction=reduction)
 
-    opaque = objective(model, unknown, problem.inputs, problem.targets, reduction=reduction)
-    assert isinstance(opaque.loss_rule, Opaque)
+    by_value = objective(model, unknown, problem.inputs, problem.targets, reduction=reduction)
+    assert isinstance(by_value.loss_rule, CriterionLoss)
     known, other = (
         evaluated(problem, model, blocks),
-        opaque.evaluate(Needs(products=1), blocks, reference_context()),
+        by_value.evaluate(Needs(products=1), blocks, reference_context()),
     )
     assert_close(other.loss, known.loss, dimension=6)
     assert_same(other.gradient, known.gradient)

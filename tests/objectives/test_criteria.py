@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, UnsupportedEvidence
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objectives.opaque import NoCurvature
+from curvlab.objectives.losses import NoCurvature
 from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.needs import GRADIENT_ONLY, Labels, Needs
 from curvlab.testing.reference import ggn

@@ -11,16 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvlab.errors import ConfigError, UnsupportedEvidence
-from curvlab.objectives.loss import Loss
+from curvlab.errors import ConfigError
 from curvlab.objectives.losses import (
     BinaryCrossEntropy,
+    CriterionLoss,
     CrossEntropy,
+    GaussianNegativeLogLikelihood,
+    Huber,
     MeanSquaredError,
     NegativeLogLikelihood,
+    PoissonNegativeLogLikelihood,
+    SmoothL1,
     loss_of,
 )
-from curvlab.objectives.opaque import Opaque
+from curvlab.objectives.row_loss import RowLoss
+from curvlab.protocols.loss import Loss
 from curvlab.testing.asserts import assert_close
 
 
@@ -33,6 +38,12 @@ def classes(*shape: int, ignored: bool = False) -> Tensor:
     if ignored:
         y.view(-1)[::3] = -100
     return y
+
+
+def weights_of(loss: Loss, f: Tensor, y: Tensor) -> Any:
+    """Of the terms of a whole batch."""
+    total, n = loss.total_weight(y, f), f.shape[0]
+    return loss.term_weights(y, n, f, lambda: n / total)  # type: ignore[operator]
 
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25], dtype=torch.float64)
@@ -69,13 +80,23 @@ CRITERIA: list[tuple[str, Callable[..., nn.Module], Tensor, Tensor]] = [
     ("binary", BCE, outputs(6, 4), outputs(6, 4, seed=1).sigmoid()),
     ("binary of images", BCE, outputs(2, 3, 4), outputs(2, 3, 4, seed=1).sigmoid()),
     ("absolute error", nn.L1Loss, outputs(6, 4), outputs(6, 4, seed=1)),
+    ("positives weighted", lambda **k: BCE(pos_weight=WEIGHTS, **k), outputs(6, 4), outputs(6, 4).sigmoid()),
+    ("examples weighted", lambda **k: BCE(WEIGHTS, **k), outputs(6, 4), outputs(6, 4, seed=1).sigmoid()),
+    ("Huber", lambda **k: nn.HuberLoss(delta=0.7, **k), outputs(6, 4), outputs(6, 4, seed=1)),
+    ("smooth L1", lambda **k: nn.SmoothL1Loss(beta=0.7, **k), outputs(6, 3, 2), outputs(6, 3, 2, seed=1)),
+    ("smooth L1 without squares", lambda **k: nn.SmoothL1Loss(beta=0.0, **k), outputs(6), outputs(6, seed=1)),
+    ("counts", nn.PoissonNLLLoss, outputs(6, 4), classes(6, 4).double()),
+    ("counts, full", lambda **k: nn.PoissonNLLLoss(full=True, **k), outputs(6, 4), classes(6, 4).double()),
     (
-        "weighted binary",
-        lambda **k: BCE(pos_weight=WEIGHTS, **k),
-        outputs(6, 4),
-        outputs(6, 4, seed=1).sigmoid(),
+        "counts, by rates",
+        lambda **k: nn.PoissonNLLLoss(log_input=False, **k),
+        outputs(6, 4).exp(),
+        classes(6, 4).double(),
     ),
 ]
+#: known by their values alone
+BY_VALUE = ("absolute error", "examples weighted")
+KNOWN = [c for c in CRITERIA if c[0] not in BY_VALUE]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -88,89 +109,34 @@ def test_the_value_is_torchs_and_for_a_sum_its_mean_over_examples(
     torch.testing.assert_close(loss_of(criterion).mean(f, y), torchs)
 
 
-@pytest.mark.parametrize(("make", "f", "y"), [c[1:] for c in CRITERIA], ids=[c[0] for c in CRITERIA])
+@pytest.mark.parametrize(("make", "f", "y"), [c[1:] for c in KNOWN], ids=[c[0] for c in KNOWN])
 def test_a_mean_in_one_kernel_is_that_of_the_weighted_rows(
     make: Callable[..., nn.Module], f: Tensor, y: Tensor
 ) -> None:
     loss, f = loss_of(make()), f.clone().requires_grad_()
-    if isinstance(loss, Opaque):
-        return
-    fused, weighed = loss.mean(f, y), Loss.mean(loss, f, y)
+    assert isinstance(loss, RowLoss)
+    fused, weighed = loss.mean(f, y), RowLoss.mean(loss, f, y)
     assert_close(fused, weighed, dimension=f.numel())
     gradients = [torch.autograd.grad(value, f)[0] for value in (fused, weighed)]
     assert_close(*gradients, dimension=f.numel())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize(
-    ("make", "f", "y"),
-    [c[1:] for c in CRITERIA if c[1] is not nn.L1Loss and c[0] != "weighted binary"],
-    ids=[c[0] for c in CRITERIA if c[1] is not nn.L1Loss and c[0] != "weighted binary"],
-)
-def test_weighted_rows_have_the_curvature_of_the_whole(
+@pytest.mark.parametrize(("make", "f", "y"), [c[1:] for c in CRITERIA], ids=[c[0] for c in CRITERIA])
+def test_products_are_with_the_hessian_of_the_whole(
     make: Callable[..., nn.Module], f: Tensor, y: Tensor, reduction: str
 ) -> None:
     criterion, v = make(reduction=reduction), outputs(*f.shape, seed=2)
     loss = loss_of(criterion)
-    rows, t = loss.rows(f), loss.target_rows(y)
-    w = loss.row_weights(t, f.shape[0], like=f)
-    mine = loss.unrow(loss.curved(rows, t, loss.rows(v)) * (w if isinstance(w, float) else w[:, None]), f)
+    mine = loss.hessian_product(f, y, weights_of(loss, f, y), v)
     _, truth = torch.autograd.functional.hvp(lambda at: loss.mean(at, y) * f.shape[0], f, v)
     torch.testing.assert_close(mine, truth)
-
-
-#: one row's loss, so that its Hessian is ∇²ℓ_r
-CURVED: list[tuple[str, Loss, Tensor]] = [
-    ("cross-entropy", CrossEntropy(), classes(3)),
-    ("smoothed", CrossEntropy(label_smoothing=0.2), classes(3)),
-    ("probabilities", CrossEntropy(), outputs(3, 4, seed=1).softmax(1)),
-    ("squared error", MeanSquaredError(), outputs(3, 4, seed=1)),
-    ("squared error, summed", MeanSquaredError("sum"), outputs(3, 4, seed=1)),
-    ("binary", BinaryCrossEntropy(), outputs(3, 4, seed=1).sigmoid()),
-    ("binary, summed", BinaryCrossEntropy("sum"), outputs(3, 4, seed=1).sigmoid()),
-]
-curved = pytest.mark.parametrize(("loss", "y"), [c[1:] for c in CURVED], ids=[c[0] for c in CURVED])
-
-
-def hessians(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
-    """∇²ℓ_r of each row, ``[r, c, c]``, by autograd."""
-    each = [
-        torch.autograd.functional.hessian(lambda row, r=r: loss.terms(row[None], y[r : r + 1]).sum(), f[r])
-        for r in range(f.shape[0])
-    ]
-    return torch.stack(each)
-
-
-@curved
-def test_columns_are_a_root_of_the_output_hessian(loss: Loss, y: Tensor) -> None:
-    f = outputs(3, 4)
-    S = torch.stack([loss.column(f, k) for k in range(loss.columns(f))], dim=-1)
-    torch.testing.assert_close(S @ S.mT, hessians(loss, f, y))
-
-
-@curved
-def test_products_are_with_the_output_hessian(loss: Loss, y: Tensor) -> None:
-    f, v = outputs(3, 4), outputs(3, 4, seed=2)
-    expected = torch.einsum("rcd,rd->rc", hessians(loss, f, y), v)
-    torch.testing.assert_close(loss.curved(f, y, v), expected)
-
-
-@curved
-def test_sampled_gradients_have_the_output_hessian_as_second_moment(loss: Loss, y: Tensor) -> None:
-    """40,000 samples; each entry within 5 of its standard errors: a false alarm in 1 of 10,000 seeds."""
-    f, m = outputs(3, 4), 40_000
-    many = f.repeat_interleave(m, 0)
-    g = torch.Generator().manual_seed(0)
-    v = loss.sampled(many, loss.noise((3 * m, 4), many, g)).view(3, m, 4)
-    products = v.unsqueeze(-1) * v.unsqueeze(-2)
-    error = products.mean(1) - hessians(loss, f, y)
-    assert bool((error.abs() <= 5 * products.std(1) / m**0.5 + 1e-12).all())
 
 
 def test_class_labels_are_sampled_with_the_models_probabilities() -> None:
     f, m = outputs(1, 4).repeat(40_000, 1), 40_000
     loss = CrossEntropy()
-    v = loss.sampled(f, loss.noise((m, 4), f, torch.Generator().manual_seed(0)))
+    v = loss.sampled(f, None, loss.noise(m, f, torch.Generator().manual_seed(0)))
     p = f[0].softmax(0)
     drawn = (f.softmax(1) - v).mean(0)  # one-hot labels
     assert bool(((drawn - p).abs() <= 5 * (p * (1 - p) / m).sqrt()).all())
@@ -182,7 +148,7 @@ def test_rows_come_back_in_the_shape_of_the_outputs() -> None:
         (CrossEntropy(), outputs(2, 4, 3, 2)),
         (MeanSquaredError(), outputs(6)),
         (BinaryCrossEntropy(), outputs(3, 5, 4)),
-        (Opaque(F.l1_loss), outputs(3, 5, 4)),
+        (CrossEntropy(classes="last"), outputs(3, 5, 4)),
     ]:
         assert torch.equal(loss.unrow(loss.rows(f), f), f)
 
@@ -198,12 +164,21 @@ def test_rows_come_back_in_the_shape_of_the_outputs() -> None:
         (F.nll_loss, NegativeLogLikelihood(ignore_index=-100)),
         (nn.MSELoss(), MeanSquaredError()),
         (nn.MSELoss(reduction="sum"), MeanSquaredError("sum")),
+        (nn.CrossEntropyLoss(WEIGHTS), CrossEntropy(ignore_index=-100, class_weights=(0.5, 2.0, 1.0, 0.25))),
+        (nn.HuberLoss(delta=2.0), Huber(delta=2.0)),
+        (nn.SmoothL1Loss(reduction="sum", beta=0.5), SmoothL1("sum", 0.5)),
+        (nn.PoissonNLLLoss(full=True), PoissonNegativeLogLikelihood(full=True)),
+        (nn.GaussianNLLLoss(eps=1e-4), GaussianNegativeLogLikelihood(eps=1e-4)),
+        (BCE(pos_weight=WEIGHTS), BinaryCrossEntropy(positive_weights=(0.5, 2.0, 1.0, 0.25))),
+        (F.huber_loss, Huber()),
+        (F.smooth_l1_loss, SmoothL1()),
+        (F.poisson_nll_loss, PoissonNegativeLogLikelihood()),
         (nn.BCEWithLogitsLoss(reduction="sum"), BinaryCrossEntropy("sum")),
         (F.cross_entropy, CrossEntropy(ignore_index=-100)),
         (F.mse_loss, MeanSquaredError()),
         (F.binary_cross_entropy_with_logits, BinaryCrossEntropy()),
         (MeanSquaredError("sum"), MeanSquaredError("sum")),
-        (F.l1_loss, Opaque(F.l1_loss)),
+        (F.l1_loss, CriterionLoss(F.l1_loss)),
     ],
     ids=lambda x: getattr(x, "__name__", type(x).__name__),
 )
@@ -228,12 +203,12 @@ class Unhashable:
         return self.weight * F.mse_loss(f, y)
 
 
-OTHERS = [Half(), Unhashable(), BCE(pos_weight=WEIGHTS), nn.PoissonNLLLoss()]
+OTHERS = [Half(), Unhashable(), BCE(WEIGHTS), BCE(pos_weight=WEIGHTS.view(2, 2)), nn.L1Loss()]
 
 
 @pytest.mark.parametrize("criterion", OTHERS, ids=str)
-def test_what_is_not_known_exactly_is_opaque(criterion: Any) -> None:
-    assert loss_of(criterion) == Opaque(criterion)
+def test_what_is_not_known_exactly_is_known_by_its_value(criterion: Any) -> None:
+    assert loss_of(criterion) == CriterionLoss(criterion)
 
 
 def test_reduction_speaks_for_functions_only() -> None:
@@ -257,17 +232,6 @@ def test_what_cannot_be_called_is_refused_in_words() -> None:
         loss_of(3)
 
 
-def test_an_opaque_criterion_that_returns_no_scalar_is_refused_in_words() -> None:
+def test_a_criterion_that_returns_no_scalar_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match=r"returned shape \(6, 4\)"):
-        Opaque(lambda f, y: (f - y).abs()).mean(outputs(6, 4), outputs(6, 4))
-
-
-def test_an_opaque_criterion_has_neither_exact_nor_sampled_labels() -> None:
-    loss, f = Opaque(nn.L1Loss()), outputs(6, 4)
-    for ask in (lambda: loss.columns(f), lambda: loss.column(f, 0)):
-        with pytest.raises(UnsupportedEvidence, match='labels = "exact".*L1Loss') as caught:
-            ask()
-    for ask in (lambda: loss.noise((6, 4), f, torch.Generator()), lambda: loss.sampled(f, f)):
-        with pytest.raises(UnsupportedEvidence, match='labels = "model".*L1Loss') as caught:
-            ask()
-    assert 'use labels = "data"' in str(caught.value)
+        CriterionLoss(lambda f, y: (f - y).abs()).mean(outputs(6, 4), outputs(6, 4))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvlab.objectives.loss import Loss
 from curvlab.objectives.losses import BinaryCrossEntropy, CrossEntropy
 from curvlab.objectives.samples import IndexedExamples
 from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.loss import Loss
 from curvlab.protocols.needs import GRADIENT_ONLY, Labels, Needs
 from curvlab.protocols.sampler import Draw
 from curvlab.tasks.supervised import Examples, SupervisedWorkload
@@ -55,7 +55,7 @@ def layered(outputs: int) -> nn.Module:
 
 
 AUTOENCODER = (BinaryCrossEntropy("sum"), True, WIDTH)
-CLASSIFIER = (CrossEntropy(ignore_index=2, class_weights=torch.tensor([1.0, 2.0, 3.0])), False, 3)
+CLASSIFIER = (CrossEntropy(ignore_index=2, class_weights=(1.0, 2.0, 3.0)), False, 3)
 
 
 def evaluating(needs: Needs) -> Callable[[SupervisedObjective, Blocks], object]:

@@ -87,10 +87,12 @@ def test_loss_gradient_product_and_variance_of_ragged_micro_batches_are_those_of
 
 
 def test_weights_of_the_chunks_add_up_to_those_of_the_whole() -> None:
-    loss = CrossEntropy(ignore_index=-100, class_weights=torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    loss = CrossEntropy(ignore_index=-100, class_weights=(1.0, 2.0, 5.0))
     y = torch.tensor([0, -100, 2, 1, -100, -100, 2])
     x = normal(7, 3)
-    expected = loss.row_weights(y, 7, like=x)
+    total = loss.total_weight(y, x)
+    assert total is not None
+    expected = loss.term_weights(y, 7, x, lambda: 7 / total)
     for sample in ((x, y), IndexedExamples(Pool(x, y), torch.arange(7))):
         batches = MicroBatches(loss, sample, x, 2)
         assert len(batches) == 4

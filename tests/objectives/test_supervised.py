@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvlab.errors import ConfigError, UnsupportedEvidence
+from curvlab.errors import ConfigError
 from curvlab.objectives.evaluation import LayerMismatch
-from curvlab.objectives.losses import CrossEntropy, MeanSquaredError
-from curvlab.objectives.opaque import Opaque
+from curvlab.objectives.losses import CriterionLoss, CrossEntropy, MeanSquaredError
 from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Evaluation
@@ -400,17 +399,9 @@ def test_a_cast_objective_is_the_same_on_other_floats() -> None:
 # criteria
 
 
-@pytest.mark.parametrize("kind", [Labels.MODEL, Labels.EXACT])
-def test_an_unknown_criterion_cannot_say_what_labels_are(kind: Labels) -> None:
-    model, x, y = classifier()
-    asked = objective(model, nn.SmoothL1Loss(), x, normal(7, 3))
-    with pytest.raises(UnsupportedEvidence, match=f'labels = "{kind}".*SmoothL1Loss'):
-        ask(asked, wanting(kind), layers_of(model))
-
-
 @pytest.mark.parametrize("micro_batch", [None, 3])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_an_unknown_criterion_has_a_gradient_data_labels_and_products(
+def test_a_criterion_known_by_its_value_has_a_gradient_labels_and_products(
     reduction: str, micro_batch: int | None
 ) -> None:
     model, x, _ = classifier()
@@ -420,10 +411,10 @@ def test_an_unknown_criterion_has_a_gradient_data_labels_and_products(
         return F.mse_loss(f, t, reduction=reduction)
 
     known = MeanSquaredError("mean" if reduction == "mean" else "sum")
-    opaque = objective(model, criterion, x, y, reduction=reduction, micro_batch=micro_batch)
-    assert isinstance(opaque.loss_rule, Opaque)
-    needs = wanting(Labels.DATA) | Needs(products=1)
-    mine = ask(opaque, needs, blocks)
+    by_value = objective(model, criterion, x, y, reduction=reduction, micro_batch=micro_batch)
+    assert isinstance(by_value.loss_rule, CriterionLoss)
+    needs = wanting(Labels.DATA, Labels.EXACT) | Needs(products=1)
+    mine = ask(by_value, needs, blocks)
     truth = ask(SupervisedObjective(model, known, x, y), needs, blocks)
     for key, value in grams(truth, blocks).items():
         torch.testing.assert_close(grams(mine, blocks)[key], value)

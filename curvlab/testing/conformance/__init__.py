@@ -11,6 +11,7 @@ from curvlab.testing.conformance.damping import DampingConformance
 from curvlab.testing.conformance.estimator import EstimatorConformance
 from curvlab.testing.conformance.inverse import InverseConformance
 from curvlab.testing.conformance.krylov import KrylovConformance
+from curvlab.testing.conformance.loss import LossConformance
 from curvlab.testing.conformance.method import MethodConformance
 from curvlab.testing.conformance.preconditioner import PreconditionerConformance
 from curvlab.testing.conformance.reporter import ReporterConformance
@@ -37,6 +38,7 @@ SUITES: Mapping[str, type[Conformance]] = {
         ScheduleConformance,
         SamplerConformance,
         BackendConformance,
+        LossConformance,
         TaskConformance,
         MethodConformance,
         ReporterConformance,
@@ -52,6 +54,7 @@ __all__ = [
     "EstimatorConformance",
     "InverseConformance",
     "KrylovConformance",
+    "LossConformance",
     "MethodConformance",
     "Naive",
     "Outcome",
