@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -91,6 +92,13 @@ class LayerReader(ABC):
         return columns[:, 0] if len(shape) == 1 else columns.view(shape)
 
     # checking
+
+    def specimens(self) -> Iterable[tuple[nn.Module, tuple[Any, ...]]]:
+        """Small layers of this kind, each with arguments to call it on: what the conformance suite reads.
+
+        A layer for each option that changes how it computes, inputs with several positions among them.
+        """
+        return ()
 
     def row(self, module: nn.Module, x: Any, g: Tensor, k: int) -> tuple[Float[Tensor, " c"], Tensor]:
         """What a call with input x and output gradient g adds to row k of the first parameter's columns.
