@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from curvlab.linalg.lookups import AnyRows, Lookups, dense_rows
 from curvlab.protocols.pieces import cut, piece, whole
 
+#: layers, each with arguments to call it on
+Specimens = Iterable[tuple[nn.Module, tuple[Any, ...]]]
+
 
 class LayerReader(ABC):
     """Reads parameters of one kind of layer as a linear map ``[o, i]``, used at s positions of n examples.
@@ -93,7 +96,7 @@ class LayerReader(ABC):
 
     # checking
 
-    def specimens(self) -> Iterable[tuple[nn.Module, tuple[Any, ...]]]:
+    def specimens(self) -> Specimens:
         """Small layers of this kind, each with arguments to call it on: what the conformance suite reads.
 
         A layer for each option that changes how it computes, inputs with several positions among them.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from curvlab.linalg.lookups import dense_rows
 from curvlab.model.taps import Call
 from curvlab.protocols.blocks import Blocks
-from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.reader import LayerReader, Specimens
 from curvlab.testing.conformance.check import Skipped
 from curvlab.testing.conformance.exercised import Exercised, Found
 from curvlab.testing.layers import Specimen, read, some_loss
@@ -22,7 +22,7 @@ class ReadingChecks(Exercised):
 
     part: LayerReader
 
-    def specimens(self) -> Iterable[tuple[nn.Module, tuple[Any, ...]]]:
+    def specimens(self) -> Specimens:
         """Layers, each with arguments to call it on; anew at each call."""
         return self.part.specimens()
 
