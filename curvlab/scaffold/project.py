@@ -89,6 +89,7 @@ def _values(kind: str, names: Names, version: str, year: int) -> dict[str, str]:
         "a_kind": f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}",
         "listing": "curvlab methods" if kind == METHOD else f"curvlab parts {kind}",
         "uninstalled": {METHOD: by_hand, LAYER: by_kind}.get(kind, by_path),
+        "settings": "" if kind == LAYER else "; its settings are what a configuration may set",
         "described": f"`summary` in `{names.package}/{file if kind == METHOD else '__init__.py'}`",
         "name": names.name,
         "Class": names.class_name,
