@@ -11,6 +11,7 @@ from curvlab.linalg.lookups import Lookups
 from curvlab.model.partition import partition
 from curvlab.objectives.nested import each_tensor, tensors_of
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.reader import CompositeReader
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.rows import RowChecks
 from curvlab.testing.layers import Specimen, assert_explained, read, some_loss
@@ -24,6 +25,11 @@ class LayerConformance(RowChecks):
     """
 
     kind = "layer"
+
+    @property
+    def captures(self) -> bool:
+        """Whether it sees uses as they are made, so that no subclass computes otherwise than it sees."""
+        return isinstance(self.part, CompositeReader) and not self.part.reruns
 
     @check()
     def check_refusals(self) -> None:
@@ -39,8 +45,10 @@ class LayerConformance(RowChecks):
             assert any(b.is_layer for b in blocks.members), (
                 f"{self.name} reads no part of {specimen}: {reasons}"
             )
+            if self.captures:
+                continue
             changed = _overridden(specimen.fresh())
-            for part in self.part.parts():
+            for part in self.part.parts(specimen.module):
                 refusal = part.refuses(changed)
                 assert isinstance(refusal, str), (
                     f"{self.name}.refuses must say why it cannot read a subclass of"
@@ -118,10 +126,18 @@ class LayerConformance(RowChecks):
 
     @check()
     def check_ties(self) -> None:
-        """Two layers that share their parameters are one block, with rows of both."""
+        """Two layers that share their parameters are one block with rows of both, or are not read."""
         for specimen in self.layers():
             model = _Twice(specimen.fresh(), specimen.fresh())
             _tie(model)
+            if self.part.composite:
+                blocks = partition(model, lambda name: True, readers=[self.part])
+                silent = [b.name for b in blocks.members if not b.is_layer and not b.reason]
+                assert not silent, f"{self.name}, {specimen}, tied: {silent} are not read, without a reason"
+                assert not blocks.tapped, (
+                    f"{self.name}, {specimen}: a tied composite is read in one of its modules"
+                )
+                continue
             self._require_both(specimen, model, "tied to another of its kind")
 
     def _require_both(self, specimen: Specimen, model: nn.Module, how: str) -> None:
@@ -164,7 +180,7 @@ class LayerConformance(RowChecks):
             )
 
 
-class _Other(nn.Module):
+class _Other(nn.Identity):
     """A layer that no reader knows."""
 
     def __init__(self) -> None:

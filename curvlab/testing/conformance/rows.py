@@ -13,6 +13,7 @@ from curvlab.model.partition import partition
 from curvlab.model.taps import Call
 from curvlab.objectives.nested import each_tensor, tensors_of
 from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.pieces import cut, whole
 from curvlab.protocols.reader import products
 from curvlab.testing import reference
 from curvlab.testing.asserts import assert_close
@@ -54,11 +55,12 @@ class RowChecks(ReadingChecks):
         for specimen in self.layers():
             blocks, calls, output = self.recorded(specimen)
             y, edges = next(tensors_of(output)), [c.edge for c in calls]
+            n = len(specimen.pieces())  # 0 where a part of the batch is not a batch
             for f in range(0, y.numel(), 1 + y.numel() // MOST):
                 entry = y.flatten()[f]
                 truth = reference.gradient(entry, blocks)
                 found = torch.autograd.grad(entry, edges, retain_graph=True, allow_unused=True)
-                self._require_row(specimen, blocks, calls, found, truth, (f, y.shape))
+                self._require_row(specimen, blocks, calls, found, truth, (f, f * n // y.numel(), n))
 
     def _require_row(
         self,
@@ -67,18 +69,17 @@ class RowChecks(ReadingChecks):
         calls: list[Call],
         gradients: Iterable[Tensor | None],
         truth: Tensor,
-        place: tuple[int, torch.Size],
+        place: tuple[int, int, int],
     ) -> None:
         """The rows of its example alone hold the derivative of one output."""
-        f, shape = place
+        f, example, n = place
         found = blocks.layout.zeros(like=truth)
         expected = blocks.layout.zeros(like=truth)
         expected.flat.copy_(truth)
         what = f"{self.name}, {specimen}: the derivative of output {f}"
         for call, g in zip(calls, gradients, strict=True):
             each = products(call.inputs(), call.grads(g))
-            if len(each) == shape[0] > 1:
-                example = f // (shape.numel() // shape[0])
+            if len(each) == n:
                 strangers = [k for k, t in enumerate(each) if k != example and bool(t.any())]
                 assert not strangers, f"{what}, which is of example {example}, is in the rows of {strangers}"
             found[call.block.name].add_(each.sum(0).mT if call.transposed else each.sum(0))
@@ -97,8 +98,8 @@ class RowChecks(ReadingChecks):
         for specimen in self.layers():
             what = f"{self.name}, {specimen}"
             _, calls, output = self.recorded(specimen)
-            n = _examples(output)
-            if n and all(len(c.inputs()) == n for c in calls):
+            n = _examples(calls, output)
+            if n:
                 behind = Behind.of(specimen.fresh(), specimen.args, n)
                 behind.assert_blocks(self._blocks(behind), what=what)
             for args in specimen.pieces()[:1]:
@@ -110,9 +111,8 @@ class RowChecks(ReadingChecks):
                     if factors is not None:
                         true = reference.block_of(truth, blocks.layout, name)
                         mine = reference.kronecker(*factors)
-                        assert_close(
-                            mine, true, dimension=TERMS, what=f"{what}, one example: B ⊗ A of {name}"
-                        )
+                        words = f"{what}, one example: B ⊗ A of {name}"
+                        assert_close(mine, true, dimension=TERMS, scale=float(truth.abs().max()), what=words)
 
     def _blocks(self, behind: Behind) -> Blocks:
         return partition(behind.model, lambda name: True, readers=[self.part])
@@ -153,7 +153,7 @@ class RowChecks(ReadingChecks):
             inputs, grads = call.inputs(), call.grads(g)
             total, o = products(inputs, grads).sum(0), reader.shape(module)[0]
             first = reader.parameters(module)[0]
-            columns = getattr(module, first).numel() // o
+            columns = cut(first, module.get_parameter(whole(first))).numel() // o
             size = float(torch.linalg.vector_norm(dense_rows(inputs)))
             for k in sorted({0, o // 2, o - 1}):
                 what = f"{self.name}, {specimen}: row {k} of {first}"
@@ -187,10 +187,21 @@ class RowChecks(ReadingChecks):
                     assert_close(dense_rows(found), dense_rows(true), dimension=FEW, what=what)
 
 
-def _examples(output: Any) -> int:
-    """How many examples all outputs lead with; 0 if they differ, or have no other axis."""
-    lengths = {len(t) if t.dim() > 1 else 0 for t in tensors_of(output)}
-    return lengths.pop() if len(lengths) == 1 else 0
+def _examples(calls: list[Call], output: Any) -> int:
+    """How many examples the first output leads with; 0 if its first axis is none of independent examples."""
+    y = next(tensors_of(output))
+    n = len(y) if y.dim() > 1 else 0
+    if not n or any(len(c.inputs()) != n for c in calls):
+        return 0
+    for k in (0, n - 1):
+        found = torch.autograd.grad(
+            some_loss(y[k]), [c.edge for c in calls], retain_graph=True, allow_unused=True
+        )
+        for call, g in zip(calls, found, strict=True):
+            rows = call.grads(g)
+            if bool(rows[:k].any()) or bool(rows[k + 1 :].any()):
+                return 0
+    return n
 
 
 def _float(t: Tensor) -> Tensor:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from curvlab.model.readers.attention import AttentionReader
+from curvlab.model.readers.bare import BareReader
 from curvlab.model.readers.bilinear import BilinearReader
 from curvlab.model.readers.conv import ConvReader
 from curvlab.model.readers.embedding import EmbeddingBagReader, EmbeddingReader
 from curvlab.model.readers.linear import LinearReader
 from curvlab.model.readers.norm import NormReader
 from curvlab.model.readers.prelu import PReLUReader
+from curvlab.model.readers.recurrent import RecurrentReader
 from curvlab.model.readers.transposed import ConvTransposeReader
 from curvlab.protocols.reader import LayerReader
 from curvlab.testing.problems import labels, normal
@@ -38,6 +41,7 @@ def moved(norm: nn.Module) -> nn.Module:
     return norm.eval()
 
 
+Q, K = x(3, 2, 4), x(3, 3, 4)
 OFFSETS = torch.tensor([0, 2, 2, 5])
 
 LINEAR: Mapping[str, Callable[[], Given]] = {
@@ -125,6 +129,47 @@ NORMS: Mapping[str, Callable[[], Given]] = {
     ),
 }
 
+ATTENTION: Mapping[str, Callable[[], Given]] = {
+    "attention": lambda: (nn.MultiheadAttention(4, 2, batch_first=True), (Q, Q, Q)),
+    "attention, time first": lambda: (nn.MultiheadAttention(4, 2), (Q, Q, Q)),
+    "attention without bias": lambda: (nn.MultiheadAttention(4, 2, bias=False, batch_first=True), (Q, K, K)),
+    "attention of widths": lambda: (
+        nn.MultiheadAttention(4, 1, kdim=3, vdim=2, batch_first=True),
+        (Q, x(3, 3, 3), x(3, 3, 2)),
+    ),
+    "attention, one example": lambda: (nn.MultiheadAttention(4, 2), (Q[0], Q[0], Q[0])),
+}
+
+RECURRENT: Mapping[str, Callable[[], Given]] = {
+    "lstm": lambda: (nn.LSTM(3, 2, batch_first=True), (x(4, 3, 3),)),
+    "lstm, time first": lambda: (nn.LSTM(3, 2), (x(3, 2, 3),)),
+    "lstm of two layers": lambda: (nn.LSTM(3, 2, 2, batch_first=True), (x(2, 2, 3),)),
+    "lstm, projected": lambda: (nn.LSTM(3, 2, proj_size=1, batch_first=True), (x(2, 2, 3),)),
+    "gru in two directions": lambda: (nn.GRU(3, 2, batch_first=True, bidirectional=True), (x(2, 2, 3),)),
+    "rnn without bias": lambda: (nn.RNN(3, 2, bias=False, batch_first=True), (x(3, 2, 3),)),
+    "lstm cell": lambda: (nn.LSTMCell(3, 2), (x(4, 3),)),
+    "gru cell": lambda: (nn.GRUCell(3, 2), (x(4, 3),)),
+    "rnn cell": lambda: (nn.RNNCell(3, 2, nonlinearity="relu"), (x(4, 3),)),
+}
+
+
+class Own(nn.Module):
+    """A matrix, a scale and a shift of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(x(4, 3))
+        self.scale, self.shift = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(given, self.matrix).tanh() * self.scale + self.shift
+
+
+BARE: Mapping[str, Callable[[], Given]] = {
+    "bare": lambda: (Own(), (x(5, 3),)),
+    "bare over positions": lambda: (Own(), (x(5, 2, 3),)),
+}
+
 #: each reader with its layers
 SPECIMENS: tuple[tuple[LayerReader, Mapping[str, Callable[[], Given]]], ...] = (
     (LinearReader(), LINEAR),
@@ -135,4 +180,7 @@ SPECIMENS: tuple[tuple[LayerReader, Mapping[str, Callable[[], Given]]], ...] = (
     (EmbeddingReader(), EMBEDDING),
     (EmbeddingBagReader(), BAGS),
     (NormReader(), NORMS),
+    (AttentionReader(), ATTENTION),
+    (RecurrentReader(), RECURRENT),
+    (BareReader(), BARE),
 )

@@ -11,6 +11,9 @@ from curvlab.protocols.reader import LayerReader
 from curvlab.testing.conformance import LayerConformance
 from tests.model.readers.shipped import SPECIMENS, Given
 
+#: torch has no fast path for it in float32
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
 CASES = [pytest.param(reader, make, id=name) for reader, some in SPECIMENS for name, make in some.items()]
 
 
