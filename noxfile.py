@@ -126,7 +126,7 @@ def write_and_train(session: nox.Session, environment: Environment, kind: str, n
     """What an author types, in this order, but for the import string, which comes before the install."""
     folder = environment.folder / f"curvlab-{name}"
     environment.curvlab("plugins", "new", kind, name)
-    if kind != "method":
+    if kind not in ("method", "layer"):  # these have no import string that a configuration names
         module = environment.folder / f"{name.replace('-', '_')}.py"
         shutil.copy(folder / f"curvlab_{module.stem}" / module.name, module)
         named = f"{module.stem}:{name.title().replace('-', '')}"

@@ -202,7 +202,7 @@ class RowLoss(Loss):
         return vectors.to(rows.dtype), roots.to(rows.dtype)
 
     def _hessians(self, rows: Float[Tensor, "r c"], targets: Any) -> Float[Tensor, "r c c"]:
-        require_room(*rows.shape, self.name)
+        require_room(rows.shape[0], rows.shape[1], self.name)
         found = rows.new_zeros(*rows.shape, rows.shape[1], dtype=torch.float64)
         with torch.enable_grad():
             f = rows.detach().double().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from curvlab.linalg.lookups import AnyRows, Lookups, dense_rows
 from curvlab.protocols.pieces import cut, piece, whole
+
+#: layers, each with arguments to call it on
+Specimens = Iterable[tuple[nn.Module, tuple[Any, ...]]]
 
 
 class LayerReader(ABC):
@@ -91,6 +95,13 @@ class LayerReader(ABC):
         return columns[:, 0] if len(shape) == 1 else columns.view(shape)
 
     # checking
+
+    def specimens(self) -> Specimens:
+        """Small layers of this kind, each with arguments to call it on: what the conformance suite reads.
+
+        A layer for each option that changes how it computes, inputs with several positions among them.
+        """
+        return ()
 
     def row(self, module: nn.Module, x: Any, g: Tensor, k: int) -> tuple[Float[Tensor, " c"], Tensor]:
         """What a call with input x and output gradient g adds to row k of the first parameter's columns.

@@ -29,5 +29,8 @@ PROTOCOLS: Mapping[str, str] = {
 #: a method is data, not a class: a TOML file that composes parts
 METHOD = "method"
 
+#: a reader is chosen by the layers of a model, not by a configuration
+LAYER = "layer"
+
 #: everything that has a name
 KINDS: tuple[str, ...] = (*PROTOCOLS, METHOD)

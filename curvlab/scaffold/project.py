@@ -10,7 +10,7 @@ from string import Template
 
 from curvlab.errors import UsageError
 from curvlab.registry.identity import API_VERSION
-from curvlab.registry.kinds import KINDS, METHOD
+from curvlab.registry.kinds import KINDS, LAYER, METHOD
 from curvlab.scaffold.names import Names, kind_among, names_of
 
 _SUFFIX = ".tmpl"
@@ -81,13 +81,15 @@ def _values(kind: str, names: Names, version: str, year: int) -> dict[str, str]:
     major, minor, *_ = version.split(".")
     part = f"{names.package}.{names.module}:{names.class_name}"
     by_path = f'`use = "{part}"` works without installing it, with this folder on `PYTHONPATH`.'
+    by_kind = "No configuration names it: while it is installed, every method of layers reads by it."
     by_hand = "A configuration may also write such a composition out under `[method]`, without a package."
     file = f"methods/{names.name}.toml" if kind == METHOD else f"{names.module}.py"
     return {
         "kind": kind,
         "a_kind": f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}",
         "listing": "curvlab methods" if kind == METHOD else f"curvlab parts {kind}",
-        "uninstalled": by_hand if kind == METHOD else by_path,
+        "uninstalled": {METHOD: by_hand, LAYER: by_kind}.get(kind, by_path),
+        "settings": "" if kind == LAYER else "; its settings are what a configuration may set",
         "described": f"`summary` in `{names.package}/{file if kind == METHOD else '__init__.py'}`",
         "name": names.name,
         "Class": names.class_name,

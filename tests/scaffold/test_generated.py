@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import curvlab
 from curvlab.cli.app import app
 from curvlab.protocols.structure import NaiveFallback
-from curvlab.registry.kinds import KINDS, METHOD
+from curvlab.registry.kinds import KINDS, LAYER, METHOD
 from curvlab.scaffold.names import LONGEST
 from tests.scaffold.generated import ROOT, Generated, generate
 
@@ -82,7 +84,7 @@ def test_a_run_trains_with_it_by_its_name(kind: str, projects: dict[str, Generat
     assert f"{new.made.names.distribution} 0.1.0" in json.dumps(manifest)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != METHOD])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in (METHOD, LAYER)])
 def test_a_run_trains_with_it_by_its_import_string_uninstalled(
     kind: str, projects: dict[str, Generated], uninstalled: Path
 ) -> None:
@@ -104,6 +106,15 @@ def test_listings_show_it_in_its_own_words(
     (row,) = (row for row in rows if row["distribution"] == projects[kind].made.names.distribution)
     assert row["name"] == projects[kind].name
     assert row["summary"] in (projects[kind].folder / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_layer_plugin_that_is_installed_teaches_methods_its_layer(
+    projects: dict[str, Generated], installed: Path
+) -> None:
+    new = projects[LAYER]
+    for method in ("kfac", "ekfac", "singd"):
+        layer = importlib.import_module(f"{new.made.names.package}._example").Stored(4, 3)
+        assert [row.reason for row in curvlab.optimizer(method, layer).coverage()] == [""]
 
 
 def test_pip_builds_a_pure_wheel_and_installs_it(projects: dict[str, Generated], tmp_path: Path) -> None:

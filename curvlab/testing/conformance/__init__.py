@@ -11,6 +11,7 @@ from curvlab.testing.conformance.damping import DampingConformance
 from curvlab.testing.conformance.estimator import EstimatorConformance
 from curvlab.testing.conformance.inverse import InverseConformance
 from curvlab.testing.conformance.krylov import KrylovConformance
+from curvlab.testing.conformance.layer import LayerConformance
 from curvlab.testing.conformance.loss import LossConformance
 from curvlab.testing.conformance.method import MethodConformance
 from curvlab.testing.conformance.preconditioner import PreconditionerConformance
@@ -27,6 +28,7 @@ from curvlab.testing.conformance.transform import TransformConformance
 SUITES: Mapping[str, type[Conformance]] = {
     suite.kind: suite
     for suite in (
+        LayerConformance,
         StructureConformance,
         EstimatorConformance,
         PreconditionerConformance,
@@ -54,6 +56,7 @@ __all__ = [
     "EstimatorConformance",
     "InverseConformance",
     "KrylovConformance",
+    "LayerConformance",
     "LossConformance",
     "MethodConformance",
     "Naive",

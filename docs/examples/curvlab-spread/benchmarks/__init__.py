@@ -1,0 +1,1 @@
+"""Benchmarks for asv, which wants a package."""
