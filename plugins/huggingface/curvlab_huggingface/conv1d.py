@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curvlab.model.readers.affine import Affine, features_last, of_kind, ones
+from curvlab.model.readers.affine import Affine, of_kind, ones
+from curvlab.protocols.reader import features_last
 
 
 @dataclass(frozen=True)
