@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
@@ -64,8 +64,8 @@ class Arrangement:
         """One set of rows ``[n, r, i]`` of what the calls have, in order."""
         return rearranged(self, parts)
 
-    def __call__(self, parts: Sequence[Float[Tensor, "*v m t d"]]) -> Float[Tensor, "*v n r d"]:
-        """One tensor of what the calls have, in order."""
+    def __call__(self, parts: Sequence[Shaped[Tensor, "*v m t d"]]) -> Shaped[Tensor, "*v n r d"]:
+        """One tensor of what the calls have, in order: rows, or the integers of lookups."""
         if self.how == "side by side":
             found = [self._leading(call, p) for call, p in zip(self.calls, parts, strict=True)]
             return found[0] if len(found) == 1 else torch.cat(found, dim=-2)
@@ -135,7 +135,7 @@ def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
-def _split(part: Float[Tensor, "*v m t d"], into: int) -> Float[Tensor, "*v n r d"]:
+def _split(part: Shaped[Tensor, "*v m t d"], into: int) -> Shaped[Tensor, "*v n r d"]:
     """AnyRows in order, cut into so many equal pieces."""
     *v, _, _, d = part.shape
     return part.reshape(*v, into, -1, d)
