@@ -14,6 +14,8 @@ from torch_geometric.nn import GCN
 
 WIDTH, LAYERS, HEADS = 64, 2, 4
 CLASSES = 10
+#: rates of all methods, and those for networks that AdamW trains best at high ones
+RATES, HIGH = (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Network:
     loss: Callable[[nn.Module, data.Batch], Tensor]
     batch: int
     reduction: str  #: as ``curvlab.optimizer`` calls it
+    rates: tuple[float, ...] = RATES
 
 
 def own_loss(model: nn.Module, batch: data.Batch) -> Tensor:
@@ -176,9 +179,9 @@ NETWORKS = {
     ),
     "lstm": Network(
         "LSTM tagger", f"{CHARACTERS}: capitals and punctuation", data.tagged, Tagger, tagging_loss, 16,
-        "mean-tokens",
+        "mean-tokens", HIGH,
     ),
     "vit": Network("ViT", f"{IMAGES}: class", data.clothes, vit, own_loss, 64, "mean"),
-    "resnet18": Network("ResNet-18", f"{IMAGES}: class", data.clothes, resnet18, own_loss, 64, "mean"),
-    "gcn": Network("GCN", "graph of digits: class", data.neighbours, gcn, graph_loss, 1, "mean"),
+    "resnet18": Network("ResNet-18", f"{IMAGES}: class", data.clothes, resnet18, own_loss, 64, "mean", HIGH),
+    "gcn": Network("GCN", "graph of digits: class", data.neighbours, gcn, graph_loss, 1, "mean", HIGH),
 }  # fmt: skip

@@ -34,7 +34,6 @@ from curvlab.errors import CurvlabError
 
 PAGE = ROOT / "docs" / "models.md"
 STEPS, SEEDS = 200, (0, 1, 2)
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 #: method -> its knobs beside the rate; what a plain loop tells kfac of the loss is its gradient at the data
 METHODS: Mapping[str, Mapping[str, Any]] = {ADAMW: {}, "kfac": {"labels": "data"}, "singd": {}}
 
@@ -113,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
+    parser.add_argument("--rates", nargs="+", type=float, help="default: those of the network")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS)
     asked = parser.parse_args(argv)
@@ -122,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not asked.draw:
         quiet()
         for seed, name, method in itertools.product(asked.seeds, asked.networks, asked.methods):
-            own = asked.rates if seed == asked.seeds[0] else [study.best(name, method)[0]["rate"]]
+            rates = asked.rates or NETWORKS[name].rates
+            own = rates if seed == asked.seeds[0] else [study.best(name, method)[0]["rate"]]
             for rate in own:
                 run, coverage = train(NETWORKS[name], method, rate, seed, asked.steps)
                 study.add(name, run, coverage)

@@ -108,7 +108,7 @@ This page shows which parts of common networks `kfac` and `singd` treat themselv
 
 ## Loss after 200 steps
 
-Each cell is the training loss at the end and the rate, the best of {_rates(study)} by that loss with seed 0. A loss is the median over {_seeds(study)}, on {MEASURED:,} training examples, without dropout. "Treated" is the share of trained elements that a method treats itself; AdamW trains the others. "Step" is CPU time over that of AdamW's step.
+Each cell is the training loss at the end and the rate, the best of four by that loss with seed 0. A loss is the median over {_seeds(study)}, on {MEASURED:,} training examples, without dropout. "Treated" is the share of trained elements that a method treats itself; AdamW trains the others. "Step" is CPU time over that of AdamW's step.
 
 {losses(study)}
 
@@ -169,11 +169,6 @@ Next: [the support matrix](support-matrix.md), layer by layer, and [plain loops]
 """
 
 
-def _rates(study: Study) -> str:
-    rates = sorted({r["rate"] for runs in study.runs.values() for r in runs})
-    return ", ".join(f"{rate:g}" for rate in rates)
-
-
 def _seeds(study: Study) -> str:
     count = len({r["seed"] for runs in study.runs.values() for r in runs})
     return "one seed" if count == 1 else f"{count} seeds"
@@ -223,15 +218,19 @@ def remainder(study: Study) -> str:
 
 
 def settings(study: Study) -> str:
-    """What every network learns, its batch and its size."""
+    """What every network learns, its batch, the rates of all three methods, and its size."""
     rows = []
     for name in study.networks():
         net = NETWORKS[name]
         sizes = [found["elements"] for found in study.coverage.get(name, {}).values()]
         rows.append([
-            net.title, net.task, "the graph" if net.batch == 1 else str(net.batch), f"{max(sizes, default=0):,}",
+            net.title,
+            net.task,
+            "the graph" if net.batch == 1 else str(net.batch),
+            ", ".join(f"{rate:g}" for rate in sorted({r["rate"] for r in study.runs[name]})),
+            f"{max(sizes, default=0):,}",
         ])  # fmt: skip
-    return table(["", "learns", "batch", "elements"], rows)
+    return table(["", "learns", "batch", "rates", "elements"], rows)
 
 
 def _percent(share: float) -> str:

@@ -46,7 +46,7 @@ def test_the_page_holds_the_committed_numbers(study: Any, script: Script) -> Non
     assert found.networks() == list(NAMES)
     for name in NAMES:
         made = {(r["method"], r["rate"]) for r in found.runs[name] if r["seed"] == study.SEEDS[0]}
-        assert made == {(m, rate) for m in study.METHODS for rate in study.RATES}
+        assert made == {(m, rate) for m in study.METHODS for rate in study.NETWORKS[name].rates}
         assert {r["steps"] for r in found.runs[name]} == {study.STEPS}
 
 
