@@ -84,7 +84,10 @@ def closure() -> set[str]:
 
 
 def test_there_is_a_plugin() -> None:
-    found = {"firstorder", "hessianfree", "kfac", "lbfgs", "pinn", "shampoo", "singd", "speech", "structures"}
+    found = {
+        "firstorder", "graphs", "hessianfree", "huggingface", "kfac", "lbfgs", "pinn", "shampoo", "singd",
+        "speech", "structures",
+    }  # fmt: skip
     assert found <= set(PLUGINS)
 
 

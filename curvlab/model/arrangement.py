@@ -65,7 +65,7 @@ class Arrangement:
         return rearranged(self, parts)
 
     def __call__(self, parts: Sequence[Shaped[Tensor, "*v m t d"]]) -> Shaped[Tensor, "*v n r d"]:
-        """One tensor of what the calls have, in order."""
+        """One tensor of what the calls have, in order: rows, or the integers of lookups."""
         if self.how == "side by side":
             found = [self._leading(call, p) for call, p in zip(self.calls, parts, strict=True)]
             return found[0] if len(found) == 1 else torch.cat(found, dim=-2)

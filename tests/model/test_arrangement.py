@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError
+from curvlab.linalg.lookups import Lookups
 from curvlab.model.arrangement import Arrangement, Called, arranged, merged, thinned, unaveraged
 
 
@@ -50,6 +51,17 @@ def test_calls_on_parts_of_the_batch_are_the_batch_in_order() -> None:
     assert each.how == "side by side"  # along an axis of that length
     singles = [Called((1,), 6)] * 6  # a convolution's positions are no examples
     assert torch.equal(arranged("conv", singles, 6)(list(x.view(6, 1, 2, 3))), x.view(6, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("examples", "axes"), [(3, [(1, 6)]), (6, [(3, 2), (3, 2)]), (5, [(4, 2)]), (2, [(3, 2)])], ids=str
+)
+def test_lookups_are_arranged_as_the_rows_they_stand_for(examples: int, axes: list[tuple[int, int]]) -> None:
+    how = of(examples, *axes)
+    parts = [Lookups(torch.arange(a * b).view(a, b), d=8, dtype=torch.float64) for a, b in axes]
+    found = how.inputs(parts)
+    assert isinstance(found, Lookups)
+    assert torch.equal(found.dense(), how([p.dense() for p in parts]))
 
 
 def test_rows_that_are_no_multiple_are_each_on_their_own() -> None:
