@@ -216,7 +216,8 @@ class Arms:
         """A block; no longer a layer if its calls do not explain its gradient and others could treat it."""
         if self.method.fallback is None or block.name not in blocks.untapped:
             return block
-        return replace(block, reader=None, reason="the calls of its layer do not explain its gradient")
+        known = blocks.unread.get(block.name, "the calls of its layer do not explain its gradient")
+        return replace(block, reader=None, reason=known)
 
     def _require_fallback(self, blocks: Blocks, refused: Sequence[Block]) -> None:
         fallback = self.method.fallback

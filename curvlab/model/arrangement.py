@@ -11,9 +11,7 @@ examples.  ``arranged`` decides from shapes alone, for all calls of one block, i
 | have a multiple of n rows (examples merged with positions, in order) | ``[n, rows / n, d]`` |
 | have another number of rows (tokens sent to an expert) | ``[rows, 1, d]``, each on its own |
 
-Several calls that can each be arranged lie side by side along positions.  In the last case gradient rows of
-ℓ_n are multiplied by ``thinned``: an estimator that divides by the number of its rows then finds
-``(1/n) Σ g gᵀ``.
+Several calls that can each be arranged lie side by side along positions.
 """
 
 from __future__ import annotations
@@ -100,20 +98,6 @@ def arranged(block: str, calls: Sequence[Called], examples: int) -> Arrangement:
     if all(n in c.axes or c.rows % n == 0 for c in calls):
         return Arrangement(n, calls, "side by side")
     return Arrangement(n, calls, "flat")
-
-
-def unaveraged(examples: int, positions: float = 1) -> float:
-    """What gradients of the mean loss L are multiplied by to be the rows of ``LayerStats``: n·√positions.
-
-    n makes them gradients of ℓ_n; where ℓ_n is a mean over ``positions`` terms (on average, if examples
-    differ in length), each row is that of a term over √positions.
-    """
-    return float(examples * positions**0.5)
-
-
-def thinned(rows: int, examples: int) -> float:
-    """What gradient rows of ℓ_n are multiplied by where a block has ``rows`` of them: √(rows/n), or 1."""
-    return float((rows / examples) ** 0.5)
 
 
 def merged(

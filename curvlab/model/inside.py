@@ -22,11 +22,15 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.pieces import rows_of_piece, whole
 from curvlab.protocols.reader import CompositeReader
 
+#: uses that rows are made of
+READ = ("linear", "scale", "shift")
+
 
 class Inside:
     """Forward hooks of one composite module that tell ``record`` of the uses of its blocks' parameters.
 
-    ``wanted`` is asked at every call whether anybody listens.  Under ``torch.compile`` nothing is seen.
+    ``wanted`` is asked at every call whether anybody listens, ``leave`` is told of a block with a use that no
+    reader reads, and why.  Under ``torch.compile`` nothing is seen.
     """
 
     def __init__(
@@ -35,8 +39,10 @@ class Inside:
         blocks: Sequence[Block],
         record: Callable[[Use], None],
         wanted: Callable[[], bool | None],
+        leave: Callable[[str, str], None],
     ) -> None:
         self.name, self.blocks, self.record, self.wanted = name, tuple(blocks), record, wanted
+        self.leave = leave
         reader = self.blocks[0].reader
         assert isinstance(reader, CompositeReader), "other readers have hooks of their own"
         self.reader = reader
@@ -81,18 +87,32 @@ class Inside:
 
     def _tell(self, module: nn.Module, use: ParameterUse) -> None:
         """A parameter was used: its blocks are told, each of what it holds."""
-        if use.output.numel() == 0 or use.kind not in ("linear", "scale", "shift"):
-            return
         held = [part for part in (use.part, use.bias) if part is not None]
         for block in self.blocks:
             reader = block.reader
             assert isinstance(reader, CompositeReader), "blocks of one composite module"
             names = reader.parameters(module)
             if not any(_is(module, names[0], part) for part in held):
+                if use.kind not in READ and any(_within(module, n, use.part) for n in names):
+                    self.leave(block.name, _why(use))
+                continue
+            if use.kind not in READ:
+                self.leave(block.name, _why(use))
+                continue
+            if use.output.numel() == 0:
                 continue
             x = use.output if use.x is None else use.x  # of a shift only the shape is read
             how = ScaleUse(reader) if use.kind == "scale" else reader
             self.record(Use(block, module, how, x.detach(), use.output, False))
+
+
+def _within(module: nn.Module, name: str, part: Part) -> bool:
+    """Whether a part is of the parameter of a name."""
+    return part.parameter is module.get_parameter(whole(name))
+
+
+def _why(use: ParameterUse) -> str:
+    return use.reason or f"used by {use.function} as a {use.kind}"
 
 
 def _is(module: nn.Module, name: str, part: Part) -> bool:

@@ -69,7 +69,9 @@ def partition(
     members.sort(key=lambda block: not block.complex)
     if known is None:
         return Blocks(model, tuple(members))
-    return Blocks(model, tuple(members), untapped=known.untapped, explained=known.explained)
+    return Blocks(
+        model, tuple(members), untapped=known.untapped, unread=known.unread, explained=known.explained
+    )
 
 
 @dataclass

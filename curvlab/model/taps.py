@@ -142,10 +142,12 @@ def listen(
     members: Iterable[Block],
     record: Callable[[Use], None],
     wanted: Callable[[], bool | None] = lambda: True,
+    leave: Callable[[str, str], None] | None = None,
 ) -> list[RemovableHandle]:
     """Tell ``record`` of every use of these blocks while gradients are on, if its output has numbers.
 
-    ``wanted`` says whether anybody listens to the inside of composite modules, which costs.
+    ``wanted`` says whether anybody listens to the inside of composite modules, which costs; ``leave`` is told
+    of blocks that turn out to be used in a way that nobody reads (``Blocks.leave`` if not given).
     """
     handles: list[RemovableHandle] = []
     inside: dict[str, list[Block]] = defaultdict(list)
@@ -157,7 +159,8 @@ def listen(
                 hook = Listener(block, reader, transposed, record)
                 handles.append(blocks.modules[layer].register_forward_hook(hook, with_kwargs=True))
     for layer, its in inside.items():
-        handles += Inside(layer or "model", its, record, wanted).attach(blocks.modules[layer])
+        hooks = Inside(layer or "model", its, record, wanted, leave or blocks.leave)
+        handles += hooks.attach(blocks.modules[layer])
     return handles
 
 

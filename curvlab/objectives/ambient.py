@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.linalg.lookups import AnyRows
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.admission import require_dense
-from curvlab.model.arrangement import arranged, merged, thinned, unaveraged
+from curvlab.model.arrangement import arranged
 from curvlab.objectives.examples import Declared, Forward, count
 from curvlab.objectives.ledger import Entry, Ledger
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.objectives.ranks import Ranks
+from curvlab.objectives.statistics import Merged, StatisticsBuilder, unaveraged
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
@@ -202,16 +202,13 @@ class Ambient:
         }
         uses = {name: found for name, found in uses.items() if found}
         terms = self._terms(batches) if self.reduction == "mean-tokens" else n
-        stats = {}
+        layers: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.needs.layers}
         for name, found in uses.items():
-            x, g = self._rows(name, found, batches)
             own = n - sum(batches[key][1] for key in self._lost(name) if key in batches)
             scale = 1.0 if self.reduction == "sum" else unaveraged(own, terms / n)
-            stats[name] = (x, g.unsqueeze(0) * (scale * thinned(x.shape[0], own) / loss_scale))
-        layers = {
-            kind: {n_: (LayerStats(x, g if kind is Labels.DATA else None),) for n_, (x, g) in stats.items()}
-            for kind in self.needs.layers
-        }
+            rows = self._rows(name, found, batches)
+            for kind, stats in rows.stats(layers, own, scale / loss_scale).items():
+                layers[kind][name] = (stats,)
         positions = max(1, round(terms / n)) if n else 1
         return Evaluation(n, loss, gradient, layers, positions=positions, terms=positions, absent=absent)
 
@@ -220,21 +217,22 @@ class Ambient:
         kept = {id(use.forward.batch) for use in self.ledger.uses(self.blocks[name])}
         return {id(f.batch) for f in self.ledger.lost.get(name, ())} - kept
 
-    def _rows(self, name: str, uses: Sequence[Entry], batches: Batches) -> tuple[AnyRows, Tensor]:
+    def _rows(self, name: str, uses: Sequence[Entry], batches: Batches) -> Merged:
         """The rows of one block, loss by loss."""
         by_loss: dict[int, list[Entry]] = defaultdict(list)
         for use in uses:
             by_loss[id(use.forward.batch)].append(use)
-        block = self.blocks[name]
-        dtype = self.blocks.value(block.parameters[0]).dtype  # autocast computes in another
-        inputs, grads = [], []
+        dtype = self.blocks.value(self.blocks[name].parameters[0]).dtype  # autocast computes in another
+        builder = StatisticsBuilder()
         for key, calls in by_loss.items():
-            arrange = arranged(name, [use.called for use in calls], batches[key][1])
-            inputs.append(arrange.inputs([use.inputs(dtype) for use in calls]))
-            grads.append(arrange([use.grads for use in calls if use.grads is not None]).unsqueeze(0))
-        assert block.reader is not None
-        x, (g,) = merged(inputs, [grads], block.reader.groups(uses[0].module))
-        return x, g[0]
+            builder.add(
+                name,
+                arranged(name, [use.called for use in calls], batches[key][1]),
+                [use.inputs(dtype) for use in calls],
+                {Labels.DATA: [use.grads.unsqueeze(0) for use in calls if use.grads is not None]},
+                groups=calls[0].reader.groups(calls[0].module),
+            )
+        return builder.take(name)
 
     def _terms(self, batches: Batches) -> int:
         """Terms that the losses are means over, of all examples: rows of the layer nearest to each."""

@@ -6,18 +6,14 @@ What outlives a micro-batch is a sum (loss, gradients that autograd forms) or ro
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import Outer
-from curvlab.model.arrangement import Arrangement, merged, thinned, unaveraged
 from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant
 from curvlab.objectives.explained import drop_unexplained
@@ -25,15 +21,13 @@ from curvlab.objectives.labels import Backward
 from curvlab.objectives.mismatch import LayerMismatch as LayerMismatch
 from curvlab.objectives.nested import arguments
 from curvlab.objectives.samples import Chunk, MicroBatches
+from curvlab.objectives.statistics import Kind, StatisticsBuilder, unaveraged
 from curvlab.objectives.variance import GradientVariance
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.pieces import cut, whole
-
-#: rows by block name, one tensor per chunk
-Pieces = dict[str, list[Tensor]]
 
 
 class EvaluationBuilder:
@@ -53,10 +47,8 @@ class EvaluationBuilder:
         self.n = batches.examples
         #: label kinds whose statistics are still taken: of this micro-batch
         self.listening = needs.layers
-        #: examples whose statistics were taken, and by block how many chunks had any
+        #: examples whose statistics were taken
         self.heard = 0
-        self.chunks: dict[str, int] = defaultdict(int)
-        self.groups: dict[str, int] = {}
         self.positions = batches.positions
         self.backward = Backward(batches.loss, needs, self.n, ctx.generator)
         self.losses: list[Tensor] = []
@@ -65,9 +57,7 @@ class EvaluationBuilder:
         self.gradient = blocks.layout.empty(like=blocks.like.detach())
         self.present: set[str] = set()  # parameters to which some chunk gave a gradient
         self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
-        self.inputs: dict[str, list[AnyRows]] = defaultdict(list)  # [n, r, i]
-        self.outers: Pieces = defaultdict(list)  # [1, n, s, o]: rows of output gradients of L
-        self.vectors: dict[Labels, Pieces] = {kind: defaultdict(list) for kind in needs.layers}
+        self.statistics = StatisticsBuilder()
 
     def add(self, chunk: Chunk) -> None:
         """Forward and the backwards asked for, on one micro-batch."""
@@ -93,29 +83,55 @@ class EvaluationBuilder:
         tape.drop_transposed()
         self._choose(tape, self.n / chunk.examples)
         by_call = self._differentiate(share, tape, retain=more)
-        uses, arrangements = tape.by_block(), tape.arranged(chunk.examples)
-        inputs = self._inputs(tape, uses, arrangements)
-        kept = [
-            None if g is None or self.formed[c.block.name] else g.unsqueeze(0)
-            for c, g in zip(tape.calls, by_call, strict=True)
-        ]
-        self._keep(self.outers, uses, arrangements, kept)
+        rows: dict[Kind, Sequence[Tensor | None]] = {
+            "gradient": [
+                None if g is None or self.formed[c.block.name] else g.unsqueeze(0)
+                for c, g in zip(tape.calls, by_call, strict=True)
+            ]
+        }
         for kind in self.listening:
-            rows: Sequence[Tensor | None] = []
             if kind is Labels.DATA:
                 scale = unaveraged(self.n, self.positions)
-                rows = [None if g is None else g.unsqueeze(0) * scale for g in by_call]
+                rows[kind] = [None if g is None else g.unsqueeze(0) * scale for g in by_call]
             elif kind is not Labels.NONE:
-                rows = self.backward(kind, outputs, chunk, tape)
-            if rows:
-                self._keep(self.vectors[kind], uses, arrangements, rows)
+                rows[kind] = self.backward(kind, outputs, chunk, tape)
+        arrangements = tape.arranged(chunk.examples)
+        for name, calls in tape.by_block().items():
+            if not self.listening and self.formed[name]:
+                continue
+            self.statistics.add(
+                name,
+                arrangements[name],
+                [tape.calls[k].inputs() for k in calls],
+                {
+                    kind: [g for k in calls if some and (g := some[k]) is not None]
+                    for kind, some in rows.items()
+                },
+                groups=tape.calls[calls[0]].groups,
+                heard=bool(self.listening),
+            )
         self.heard += chunk.examples if self.listening else 0
         if self.spread is not None:
-            each: Pieces = defaultdict(list)
-            scaled = [None if g is None else g.unsqueeze(0) * unaveraged(self.n) for g in by_call]
-            self._keep(each, uses, arrangements, scaled)
-            self.spread.misread.update(name for name, how in arrangements.items() if not how.certain)
-            self.spread.add(chunk, outputs, {name: (inputs[name], g[0]) for name, (g,) in each.items()})
+            self._spread(self.spread, chunk, outputs, tape, by_call)
+
+    def _spread(
+        self,
+        spread: GradientVariance,
+        chunk: Chunk,
+        outputs: Tensor,
+        tape: Tape,
+        by_call: Sequence[Tensor | None],
+    ) -> None:
+        """Rows of every tapped block that was called, for the variance of single examples' gradients."""
+        found = {}
+        for name, how in tape.arranged(chunk.examples).items():
+            calls = tape.by_block()[name]
+            grads = [g * unaveraged(self.n) for g in (by_call[k] for k in calls) if g is not None]
+            if grads:
+                found[name] = how.inputs([tape.calls[k].inputs() for k in calls]), how(grads)
+            if not how.certain:
+                spread.misread.add(name)
+        spread.add(chunk, outputs, found)
 
     def _outputs(self, chunk: Chunk) -> Any:
         args, kwargs = arguments(chunk.inputs, self.model)
@@ -186,38 +202,17 @@ class EvaluationBuilder:
                 elif g is not None:
                     slot.add_(cut(name, g))
 
-    def _inputs(
-        self, tape: Tape, uses: Mapping[str, Sequence[int]], arrangements: Mapping[str, Arrangement]
-    ) -> dict[str, AnyRows]:
-        """Each tapped block's inputs by example, calls side by side along r; kept if they are read later."""
-        found = {}
-        for name, calls in uses.items():
-            found[name] = arrangements[name].inputs([tape.calls[k].inputs() for k in calls])
-            self.groups[name] = tape.calls[calls[0]].groups
-            if self.listening or not self.formed[name]:
-                self.inputs[name].append(found[name])
-            if self.listening:
-                self.chunks[name] += 1
-        return found
-
-    def _keep(
-        self,
-        pieces: Pieces,
-        uses: Mapping[str, Sequence[int]],
-        arrangements: Mapping[str, Arrangement],
-        rows: Sequence[Float[Tensor, "v m t o"] | None],
-    ) -> None:
-        """Per-call gradient rows as one tensor ``[v, n, s, o]`` per block that has any, by example."""
-        for name, calls in uses.items():
-            found = [g for g in (rows[k] for k in calls) if g is not None]
-            if found:
-                pieces[name].append(arrangements[name](found))
-
     def finish(self) -> Evaluation:
         """All chunks as one pass, without products."""
-        stats: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.vectors}
-        for name in list(self.inputs):
-            self._finish(name, stats)
+        stats: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.needs.layers}
+        for name in self.statistics.blocks():
+            rows = self.statistics.take(name)
+            outer = rows.outer()
+            if outer is not None:
+                self._outer(name, outer)
+            if name not in self.blocks.untapped:
+                for kind, found in rows.stats(stats, self.heard).items():
+                    stats[kind][name] = (found,)
         loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
         terms = self.batches.terms
         return Evaluation(
@@ -229,25 +224,6 @@ class EvaluationBuilder:
             terms=terms,
             absent=frozenset(self.blocks.parameters) - self.present,
         )
-
-    def _finish(self, name: str, stats: dict[Labels, dict[str, tuple[LayerStats, ...]]]) -> None:
-        """One block's rows: its gradient, if that stays factored, and its statistics; pieces are let go."""
-        kinds = [kind for kind, pieces in self.vectors.items() if name in pieces]
-        found = [self.vectors[kind].pop(name) for kind in kinds]
-        outers = [self.outers.pop(name)] if name in self.outers else []
-        pieces = self.inputs.pop(name)
-        per_piece = [x.shape[0] * x.shape[1] for x in pieces]
-        inputs, grads = merged(pieces, [*outers, *found], self.groups[name])
-        if outers:
-            self._outer(name, Outer(grads.pop(0).flatten(0, 2), dense_rows(inputs).flatten(0, 1)))
-        if name in self.blocks.untapped or not self.chunks[name]:
-            return
-        rows = sum(per_piece[: self.chunks[name]]) // inputs.shape[1]
-        scale = thinned(rows, self.heard)
-        by_kind = dict(zip(kinds, grads, strict=True))
-        for kind, layers in stats.items():
-            g = by_kind.get(kind)
-            layers[name] = (LayerStats(inputs[:rows], g if g is None or scale == 1.0 else g * scale),)
 
     def _outer(self, name: str, outer: Outer) -> None:
         """The gradient of a block whose rows were kept; of every chunk, unless it was untapped half-way."""

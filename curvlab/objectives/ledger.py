@@ -202,7 +202,9 @@ class Ledger:
             self.weights[whole(block.parameters[0])].append(block)
             for p in block.parameters:
                 self.owners[whole(p)].append(block)
-        self._handles.extend(listen(blocks, fresh, Hook(self._tap), Hook(self._looking_inside)))
+        self._handles.extend(
+            listen(blocks, fresh, Hook(self._tap), Hook(self._looking_inside), Hook(self._leave))
+        )
         if self._hooked:
             self._attach()
 
@@ -297,6 +299,9 @@ class Ledger:
             self.opaque = [f for f in self.opaque[-SAMPLE:] if not f.joined] + [forward]
         for tensor in outputs:
             arrival(tensor).register_hook(Hook(self._returned, forward))  # type: ignore[no-untyped-call]
+
+    def _leave(self, name: str, reason: str) -> None:
+        self.blocks.leave(name, reason)
 
     def _looking_inside(self) -> bool:
         """Whether uses inside composite modules matter: only where their rows do, for seeing them costs."""

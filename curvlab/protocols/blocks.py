@@ -78,6 +78,8 @@ class Blocks:
     modules: Mapping[str, nn.Module] = field(init=False)
     #: layer blocks whose calls turned out not to explain their gradient
     untapped: set[str] = field(default_factory=set)
+    #: why some of these were not even tried: their parameters are used in a way that no reader reads
+    unread: dict[str, str] = field(default_factory=dict)
     #: ways from a layer's calls to its parameters that were seen to explain its gradient, by block
     explained: set[tuple[str, Hashable]] = field(default_factory=set)
 
@@ -187,6 +189,12 @@ class Blocks:
         for name, slot in self.slots(theta).items():
             self.value(name).copy_(slot)
 
+    def leave(self, name: str, reason: str) -> None:
+        """Read a block no more, nor those with other pieces of its parameters; ``reason`` says why."""
+        for each in self.together([name]):
+            self.untapped.add(each)
+            self.unread.setdefault(each, reason)
+
     def together(self, names: Iterable[str]) -> list[str]:
         """These blocks and those with other pieces of their parameters, which are read or not as one."""
         wanted = {whole(p) for n in names for p in self[n].parameters if rows_of_piece(p) is not None}
@@ -199,7 +207,9 @@ class Blocks:
         if wanted >= set(self.layout.names):
             return self
         members = tuple(b for b in self.members if b.name in wanted)
-        return Blocks(self.model, members, untapped=self.untapped, explained=self.explained)
+        return Blocks(
+            self.model, members, untapped=self.untapped, unread=self.unread, explained=self.explained
+        )
 
     @property
     def tapped(self) -> tuple[Block, ...]:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError
 from curvlab.linalg.lookups import Lookups
-from curvlab.model.arrangement import Arrangement, Called, arranged, merged, thinned, unaveraged
+from curvlab.model.arrangement import Arrangement, Called, arranged, merged
+from curvlab.objectives.statistics import thinned, unaveraged
 
 
 def called(*axes: int) -> Called:

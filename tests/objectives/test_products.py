@@ -147,7 +147,7 @@ def from_scratch(model: nn.Module, x: Tensor, y: Tensor, blocks: Blocks, v: Bloc
     def forward(at: dict[str, Tensor]) -> Tensor:
         return functional_call(model, at, (x,))
 
-    tangents = {name: t.contiguous() for name, t in blocks.slots(v).items()}
+    tangents = {name: t.contiguous() for name, t in blocks.assembled(v).items()}
     with unfused_attention():
         outputs, pushed = jvp(forward, (at,), (tangents,))
         return blocks.pack(vjp(forward, at)[1](pushed * (2.0 / outputs.numel()))[0])

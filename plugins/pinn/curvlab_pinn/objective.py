@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from curvlab.model.arrangement import Called, arranged
 from curvlab.objectives.losses import loss_of
+from curvlab.objectives.statistics import Kind, StatisticsBuilder
 from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
@@ -69,20 +71,15 @@ def _statistics(
     blocks: Blocks,
     ctx: Context,
 ) -> dict[Labels, dict[str, LayerStats]]:
-    """What every layer saw for one term of the loss."""
-    inputs: dict[str, list[Tensor]] = defaultdict(list)
-    grads: dict[str, list[Tensor]] = defaultdict(list)
-    values: list[Tensor] = []
+    """What every layer saw for one term of the loss; examples are its points, positions a jet's channels."""
     of_module = {id(blocks.modules[layer]): b.name for b in blocks.tapped for layer in b.layers}
+    pieces: list[tuple[Tensor, dict[str, list[tuple[Tensor, Tensor]]]]] = []
     for points in chunks:
         calls: list[Call] = []
         with torch.enable_grad():
             r = residual(points, _listening(calls))
-            outputs = [Y for _, _, Y in calls]
-            found = torch.autograd.grad(r.sum(), outputs, allow_unused=True)
-        values.append(r.detach())
-        mine_a: dict[str, list[Tensor]] = defaultdict(list)
-        mine_g: dict[str, list[Tensor]] = defaultdict(list)
+            found = torch.autograd.grad(r.sum(), [Y for _, _, Y in calls], allow_unused=True)
+        rows: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for (module, Z, Y), g in zip(calls, found, strict=True):
             name = of_module.get(id(module))
             if name is None:
@@ -90,19 +87,26 @@ def _statistics(
             a = Z.detach()
             if module.bias is not None:
                 a = torch.cat([a, value_channel(a).expand(*a.shape[:2], 1)], -1)
-            mine_a[name].append(a)
-            mine_g[name].append(torch.zeros_like(Y) if g is None else g)
-        for name in mine_a:  # a layer used twice has twice the channels
-            inputs[name].append(torch.cat(mine_a[name], 1))
-            grads[name].append(torch.cat(mine_g[name], 1))
-    whole = {name: (torch.cat(a), torch.cat(grads[name])) for name, a in inputs.items()}
-    statistics: dict[Labels, dict[str, LayerStats]] = {}
-    for kind in needs.layers:
-        share = _shares(kind, torch.cat(values), needs, ctx)
-        statistics[kind] = {
-            name: LayerStats(a, None if share is None else share[..., None, None] * g)
-            for name, (a, g) in whole.items()
-        }
+            rows[name].append((a, torch.zeros_like(Y) if g is None else g))
+        pieces.append((r.detach(), rows))
+    residuals = torch.cat([r for r, _ in pieces])
+    shares = {kind: _shares(kind, residuals, needs, ctx) for kind in needs.layers}
+    builder, start = StatisticsBuilder(), 0
+    for r, rows in pieces:
+        n = len(r)
+        for name, uses in rows.items():
+            how = arranged(name, [Called((n,), a.shape[:2].numel()) for a, _ in uses], n)
+            grads: dict[Kind, list[Tensor]] = {
+                kind: [share[:, start : start + n, None, None] * g for _, g in uses]
+                for kind, share in shares.items()
+                if share is not None
+            }
+            builder.add(name, how, [a for a, _ in uses], grads)
+        start += n
+    statistics: dict[Labels, dict[str, LayerStats]] = {kind: {} for kind in needs.layers}
+    for name in builder.blocks():
+        for kind, stats in builder.take(name).stats(needs.layers, start).items():
+            statistics[kind][name] = stats
     return statistics
 
 
