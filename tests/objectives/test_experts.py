@@ -109,7 +109,7 @@ def test_rows_of_any_number_explain_the_gradient(make: Callable[[], nn.Module], 
         seen = ask(asked, wanting(Labels.DATA, factored=factored), blocks, step=0)
         for name, g in gradients(model, MSE(model(x), y) / 7).items():
             torch.testing.assert_close(blocks.slots(seen.gradient)[name], g)
-    assert not blocks.untapped
+    assert blocks.untapped == blocks.unread.keys()
 
 
 def test_time_first_has_the_statistics_of_examples_first() -> None:

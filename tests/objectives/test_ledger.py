@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -486,9 +487,16 @@ def test_hooks_are_gone_with_the_reader() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+class Own(nn.LSTM):
+    """Computes something that no reader knows."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        return super().forward(x.flip(1))
+
+
 def test_a_layer_that_is_no_layer_to_us_disturbs_nothing() -> None:
     torch.manual_seed(0)
-    model = Recurrent(nn.LSTM).double()
+    model = Recurrent(Own).double()
     ambient, _ = listening(model)
     loss(model, normal(7, 3, 4)).backward()
     assert set(ambient.collect(None).layers[Labels.DATA]) == {"out"}

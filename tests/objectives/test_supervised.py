@@ -18,6 +18,7 @@ from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import GRADIENT_ONLY, Labels, Needs
+from curvlab.protocols.pieces import cut, whole
 from curvlab.protocols.reader import products
 from curvlab.testing.reference import ggn
 from tests.objectives.asking import (
@@ -155,7 +156,7 @@ def test_the_factored_gradient_is_autograds(
         seen = ask(asked, wanting(*kinds, factored=True), blocks, step=0)
     assert seen.examples == 7
     torch.testing.assert_close(seen.loss, F.mse_loss(model(x), y).detach())
-    slots = blocks.slots(seen.gradient)
+    slots = blocks.assembled(seen.gradient)
     assert set(slots) == set(expected)
     for parameter, gradient in expected.items():
         torch.testing.assert_close(slots[parameter], gradient, msg=lambda m, p=parameter: f"{p}: {m}")
@@ -168,7 +169,7 @@ def test_asked_for_a_gradient_alone_no_layer_is_listened_to(name: str) -> None:
     assert not seen.gradient.outers
     assert not seen.layers
     expected = gradients(model, F.mse_loss(model(x), y))
-    for parameter, mine in layers_of(model).slots(seen.gradient).items():
+    for parameter, mine in layers_of(model).assembled(seen.gradient).items():
         torch.testing.assert_close(mine, expected[parameter])
 
 
@@ -185,7 +186,7 @@ def test_a_gradient_of_fewer_rows_than_its_matrix_has_stays_factored_until_someb
     assert seen.gradient["0"].shape == (5, 5)
     assert "0" not in seen.gradient.outers
     expected = gradients(model, F.cross_entropy(model(x[:size]), y[:size]))
-    for parameter, mine in layers_of(model).slots(seen.gradient).items():
+    for parameter, mine in layers_of(model).assembled(seen.gradient).items():
         torch.testing.assert_close(mine, expected[parameter])
 
 
@@ -221,7 +222,7 @@ def test_a_weight_used_beside_its_layer_is_found_out_once_and_trained_with_its_t
     later = ask(asked, wanting(Labels.DATA), blocks, step=1)  # warnings are errors: silent from here on
     assert set(later.layers[Labels.DATA]) == {"out"}
     expected = gradients(model, F.mse_loss(model(x), y))
-    for parameter, mine in blocks.slots(later.gradient).items():
+    for parameter, mine in blocks.assembled(later.gradient).items():
         torch.testing.assert_close(mine, expected[parameter])
 
 
@@ -232,7 +233,7 @@ def test_the_first_steps_check_suspects_nobody_else(name: str) -> None:
     ask(objective(model, nn.MSELoss(), x, y), wanting(Labels.NONE), blocks, step=0)
     model.float()
     ask(objective(model, nn.MSELoss(), x.float(), y.float()), wanting(Labels.NONE), layers_of(model), step=0)
-    assert not blocks.untapped
+    assert blocks.untapped == blocks.unread.keys()
 
 
 def test_a_loss_that_is_not_finite_says_nothing_about_layers() -> None:
@@ -249,7 +250,7 @@ def test_a_loss_that_is_not_finite_says_nothing_about_layers() -> None:
 
 def grams(seen: Evaluation, blocks: Blocks) -> dict[str, Tensor]:
     """Everything a part may make of a pass, with the order of examples and vectors summed out."""
-    found = {"loss": seen.loss, **{f"∇{n}": g for n, g in blocks.slots(seen.gradient).items()}}
+    found = {"loss": seen.loss, **{f"∇{n}": g for n, g in blocks.assembled(seen.gradient).items()}}
     for kind, layers in seen.layers.items():
         for name, (stats,) in layers.items():
             found[f"{kind} {name} A"] = torch.einsum("nsi,nsj->ij", stats.inputs, stats.inputs)
@@ -308,7 +309,7 @@ def test_statistics_are_by_the_losss_examples_and_explain_each_ones_gradient(nam
         for block, (stats,) in seen.layers[Labels.DATA].items():
             mine = products(stats.inputs, stats.grads)[0, n]
             for parameter, part in blocks.split(blocks[block], mine).items():
-                torch.testing.assert_close(part, truth[parameter])
+                torch.testing.assert_close(part, cut(parameter, truth[whole(parameter)]))
 
 
 def test_micro_batches_have_the_loss_and_the_products_of_one_batch() -> None:
