@@ -76,7 +76,7 @@ class GradientVariance:
         seen = []
         for inputs in (chunk.inputs, each_tensor(_first_repeated, chunk.inputs)):
             with self.randomness.repeated(), watching(self.model) as watch:
-                seen.append((values_at(self.model, {}, inputs), watch.seen))
+                seen.append((self._read(values_at(self.model, {}, inputs)), watch.seen))
         (outputs, a), (others_changed, b) = seen
         if not isinstance(outputs, Tensor):
             raise UnsupportedEvidence(
@@ -97,7 +97,7 @@ class GradientVariance:
                 ' sampler that does not need the variance, such as "geometric"',
             )
         with self.randomness.repeated():
-            drawn = [values_at(self.model, {}, chunk.inputs) for _ in range(2)]
+            drawn = [self._read(values_at(self.model, {}, chunk.inputs)) for _ in range(2)]
         self.singly = not same(drawn[0], drawn[1])
         self.misread.update(b.name for b in self.blocks.members if b.transposed)
         self._probe_rows(chunk)
@@ -105,7 +105,7 @@ class GradientVariance:
     def _probe_rows(self, chunk: Chunk) -> None:
         """Whose rows are not by example: the gradient of ℓ_0 reaches those of others."""
         with torch.enable_grad(), self.randomness.repeated(), recording(self.blocks) as tape:
-            outputs = outputs_at(self.model, {}, chunk.inputs)
+            outputs = self._read(outputs_at(self.model, {}, chunk.inputs))
         tape.drop_transposed()
         if not tape.calls:
             return
@@ -118,9 +118,14 @@ class GradientVariance:
             if not arrangements[name].certain or bool(rows[1:].any()):
                 self.misread.add(name)
 
-    def add(self, chunk: Chunk, outputs: Tensor, rows: Mapping[str, Rows]) -> None:
+    def _read(self, outputs: Any) -> Any:
+        """What the loss reads of a model's outputs."""
+        return self.batches.loss.prediction(outputs)
+
+    def add(self, chunk: Chunk, outputs: Any, rows: Mapping[str, Rows]) -> None:
         """A micro-batch whose graph is still there; ``rows`` of every tapped block that was called."""
         good = {name: r for name, r in rows.items() if self._by_example(name, r, chunk.examples)}
+        outputs = self._read(outputs)
         squares = outputs.new_zeros(chunk.examples)
         for name, (a, g) in good.items():
             squares = squares + _squared_norms(dense_rows(a).detach(), g, self.blocks[name])
@@ -177,7 +182,8 @@ class GradientVariance:
         each = max(1, GROUP // sum(p.numel() for p in at.values()))
 
         def of_one(at: dict[str, Tensor], inputs: Any, v: Tensor) -> Tensor:
-            alone: Tensor = outputs_at(self.model, at, each_tensor(lambda t: t.unsqueeze(0), inputs))
+            one = each_tensor(lambda t: t.unsqueeze(0), inputs)
+            alone: Tensor = self._read(outputs_at(self.model, at, one))
             return (alone * v.unsqueeze(0)).sum()
 
         found = []
@@ -208,7 +214,7 @@ class GradientVariance:
                         name: forward_ad.make_dual(p.detach(), tangents[name])  # type: ignore[no-untyped-call]
                         for name, p in self.blocks.parameters.items()
                     }
-                    outputs = outputs_at(self.model, at, chunk.inputs)
+                    outputs = self._read(outputs_at(self.model, at, chunk.inputs))
                     primal, pushed = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
                 if pushed is None:  # the outputs are constant
                     found.append(primal.new_zeros(chunk.examples))

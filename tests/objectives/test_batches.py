@@ -92,6 +92,12 @@ def test_a_loss_reads_the_logits_of_an_output(give: Any) -> None:
     model = Net(give)
     asked = objective(model, nn.CrossEntropyLoss(), {"x": X, "labels": Y})
     require(asked, model, F.cross_entropy(model.net(X), Y))
+    plain = ask(objective(model.net, nn.CrossEntropyLoss(), X, Y), Needs(variance=True), layers_of(model.net))
+    seen = ask(asked, Needs(variance=True), layers_of(model))
+    assert seen.variance is not None
+    assert plain.variance is not None
+    torch.testing.assert_close(seen.variance.total, plain.variance.total)
+    torch.testing.assert_close(seen.variance.along, plain.variance.along)
     heads = objective(
         Net(lambda f: {"kind": f, "size": f}),
         Heads((CrossEntropy(), MeanSquaredError()), names=("kind", "size")),

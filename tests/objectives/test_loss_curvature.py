@@ -202,6 +202,51 @@ def test_the_hessian_of_counts_is_their_fisher_information() -> None:
     torch.testing.assert_close(second, fisher)
 
 
+def weighted_moment(loss: RowLoss, f: Tensor, y: Any, noises: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Σ of probability times v vᵀ over listed noise, by row; the probabilities of a row add up to 1."""
+    total, found = torch.zeros(len(f), dtype=f.dtype), torch.zeros(len(f), f.shape[1], f.shape[1]).double()
+    for p, noise in noises:
+        v = loss.sampled(f, y, noise)
+        found += p[:, None, None] * v.unsqueeze(-1) * v.unsqueeze(-2)
+        total += p
+    torch.testing.assert_close(total, torch.ones_like(total))
+    return found
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "cross-entropy, smoothed", "cross-entropy, soft"])
+def test_every_class_by_its_probability_has_the_hessian_as_second_moment(name: str) -> None:
+    loss, f, y = CASES[name]
+    assert isinstance(loss, RowLoss)
+    p = f.softmax(1)
+    middles = p.cumsum(1) - p / 2  # of the numbers that draw each class
+    noises = [(p[:, k], middles[:, k : k + 1]) for k in range(f.shape[1])]
+    torch.testing.assert_close(weighted_moment(loss, f, y, noises), _by_row(loss, f, y))
+
+
+@pytest.mark.parametrize("name", ["binary", "binary, weights"])
+def test_every_bit_by_its_probability_has_the_hessian_as_second_moment(name: str) -> None:
+    loss, f, y = CASES[name]
+    assert isinstance(loss, RowLoss)
+    p, noises = f.sigmoid(), []
+    for bits in itertools.product((0.0, 1.0), repeat=f.shape[1]):
+        ones = torch.tensor(bits, dtype=f.dtype).expand_as(f)
+        noise = torch.where(ones > 0, p / 2, (1 + p) / 2)
+        noises.append((torch.where(ones > 0, p, 1 - p).prod(1), noise))
+    torch.testing.assert_close(weighted_moment(loss, f, y, noises), _by_row(loss, f, y))
+
+
+@pytest.mark.parametrize("name", ["squared error", "squared error, summed"])
+def test_normal_labels_have_the_hessian_as_second_moment(name: str) -> None:
+    loss, f, y = CASES[name]
+    assert isinstance(loss, RowLoss)
+    noises = []
+    for nodes in itertools.product(range(3), repeat=f.shape[1]):
+        noise = torch.tensor([NODES[k] for k in nodes], dtype=f.dtype).expand_as(f)
+        mass = torch.tensor([MASS[k] for k in nodes], dtype=f.dtype).prod()
+        noises.append((mass.expand(len(f)), noise))
+    torch.testing.assert_close(weighted_moment(loss, f, y, noises), _by_row(loss, f, y))
+
+
 #: nodes and weights that integrate polynomials up to degree 5 against the normal density exactly
 NODES, MASS = (-(3.0**0.5), 0.0, 3.0**0.5), (1 / 6, 2 / 3, 1 / 6)
 

@@ -18,12 +18,13 @@ In the binary loss u = w (1 + (q − 1) y).
 """
 
 from curvlab.objectives.losses.binary import BinaryCrossEntropy
-from curvlab.objectives.losses.criterion import CriterionLoss, ModelLoss, NoCurvature
+from curvlab.objectives.losses.criterion import CriterionLoss, NoCurvature
 from curvlab.objectives.losses.cross_entropy import TORCH_IGNORES, CrossEntropy, NegativeLogLikelihood
 from curvlab.objectives.losses.gaussian import GaussianNegativeLogLikelihood
 from curvlab.objectives.losses.heads import Heads
 from curvlab.objectives.losses.known import loss_of
 from curvlab.objectives.losses.language_model import LanguageModel
+from curvlab.objectives.losses.model_loss import ModelLoss
 from curvlab.objectives.losses.poisson import PoissonNegativeLogLikelihood
 from curvlab.objectives.losses.regression import Huber, MeanSquaredError, SmoothL1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
@@ -131,9 +132,13 @@ class CrossEntropy(RowLoss):
         return p.scatter_add(1, label, -torch.ones_like(noise))
 
     def _class_weights(self, like: Tensor) -> Tensor | None:
-        if not self.class_weights:
-            return None
-        return torch.tensor(self.class_weights, dtype=like.dtype, device=like.device)
+        return self._weights.to(like) if self.class_weights else None
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """The weights of classes as a tensor, made once: a vocabulary has many."""
+        with torch.inference_mode(False):
+            return torch.tensor(self.class_weights, dtype=torch.float64, device="cpu")
 
     def _kept(self, targets: Tensor) -> Tensor:
         if self.ignore_index is None or targets.is_floating_point():

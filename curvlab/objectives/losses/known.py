@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.losses.binary import BinaryCrossEntropy
-from curvlab.objectives.losses.criterion import CriterionLoss, ModelLoss
+from curvlab.objectives.losses.criterion import CriterionLoss
 from curvlab.objectives.losses.cross_entropy import TORCH_IGNORES, CrossEntropy, NegativeLogLikelihood
 from curvlab.objectives.losses.gaussian import GaussianNegativeLogLikelihood
+from curvlab.objectives.losses.model_loss import ModelLoss
 from curvlab.objectives.losses.poisson import PoissonNegativeLogLikelihood
 from curvlab.objectives.losses.regression import Huber, MeanSquaredError, SmoothL1
 from curvlab.protocols.loss import Loss, Over
