@@ -24,7 +24,6 @@ import torch
 from layer_kinds import LAYERS, OTHERS, Case
 from listings import OURS, table
 from loss_support import by_loss
-from torch import Tensor, nn
 from torch import nn
 
 import curvlab
