@@ -126,7 +126,7 @@ class Behind:
     def statistics(self, blocks: Blocks, micro_batch: int | None = None) -> dict[str, tuple[LayerStats, ...]]:
         """What an evaluation with exact labels tells of the layers."""
         needs = Needs(layers=frozenset({Labels.EXACT}))
-        seen = self.objective(micro_batch).evaluate(needs, blocks, reference.reference_context())
+        seen = self.objective().evaluate(needs, blocks, reference.reference_context())
         return dict(seen.layers[Labels.EXACT])
 
     def truth(self, blocks: Blocks) -> Float[Tensor, "D D"]:
@@ -134,19 +134,17 @@ class Behind:
         model = _Called(self.model)
         return reference.ggn(model, nn.CrossEntropyLoss(), self.inputs, self.targets, blocks)
 
-    def assert_blocks(self, blocks: Blocks, micro_batch: int | None = None, what: str = "") -> None:
-        """The rows of every layer give the diagonal block of the dense Gauss–Newton matrix."""
-        truth, found = self.truth(blocks), self.statistics(blocks, micro_batch)
-        size = float(
-            truth.abs().max()
-        )  # some blocks are zero but for rounding, as of an attention's key bias
+    def assert_blocks(self, blocks: Blocks, what: str, truth: Tensor | None = None) -> None:
+        """The rows of every layer give the diagonal block of the dense Gauss–Newton matrix, ``truth``."""
+        truth = self.truth(blocks) if truth is None else truth
+        found, size = self.statistics(blocks), float(truth.abs().max())
         for block in (b for b in blocks.members if b.is_layer):
             assert block.name in found, f"{what}: block {block.name} has no rows"
             mine = block_of_rows(found[block.name], len(self.targets))
             true = reference.block_of(truth, blocks.layout, block.name)
-            assert_close(
-                mine, true, dimension=TERMS, scale=size, what=f"{what}: GGN block {block.name} from rows"
-            )
+            words = f"{what}: GGN block {block.name} from rows"
+            # relative to the largest of all blocks: that of an attention's key bias is zero but for rounding
+            assert_close(mine, true, dimension=TERMS, scale=size, what=words)
 
 
 def block_of_rows(terms: Iterable[LayerStats], examples: int) -> Float[Tensor, "d d"]:

@@ -15,17 +15,19 @@ import re
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from layer_kinds import LAYERS, OTHERS, Case
 from listings import OURS, table
 from loss_support import by_loss
-from torch import Tensor, nn
+from torch import nn
 
 import curvlab
+from curvlab.engine.coverage import FROZEN
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import ConfigError, CurvlabError
 from curvlab.protocols.needs import Labels
@@ -38,96 +40,19 @@ YES, NO = "●", "–"
 OF_ONE = re.compile(r", and \w+ is not one$")
 
 
-class Own(nn.Module):
-    """A model with a parameter that no layer holds."""
+#: layers that tell other methods apart
+SOME = (
+    "`nn.ConvTranspose2d`",
+    "`nn.Embedding`",
+    "`nn.LayerNorm`",
+    "`nn.BatchNorm1d`",
+    "`nn.PReLU`",
+    "`nn.LSTM`",
+    "`nn.MultiheadAttention`",
+)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, 3]``."""
-        return x * self.scale
-
-
-class Recurrent(nn.Module):
-    """The last output of an LSTM."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 3, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, s, 4]`` to ``[n, 3]``."""
-        found: Tensor = self.lstm(x)[0][:, -1]
-        return found
-
-
-class Attending(nn.Module):
-    """The mean output of self-attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, s, 4]`` to ``[n, 4]``."""
-        found: Tensor = self.attention(x, x, x, need_weights=False)[0].mean(1)
-        return found
-
-
-class Mean(nn.Module):
-    """Over all axes but the first and the one after it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, c, *]`` to ``[n, c]``."""
-        return x.flatten(2).mean(-1)
-
-
-class Positions(nn.Module):
-    """Mean over positions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, s, c]`` to ``[n, c]``."""
-        return x.mean(1)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model around one kind of layer, and the shape of its input without the batch."""
-
-    model: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    tokens: bool = False
-
-    def inputs(self) -> Tensor:
-        """Six examples."""
-        if self.tokens:
-            return torch.randint(0, 5, (6, *self.shape))
-        return torch.randn(6, *self.shape)
-
-
-#: layers with a reader: their statistics are what every method of layers lives on
-LAYERS: Mapping[str, Case] = {
-    "`nn.Linear`": Case(lambda: nn.Linear(4, 3), (4,)),
-    "`nn.Linear` over positions": Case(lambda: nn.Sequential(nn.Linear(4, 3), Positions()), (5, 4)),
-    "`nn.Conv1d`": Case(lambda: nn.Sequential(nn.Conv1d(2, 3, 3), Mean()), (2, 6)),
-    "`nn.Conv2d`": Case(lambda: nn.Sequential(nn.Conv2d(2, 3, 2, stride=2), Mean()), (2, 4, 4)),
-    "`nn.Conv2d`, grouped": Case(lambda: nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), Mean()), (2, 3, 3)),
-    "`nn.Conv3d`": Case(lambda: nn.Sequential(nn.Conv3d(1, 3, 2), Mean()), (1, 3, 3, 3)),
-}
-
-#: everything else that a model is likely to hold
-OTHERS: Mapping[str, Case] = {
-    "`nn.ConvTranspose2d`": Case(lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), Mean()), (2, 3, 3)),
-    "`nn.Embedding`": Case(lambda: nn.Sequential(nn.Embedding(5, 3), Positions()), (4,), tokens=True),
-    "`nn.LayerNorm`": Case(lambda: nn.LayerNorm(4), (4,)),
-    "`nn.BatchNorm1d`": Case(lambda: nn.BatchNorm1d(4), (4,)),
-    "`nn.PReLU`": Case(nn.PReLU, (3,)),
-    "`nn.LSTM`": Case(Recurrent, (4, 4)),
-    "`nn.MultiheadAttention`": Case(Attending, (4, 4)),
-    "a parameter of the model's own": Case(Own, (3,)),
-}
+#: methods that live on statistics of layers
+METHODS = ("kfac", "ekfac", "foof", "cg-fac", "singd", "ingd", "ikfac")
 
 #: where a method takes a structure, and the labels that make sense of it
 TAKES: Mapping[str, tuple[str, ...]] = {
@@ -186,11 +111,16 @@ def attempt(method: str, case: Case, precision: str, settings: Mapping[str, Any]
 
 
 def treatment(method: str, case: Case) -> tuple[str, ...]:
-    """How a method treats a model's parameters: who trains them, and why it is not the method itself."""
+    """Why each of a model's parameters is not trained by the method itself, after a step; empty if it is."""
     torch.manual_seed(0)
+    model, x = case.model(), case.inputs()
     try:
-        optimizer: CurvatureOptimizer = curvlab.optimizer(method, case.model())
-        return tuple(row.reason for row in optimizer.coverage())
+        optimizer: CurvatureOptimizer = curvlab.optimizer(method, model)
+        if method in METHODS:  # a step shows which uses of parameters explain their gradients
+            optimizer.step(
+                curvlab.objective(model, nn.CrossEntropyLoss(), x, torch.zeros(6, dtype=torch.long))
+            )
+        return tuple(row.reason for row in optimizer.coverage() if row.treatment != FROZEN)
     except CurvlabError as error:
         return (str(error),)
 
@@ -208,11 +138,11 @@ def by_structure(found: list[Outcome], method: str, notes: dict[str, int]) -> st
 
 
 def by_method() -> str:
-    """A table of layers and methods: who trains what."""
-    methods = [e.name for e in installed().method_entries() if OURS.fullmatch(e.distribution)]
-    cases = {**LAYERS, **OTHERS}
+    """A table of layers and all other methods: who trains what."""
+    names = [e.name for e in installed().method_entries() if OURS.fullmatch(e.distribution)]
+    methods = [name for name in names if name not in METHODS]
     rows = []
-    for layer, case in cases.items():
+    for layer, case in {**LAYERS, **{name: OTHERS[name] for name in SOME}}.items():
         cells = []
         for method in methods:
             reasons = treatment(method, case)
@@ -220,6 +150,26 @@ def by_method() -> str:
             cells.append(YES if own == len(reasons) else NO if own == 0 else f"{own}/{len(reasons)}")
         rows.append((layer, *cells))
     return table(("layer", *(f"`{m}`" for m in methods)), rows)
+
+
+def by_layer() -> str:
+    """A table of layers and methods of layers: who trains what, and why not the method."""
+    notes: dict[str, int] = {}
+    rows = [
+        (layer, *(_share(treatment(method, case), notes) for method in METHODS))
+        for layer, case in {**LAYERS, **OTHERS}.items()
+    ]
+    reasons = "\n".join(f"{k}. {message}" for message, k in notes.items())
+    return table(("layer", *(f"`{m}`" for m in METHODS)), rows) + f"\n\n{reasons}"
+
+
+def _share(reasons: tuple[str, ...], notes: dict[str, int]) -> str:
+    """How many of a layer's parameters a method trains, and the numbers of the reasons for the others."""
+    own = sum(not r for r in reasons)
+    if own == len(reasons):
+        return YES
+    marks = dict.fromkeys(notes.setdefault(r, len(notes) + 1) for r in reasons if r)
+    return f"{f'{own}/{len(reasons)}' if own else NO} ({', '.join(map(str, marks))})"
 
 
 def _cell(found: list[Outcome], notes: dict[str, int]) -> str:
@@ -239,7 +189,7 @@ def page() -> str:
     """The whole page."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # narrow structures at dimension 3 have much to say
-        found, layers = list(outcomes()), by_method()
+        found, layers, others = list(outcomes()), by_layer(), by_method()
     notes: dict[str, int] = {}
     refused = sum(bool(o.refusal) for o in found)
     return TEXT.format(
@@ -255,6 +205,8 @@ def page() -> str:
         reasons="\n".join(f"{k}. {message}" for message, k in notes.items()),
         layers=layers,
         losses=by_loss(),
+        others=others,
+        kinds=len(LAYERS) + len(OTHERS),
     )
 
 
@@ -265,7 +217,7 @@ Made by `python docs/_ext/support.py` from what is registered; a test compares i
 ## Layer × labels × structure × precision
 
 Of {total} combinations {trained} were built and took a step, and {refused} are refused before anything runs,
-each with one of the reasons below. {yes} means every layer that has a reader ({read}) in every precision
+each with one of the reasons below. {yes} means every one of these layers ({read}) in every precision
 ({precisions}); {no} is refused, and the number says why.
 
 Methods that invert their factors (`kfac`; `foof` has `labels = "none"`) need a structure that is a
@@ -284,10 +236,21 @@ no structure; `shampoo` and `soap` take every Gram, `sirf-shampoo` every Group, 
 
 ## Layer × method
 
-{yes}: trained by the method itself; {no}: by its fallback; 2/4: two of four parameters by the method itself.
-Nothing is left out.
+What methods of layers train themselves, of {kinds} kinds of layers; each model took a step. {yes}: every
+parameter; {no}: none, the fallback trains them; 2/4: two of four. The number is that of the reason.
+
+Every layer that is trained is compared with the dense Gauss–Newton matrix in float64, with exact labels
+(`tests/docs/test_support_matrix.py`): the rows that the method sees of a layer give its diagonal block.
+Where an embedding is tied to a layer, the block is that of the layer's use alone.
+`foof` uses the inputs of these rows alone.
 
 {layers}
+
+## Other methods
+
+They read no layers; nothing is left out.
+
+{others}
 
 ## Loss × what is evaluated
 

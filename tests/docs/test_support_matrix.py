@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 
+import pytest
 import support
+import torch
+from layer_kinds import LAYERS, OTHERS
+from torch import Tensor
+
+import curvlab
+from curvlab.testing.layers import Behind
 
 
 def test_the_page_is_what_the_code_makes() -> None:
@@ -21,11 +29,50 @@ def test_the_page_is_what_the_code_makes() -> None:
 
 
 def test_a_combination_that_is_refused_says_why() -> None:
-    case = support.LAYERS["`nn.Linear`"]
+    case = LAYERS["`nn.Linear`"]
     places = {place: {"use": "low-rank"} for place in support.TAKES["singd"]}
     assert "Group" in support.attempt("singd", case, "float32", places, labels="data")
 
 
-def test_layers_with_an_adapter_are_trained_by_methods_of_layers_and_others_by_their_fallback() -> None:
-    assert not any(support.treatment("kfac", support.LAYERS["`nn.Conv2d`"]))
-    assert all(support.treatment("kfac", support.OTHERS["`nn.LayerNorm`"]))
+@pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
+def test_layers_with_a_reader_are_trained_by_methods_of_layers_and_others_by_their_fallback() -> None:
+    assert not any(support.treatment("kfac", LAYERS["`nn.Conv2d`"]))
+    assert (
+        support.treatment("kfac", OTHERS["`nn.SyncBatchNorm`"])
+        == ("the statistics of SyncBatchNorm are those of several processes",) * 2
+    )
+
+
+def test_the_table_has_thirty_kinds_of_layers_and_kfac_and_singd_train_most_of_them() -> None:
+    """Counted in the page, which another test compares with the code."""
+    text = support.PAGE.read_text(encoding="utf-8").partition("## Layer × method")[2]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    rows = rows[: len(LAYERS) + len(OTHERS)]
+    assert len(rows) >= 30
+    for method in ("kfac", "singd"):
+        column = head.index(f"`{method}`")
+        assert sum(row[column] == support.YES for row in rows) >= 26
+
+
+@pytest.mark.filterwarnings("ignore::curvlab.objectives.mismatch.LayerMismatch")
+@pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
+@pytest.mark.parametrize("layer", [*LAYERS, *OTHERS])
+def test_a_layer_that_a_method_trains_has_the_dense_gauss_newton_block(layer: str) -> None:
+    """In float64, with exact labels, of what each method sees of the layer."""
+    case = {**LAYERS, **OTHERS}[layer]
+    torch.manual_seed(0)
+    model, x = case.model().double(), case.inputs()
+    truths: dict[tuple[str, ...], Tensor] = {}
+    for method in support.METHODS:
+        behind = Behind.of(copy.deepcopy(model), (x if case.tokens else x.double(),), len(x))
+        optimizer = curvlab.optimizer(method, behind.model, lr=0.0)
+        optimizer.step(behind.objective())
+        trained = {row.block for row in optimizer.coverage() if not row.reason}
+        # where an embedding shares its matrix, the block is that of the layer's use
+        names = [b.name for b in optimizer.blocks.members if b.name in trained and not b.transposed]
+        seen = optimizer.blocks.select(names)
+        if names:
+            assert all(b.is_layer for b in seen.members)
+            key = tuple(seen.layout.names)
+            truths[key] = truths[key] if key in truths else behind.truth(seen)
+            behind.assert_blocks(seen, f"{method}, {layer}", truths[key])

@@ -101,7 +101,7 @@ class RowChecks(ReadingChecks):
             n = _examples(calls, output)
             if n:
                 behind = Behind.of(specimen.fresh(), specimen.args, n)
-                behind.assert_blocks(self._blocks(behind), what=what)
+                behind.assert_blocks(self._blocks(behind), what)
             for args in specimen.pieces()[:1]:
                 behind = Behind.of(specimen.fresh(), args, 1)
                 blocks = self._blocks(behind)
