@@ -30,7 +30,8 @@ class Inside:
     """Forward hooks of one composite module that tell ``record`` of the uses of its blocks' parameters.
 
     ``wanted`` is asked at every call whether anybody listens, ``leave`` is told of a block with a use that no
-    reader reads, and why.  Under ``torch.compile`` nothing is seen.
+    reader reads, and why.  Inside a compiled call nothing is captured; what is computed
+    again is computed outside of it.
     """
 
     def __init__(
@@ -55,9 +56,8 @@ class Inside:
             module.register_forward_hook(self._end, with_kwargs=True, always_call=True),
         ]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():
-            return
         found: Generators | Capture | None = None
         if self._listening():
             found = Generators.of(module) if self.reader.reruns else self._capture(module)
@@ -65,8 +65,9 @@ class Inside:
             found.__enter__()  # type: ignore[no-untyped-call]
         self.under_way.append(found)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if torch.compiler.is_compiling() or not self.under_way:
+        if not self.under_way:
             return None
         found = self.under_way.pop()
         if isinstance(found, Capture):

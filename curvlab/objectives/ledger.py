@@ -565,6 +565,7 @@ class Hook:
         self.method = None if method is None else weakref.WeakMethod(method)
         self.first = first
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # run, not traced
     def __call__(self, *given: Any) -> Any:
         method = None if self.method is None else self.method()
         return None if method is None else method(*self.first, *given)
