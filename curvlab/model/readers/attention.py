@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from curvlab.model.readers.affine import of_kind
 from curvlab.model.rerun.modules import rerun
-from curvlab.protocols.reader import CompositeReader, Projection
+from curvlab.protocols.reader import CompositeReader, Projection, Specimens
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,7 @@ class AttentionReader(CompositeReader):
 
     def rerun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return rerun(module, args, kwargs)
+
+    def specimens(self) -> Specimens:
+        x = torch.randn(3, 2, 4)
+        return [(nn.MultiheadAttention(4, 2, batch_first=first), (x, x, x)) for first in (True, False)]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.readers.affine import Affine, of_kind, ones
-from curvlab.protocols.reader import features_last
+from curvlab.protocols.reader import Specimens, features_last
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,6 @@ class BilinearReader(Affine):
 
     def grads(self, module: nn.Module, g: Tensor, x: Any) -> Float[Tensor, "n s o"]:
         return features_last(g)
+
+    def specimens(self) -> Specimens:
+        return [(nn.Bilinear(3, 2, 4), (torch.randn(*s, 3), torch.randn(*s, 2))) for s in ((5,), (5, 2))]

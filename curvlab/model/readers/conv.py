@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn import grad
 
 from curvlab.model.readers.affine import Affine, of_kind, ones
+from curvlab.protocols.reader import Specimens
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -86,6 +87,13 @@ class ConvReader(Affine):
         found = WEIGHT_GRADIENTS[len(conv.kernel_size)](own, shape, g, conv.stride, 0, conv.dilation)
         size = torch.linalg.vector_norm(g) * torch.linalg.vector_norm(own) * conv.weight[0, 0].numel() ** 0.5
         return found.flatten(), size
+
+    def specimens(self) -> Specimens:
+        return [
+            (nn.Conv1d(2, 3, 3, padding=1, stride=2), (torch.randn(4, 2, 5),)),
+            (nn.Conv2d(2, 4, 2, groups=2), (torch.randn(3, 2, 3, 3),)),
+            (nn.Conv3d(1, 2, 2), (torch.randn(2, 1, 2, 3, 2),)),
+        ]
 
 
 def _conv(module: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:

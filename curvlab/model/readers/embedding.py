@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from curvlab.linalg.lookups import Lookups
 from curvlab.model.readers.affine import of_kind
-from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.reader import LayerReader, Specimens
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class EmbeddingReader(LayerReader):
 
     def unpacked(self, module: nn.Module, name: str, columns: Float[Tensor, "d V"]) -> Tensor:
         return columns.mT
+
+    def specimens(self) -> Specimens:
+        return [(nn.Embedding(7, 3, padding_idx=2), (torch.randint(7, s),)) for s in ((5,), (5, 4))]
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ class EmbeddingBagReader(EmbeddingReader):
             sizes = torch.zeros(len(g), device=g.device, dtype=g.dtype).index_add_(0, bags, kept.to(g.dtype))
             rows = rows / sizes.clamp(min=1.0)[bags].reshape(*rows.shape[:2], 1)
         return rows
+
+    def specimens(self) -> Specimens:
+        return [(nn.EmbeddingBag(7, 3, mode=mode), (torch.randint(7, (5, 4)),)) for mode in ("mean", "sum")]
 
 
 def _option(module: nn.Module) -> str | None:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.readers.affine import Affine, of_kind, ones
-from curvlab.protocols.reader import features_last
+from curvlab.protocols.reader import Specimens, features_last
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,6 @@ class LinearReader(Affine):
             return super().row(module, x, g, k)
         rows, own = g.reshape(-1, g.shape[-1])[:, k], x.reshape(-1, x.shape[-1])
         return rows @ own, torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(own)
+
+    def specimens(self) -> Specimens:
+        return [(nn.Linear(3, 4), (torch.randn(*s, 3),)) for s in ((5,), (5, 2))]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvlab.model.readers.affine import channels_first, of_kind, ones
-from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.reader import LayerReader, Specimens
 
 #: layers whose features are the last axes
 FEATURES = (nn.LayerNorm, nn.RMSNorm)
@@ -63,6 +63,15 @@ class NormReader(LayerReader):
 
     def grads(self, module: nn.Module, g: Tensor, x: Any) -> Float[Tensor, "n s c"]:
         return _rows(module, g if self.part == "bias" else g * _normalized(module, *x))
+
+    def specimens(self) -> Specimens:
+        return [
+            (nn.LayerNorm(4), (torch.randn(5, 3, 4),)),
+            (nn.RMSNorm(4), (torch.randn(5, 4),)),
+            (nn.GroupNorm(2, 4), (torch.randn(5, 4, 3),)),
+            (nn.BatchNorm1d(4), (torch.randn(5, 4),)),
+            (nn.InstanceNorm2d(3, affine=True), (torch.randn(4, 3, 2, 2),)),
+        ]
 
 
 def _is_batched(module: nn.Module, shape: torch.Size) -> bool:

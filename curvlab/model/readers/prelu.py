@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.readers.affine import channels_first, of_kind, ones
-from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.reader import LayerReader, Specimens
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class PReLUReader(LayerReader):
         if _slopes(module) == 1:
             return x.reshape(len(x), -1, 1)
         return channels_first(x)
+
+    def specimens(self) -> Specimens:
+        return [(nn.PReLU(), (torch.randn(5, 3, 2),)), (nn.PReLU(3), (torch.randn(5, 3),))]
 
 
 def _slopes(module: nn.Module) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from curvlab.model.readers.affine import of_kind
 from curvlab.model.rerun.modules import rerun
-from curvlab.protocols.reader import CompositeReader, Projection
+from curvlab.protocols.reader import CompositeReader, Projection, Specimens
 
 KINDS = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
@@ -35,3 +36,11 @@ class RecurrentReader(CompositeReader):
 
     def rerun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return rerun(module, args, kwargs)
+
+    def specimens(self) -> Specimens:
+        layers = (nn.LSTM, nn.GRU, nn.RNN)
+        cells = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+        return [
+            *((layer(3, 2, batch_first=True), (torch.randn(4, 3, 3),)) for layer in layers),
+            *((cell(3, 2), (torch.randn(4, 3),)) for cell in cells),
+        ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvlab.model.readers.affine import Affine, of_kind, ones
+from curvlab.protocols.reader import Specimens
 
 KINDS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -74,6 +75,13 @@ class ConvTransposeReader(Affine):
             return columns[:, 0]
         i, o, *kernel = _conv(module).weight.shape
         return columns.view(o, i, *kernel).transpose(0, 1)
+
+    def specimens(self) -> Specimens:
+        return [
+            (nn.ConvTranspose1d(2, 3, 3, padding=1, stride=2), (torch.randn(4, 2, 3),)),
+            (nn.ConvTranspose2d(2, 3, 2), (torch.randn(3, 2, 2, 2),)),
+            (nn.ConvTranspose3d(1, 2, 2), (torch.randn(2, 1, 1, 2, 1),)),
+        ]
 
 
 def _conv(module: nn.Module) -> Transposed:

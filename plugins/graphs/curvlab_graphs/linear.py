@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from curvlab.model.readers.affine import of_kind
 from curvlab.model.readers.linear import LinearReader
+from curvlab.protocols.reader import Specimens
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class GraphLinearReader(LinearReader):
     def given(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x: Tensor = args[0] if args else kwargs["x"]
         return x.detach()
+
+    def specimens(self) -> Specimens:
+        shapes = ((5,), (5, 2))
+        return [(kind(3, 4), (torch.randn(*s, 3),)) for kind in _kinds() for s in shapes]
 
 
 def _kinds() -> tuple[type[nn.Module], ...]:

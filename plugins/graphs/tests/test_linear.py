@@ -13,6 +13,7 @@ from torch_geometric.nn import GCNConv, Linear, SAGEConv
 import curvlab
 from curvlab.model.partition import partition
 from curvlab.protocols.reader import total
+from curvlab.testing.conformance import LayerConformance
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import jacobian
 from curvlab_graphs.linear import GraphLinearReader
@@ -30,6 +31,11 @@ METHODS: dict[str, dict[str, Any]] = {
 READER = GraphLinearReader()
 #: a ring of six nodes
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]])
+
+
+class TestSuite(LayerConformance):
+    def make(self) -> GraphLinearReader:
+        return GraphLinearReader()
 
 
 class Doubled(Linear):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.readers.affine import Affine, of_kind, ones
-from curvlab.protocols.reader import features_last
+from curvlab.protocols.reader import Specimens, features_last
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Conv1DReader(Affine):
 
     def unpacked(self, module: nn.Module, name: str, columns: Float[Tensor, "o c"]) -> Tensor:
         return columns.mT if name == "weight" else columns[:, 0]
+
+    def specimens(self) -> Specimens:
+        shapes = ((5,), (5, 2))
+        return [(kind(4, 3), (torch.randn(*s, 3),)) for kind in _kinds() for s in shapes]
 
 
 def _kinds() -> tuple[type[nn.Module], ...]:

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 import curvlab
 from curvlab.model.partition import partition
 from curvlab.protocols.reader import total
+from curvlab.testing.conformance import LayerConformance
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import jacobian
 from curvlab_huggingface.conv1d import Conv1DReader
@@ -29,6 +30,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "ikfac": {"refresh": 2},
 }
 READER = Conv1DReader()
+
+
+class TestSuite(LayerConformance):
+    def make(self) -> Conv1DReader:
+        return Conv1DReader()
 
 
 class Doubled(Conv1D):

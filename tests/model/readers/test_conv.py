@@ -257,17 +257,6 @@ def test_outputs_that_nobody_uses_have_zero_gradients_group_by_group() -> None:
     assert torch.equal(call.grads(None), torch.zeros(3, 5, 4).double())
 
 
-def test_the_number_of_rows_is_known_from_shapes() -> None:
-    for axes, groups in itertools.product((1, 2, 3), (1, 2)):
-        module = layer(axes, groups=groups)
-        with recording(alone(module)) as tape:
-            module(normal(2, 4, *SPACE[axes], seed=1))
-        (call,) = tape.calls
-        assert call.groups == groups
-        assert call.rows == call.grads(None).shape[:2].numel()
-        assert call.rows * groups == call.inputs().shape[:2].numel()
-
-
 # packing
 
 
