@@ -1,6 +1,6 @@
 """One-hot rows by the place of their 1: what a lookup table reads, never built.
 
-AnyRows ``[*r, d]`` stand as indices ``[*r]``.  Their Gram matrix is diagonal, a count of each index, whatever
+Rows ``[*r, d]`` stand as indices ``[*r]``.  Their Gram matrix is diagonal, a count of each index, whatever
 the data: a diagonal factor of them is exact.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Lookups:
-    """AnyRows ``[*r, d]`` that are 1 at ``index [*r]`` and 0 elsewhere, in the arithmetic of ``dtype``."""
+    """Rows ``[*r, d]`` that are 1 at ``index [*r]`` and 0 elsewhere, in the arithmetic of ``dtype``."""
 
     index: Int[Tensor, "*r"]
     d: int
@@ -64,12 +64,12 @@ AnyRows = Tensor | Lookups
 
 
 def dense_rows(rows: AnyRows) -> Float[Tensor, "*r d"]:
-    """AnyRows as a tensor."""
+    """Rows as a tensor."""
     return rows.dense() if isinstance(rows, Lookups) else rows
 
 
 def rearranged(change: Callable[[Sequence[Tensor]], Tensor], parts: Sequence[AnyRows]) -> AnyRows:
-    """AnyRows ``[*r, d]`` of several parts as one, by a change of the axes before the last.
+    """Rows ``[*r, d]`` of several parts as one, by a change of the axes before the last.
 
     ``change`` sees tensors with a last axis: d entries of dense rows, one of lookups.
     """
@@ -81,7 +81,7 @@ def rearranged(change: Callable[[Sequence[Tensor]], Tensor], parts: Sequence[Any
 
 
 def flattened(rows: AnyRows, start: int, stop: int) -> AnyRows:
-    """AnyRows with the axes from ``start`` to ``stop`` as one; the last axis stays."""
+    """Rows with the axes from ``start`` to ``stop`` as one; the last axis stays."""
     return rearranged(lambda parts: parts[0].flatten(start, stop), [rows])
 
 

@@ -1,4 +1,4 @@
-"""AnyRows of a layer's calls as rows of the examples of the loss, and what they are multiplied by.
+"""Rows of a layer's calls as rows of the examples of the loss, and what they are multiplied by.
 
 A layer may be called several times in one forward pass, and on other batch sizes than the loss has
 examples.  ``arranged`` decides from shapes alone, for all calls of one block, in this order:
@@ -105,7 +105,7 @@ def merged(
     grads: Sequence[Sequence[Float[Tensor, "v n s o"]]],
     groups: int = 1,
 ) -> tuple[AnyRows, list[Float[Tensor, "v n s o"]]]:
-    """AnyRows of several passes as one: of inputs ``[n, r, i]``, and of each kind of gradients.
+    """Rows of several passes as one: of inputs ``[n, r, i]``, and of each kind of gradients.
 
     Where passes differ in positions, each position is a row on its own, ``[rows, 1, d]``.
     """
@@ -120,7 +120,7 @@ def _cat(parts: Sequence[Tensor], dim: int) -> Tensor:
 
 
 def _split(part: Shaped[Tensor, "*v m t d"], into: int) -> Shaped[Tensor, "*v n r d"]:
-    """AnyRows in order, cut into so many equal pieces."""
+    """Rows in order, cut into so many equal pieces."""
     *v, _, _, d = part.shape
     return part.reshape(*v, into, -1, d)
 

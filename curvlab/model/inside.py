@@ -57,7 +57,7 @@ class Inside:
         ]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         found: Generators | Capture | None = None
         if self._listening():
             found = Generators.of(module) if self.reader.reruns else self._capture(module)
@@ -66,13 +66,16 @@ class Inside:
         self.under_way.append(found)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _end(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
         if not self.under_way:
             return None
         found = self.under_way.pop()
         if isinstance(found, Capture):
             found.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             return None
+        if len(rest) != 2:  # removed while other hooks ran: torch forgot that it takes kwargs
+            return None
+        kwargs, output = rest
         if not self.reader.reruns or output is None or not self._listening():
             return None  # no output: the call raised an exception
         with self._capture(module):

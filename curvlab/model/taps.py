@@ -60,7 +60,7 @@ class Call:
 
     @property
     def groups(self) -> int:
-        """AnyRows of inputs per row of gradients."""
+        """Rows of inputs per row of gradients."""
         return self.reader.groups(self.module)
 
     def inputs(self) -> AnyRows:
@@ -176,7 +176,10 @@ class Listener:
         self.block, self.reader, self.transposed, self.record = block, reader, transposed, record
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # or each layer were a guard of one function
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        if len(rest) != 2:  # it was removed while other hooks ran, and torch forgot that it takes kwargs
+            return
+        kwargs, output = rest
         if torch.is_grad_enabled() and output.numel():  # no inputs, no rows
             x = self.reader.given(module, args, kwargs)
             self.record(Use(self.block, module, self.reader, x, output, self.transposed))

@@ -115,7 +115,7 @@ class Entry:
 
 
 def _pushed(rows: AnyRows, v: Tensor, start: int) -> Float[Tensor, " r"]:
-    """AnyRows ``[*r, d]`` times a vector on the columns from ``start`` on."""
+    """Rows ``[*r, d]`` times a vector on the columns from ``start`` on."""
     if isinstance(rows, Lookups):
         return v[rows.index.reshape(-1)]
     return rows.reshape(-1, rows.shape[-1])[:, start : start + len(v)] @ v
