@@ -22,6 +22,7 @@ from curvlab.errors import ConfigError, Fault, UsageError
 from curvlab.model.admission import real_dtype, require_trainable
 from curvlab.objectives.ranks import ranks_of
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.reader import LayerReader
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed
 from curvlab.reporting.runlog import RunLog
@@ -39,6 +40,7 @@ def optimizer(
     groups: Sequence[Mapping[str, Any]] = (),
     examples: int | Callable[..., int] | None = None,
     strict: bool = False,
+    readers: Sequence[LayerReader] | None = None,
     **knobs: Any,
 ) -> CurvatureOptimizer:
     """A ``torch.optim.Optimizer`` that trains every parameter of ``model`` that requires a gradient.
@@ -60,6 +62,8 @@ def optimizer(
     ``examples`` declares how many examples a call of the model has where the first axis of its first
     tensor is not it: a number, or a function of the model's inputs.  ``strict`` refuses a model of which
     the method treats less than half of the numbers itself; otherwise a warning says so at the first step.
+    ``readers`` are the layer readers to use, in order, instead of all that are installed: what none of them
+    reads, the method's fallback trains.
 
     Raises ``ConfigError`` with every unknown knob, faulty value, and parameter that cannot be trained,
     ``CoverageError`` if ``strict`` refuses, and ``UsageError`` for what is not a model or holds no
@@ -89,7 +93,7 @@ def optimizer(
         groups=groups,
         examples=examples,
         strict=strict,
-        readers=layer_readers(registry),
+        readers=layer_readers(registry) if readers is None else tuple(readers),
     )
 
 
@@ -113,7 +117,7 @@ def _require_model(model: Any) -> None:
     listed = isinstance(model, (list, tuple)) and any(isinstance(item, Mapping) for item in model)
     if listed or isinstance(model, Mapping):
         message += (
-            ". Evaluation parameter groups as groups=, with patterns of names or parameters:"
+            ". Pass parameter groups as groups=, with patterns of names or parameters:"
             ' groups=[{"params": ["*.bias"], "weight_decay": 0.0}]'
         )
     raise UsageError(message)
