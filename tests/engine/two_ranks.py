@@ -28,6 +28,7 @@ from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.structure import Group, NaiveFallback
 from curvlab.registry.imports import part_class
+from curvlab.testing.unread import UnreadNorm
 from tests.engine.listening import listening
 from tests.limits.registered import DAMPED, knobs_of, methods, registry
 
@@ -48,7 +49,7 @@ class Net(nn.Module):
         self.first, self.second, self.norm, self.last = (
             nn.Linear(WIDTH, WIDTH),
             nn.Linear(WIDTH, WIDTH),
-            nn.LayerNorm(WIDTH),
+            UnreadNorm(WIDTH),
             nn.Linear(WIDTH, CLASSES),
         )
 

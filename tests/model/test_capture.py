@@ -417,7 +417,8 @@ def test_the_linear_maps_of_attention_are_captured_while_it_is_computed_again() 
         (8, True),
     ]
     assert [
-        use.x is not None and torch.equal(use.x, y) for use, y in zip(packed, (x, m, m), strict=True)
+        use.x is not None and torch.equal(use.x, y.transpose(0, 1))
+        for use, y in zip(packed, (x, m, m), strict=True)
     ] == [True] * 3
     fused = uses_in(lambda: module(x, m, m), *module.parameters())
     assert {use.reason for use in fused} == {"used by multi_head_attention_forward"}
