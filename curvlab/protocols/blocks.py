@@ -58,6 +58,18 @@ class Block:
         """Whether the inputs of its layer are one-hot rows."""
         return self.reader is not None and self.reader.one_hot
 
+    def refusal(self, *, tied: bool) -> str | None:
+        """Why a method that reads layers leaves it to the fallback, or ``None``.
+
+        ``tied``: whether it takes a block that other modules use transposed, whose statistics are partial.
+        """
+        if self.reader is None:
+            return self.reason
+        if self.transposed and not tied:
+            others = ", ".join(f'"{name}"' for name, _ in self.transposed)
+            return f"used transposed by {others}, which its statistics leave out; tied = true treats it"
+        return None
+
     def readings(self) -> Iterator[tuple[str, LayerReader, bool]]:
         """Every module that uses it, with the reader, and whether it uses the transposed matrix."""
         if self.reader is not None:

@@ -241,7 +241,8 @@ parameter; {no}: none, the fallback trains them; 2/4: two of four. The number is
 
 Every layer that is trained is compared with the dense Gauss–Newton matrix in float64, with exact labels
 (`tests/docs/test_support_matrix.py`): the rows that the method sees of a layer give its diagonal block.
-Where an embedding is tied to a layer, the block is that of the layer's use alone.
+Where an embedding is tied to a layer, the block is that of the layer's use alone, and is left to the
+fallback unless a part's setting `tied` asks for it.
 `foof` uses the inputs of these rows alone.
 
 {layers}

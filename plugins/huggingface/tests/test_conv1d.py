@@ -105,12 +105,24 @@ def test_it_is_trained_as_the_linear_layer_it_is(method: str) -> None:
         torch.testing.assert_close(ours[k].bias, theirs[k].bias, rtol=1e-9, atol=1e-9)
 
 
-def test_all_of_gpt2_is_read() -> None:
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("singd", "preconditioner.tied"),
+        ("kfac", "preconditioner.estimator.tied"),
+        ("cg-fac", "preconditioner.estimator.tied"),
+    ],
+)
+def test_all_of_gpt2_is_read_and_the_tied_embedding_where_that_is_asked(method: str, setting: str) -> None:
     config = GPT2Config(
         vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
     )
-    optimizer = curvlab.optimizer("singd", GPT2LMHeadModel(config))
-    assert {row.treatment for row in optimizer.coverage()} == {"singd"}
+    model = GPT2LMHeadModel(config)
+    left = {r.parameter: r.reason for r in curvlab.optimizer(method, model).coverage() if r.reason}
+    assert list(left) == ["transformer.wte.weight"]
+    assert 'used transposed by "transformer.wte"' in left["transformer.wte.weight"]
+    rows = curvlab.optimizer(method, model, settings={setting: True}).coverage()
+    assert {row.treatment for row in rows} == {method}
 
 
 def test_refusals_say_what_is_no_conv1d() -> None:

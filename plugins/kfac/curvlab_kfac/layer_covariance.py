@@ -50,6 +50,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     sharing: Sharing = "auto"
     samples: Count = 1
     examples: Natural = 0
+    tied: bool = False  #: also treat a matrix that is used transposed elsewhere: a head tied to its embedding
 
     def __post_init__(self) -> None:
         as_gram(self.A, "layer-covariance")
@@ -64,7 +65,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         return Needs.statistics(self.labels, self.samples, layer_examples=self.examples)
 
     def refuses(self, block: Block) -> str | None:
-        return None if block.is_layer else block.reason
+        return block.refusal(tied=self.tied)
 
     def init(self, like: BlockVector, ctx: Context) -> CovarianceState:
         shapes = like.layout.shapes

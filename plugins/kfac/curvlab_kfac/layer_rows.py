@@ -39,6 +39,7 @@ class LayerRows(CurvatureEstimator[RowsState]):
     labels: Labels = Labels.MODEL
     sharing: Sharing = "auto"
     samples: Count = 1
+    tied: bool = False  #: also treat a matrix that is used transposed elsewhere: a head tied to its embedding
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -51,7 +52,7 @@ class LayerRows(CurvatureEstimator[RowsState]):
         return Needs.statistics(self.labels, self.samples)
 
     def refuses(self, block: Block) -> str | None:
-        return None if block.is_layer else block.reason
+        return block.refusal(tied=self.tied)
 
     def init(self, like: BlockVector, ctx: Context) -> RowsState:
         return RowsState(shapes=dict(like.layout.shapes))

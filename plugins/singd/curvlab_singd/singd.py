@@ -84,6 +84,7 @@ class Singd(Preconditioner[SingdState]):
     fit: Natural = 6
     order: Literal[1, 2] = 1
     relative: bool = False
+    tied: bool = False  #: also treat a matrix that is used transposed elsewhere: a head tied to its embedding
     stacked: bool = True  #: update blocks of one shape by one batched product
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Singd(Preconditioner[SingdState]):
         return True
 
     def refuses(self, block: Block) -> str | None:
-        return None if block.is_layer else block.reason
+        return block.refusal(tied=self.tied)
 
     def fallible(self, state: SingdState, step: int) -> bool:
         return is_due(step, self.every)

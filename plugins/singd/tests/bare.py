@@ -37,6 +37,7 @@ PLAIN: dict[str, Any] = {
     "order": 1,
     "relative": False,
     "stacked": True,
+    "tied": False,
 }
 
 #: the rules of specs 3 and 4, and ours, by name
