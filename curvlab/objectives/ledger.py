@@ -488,7 +488,9 @@ class Ledger:
             explained, size = explained + values, size + bound
             coarse = max(coarse, _coarse(g, p))
         tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
-        return (added.flatten() - explained).abs().amax(), tolerance * size
+        # of smaller gradients the norms above are 0: their squares underflow
+        least = torch.finfo(torch.promote_types(p.dtype, torch.float32)).tiny ** 0.5
+        return (added.flatten() - explained).abs().amax(), tolerance * size + least
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self.generators:

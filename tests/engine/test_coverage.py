@@ -77,3 +77,18 @@ def test_strict_refuses_a_layer_that_leaves_later() -> None:
     (F.mse_loss(model(x), x) + beside).backward()
     with pytest.warns(LayerMismatch), pytest.raises(CoverageError, match="treats none"):
         opt.step()
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-24], ids=str)
+def test_a_layer_stays_where_the_squares_of_its_gradient_underflow(size: float) -> None:
+    """As those of units that are off for every example: nothing contradicts the layer's calls."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    opt = curvlab.optimizer("singd", model, refresh=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            opt.zero_grad()
+            model(torch.randn(500, 4)).backward(size * torch.randn(500, 3))
+            opt.step()
+    assert {row.treatment for row in opt.coverage()} == {"singd"}
