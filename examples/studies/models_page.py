@@ -163,7 +163,7 @@ It needs `pip install -r requirements-dev.txt`, and Debian's packages `bible-kjv
 
 ## Limits
 
-These are small networks in their first 200 steps, on one CPU thread. The table does not say how methods rank in a long run. At its default damping `singd` does not beat AdamW on Llama; with `damping=0.1` it ends at 1.755 (seed 0, rate 3e-3). Warm-up and decay of the rate are left out, for all three. The rate is chosen by the training loss. On the graph of digits all three methods fit the training nodes, and the held-out loss does not follow the training loss.
+These are small networks in their first 200 steps, on one CPU thread. The table does not say how methods rank in a long run. Warm-up and decay of the rate are left out, for all three. The rate is chosen by the training loss. On the graph of digits all three methods fit the training nodes, and the held-out loss does not follow the training loss.
 
 Next: [the support matrix](support-matrix.md), layer by layer, and [plain loops](concepts/plain-loop.md).
 """
