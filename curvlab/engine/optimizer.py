@@ -36,6 +36,7 @@ from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
@@ -221,6 +222,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         own = self.method is not method and self.method.fallback is method.fallback
         zero = {PEAK: 0.0} if own else {}
         super().__init__(listed, {**defaults, "rule_lr": rate, **zero})
+
+    def _context(self, arm: Arm, step: int) -> Context:
+        """What the parts of an arm are given in a step, for evaluations outside of one."""
+        return self.assignment.context(arm, step)
 
     def _apart(self, block: Block) -> tuple[Any, ...]:
         return self.settings.shared(self.param_groups, block)
