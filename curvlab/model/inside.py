@@ -29,9 +29,8 @@ READ = ("linear", "scale", "shift")
 class Inside:
     """Forward hooks of one composite module that tell ``record`` of the uses of its blocks' parameters.
 
-    ``wanted`` is asked at every call whether anybody listens, ``leave`` is told of a block with a use that no
-    reader reads, and why.  Inside a compiled call nothing is captured; what is computed
-    again is computed outside of it.
+    ``wanted()`` says at every call whether uses are recorded.  ``leave(block, reason)`` receives a block with
+    a use that no reader reads.  Inside a compiled call nothing is captured; a re-run happens outside of it.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Inside:
         return Capture(map(module.get_parameter, names), lambda use: self._tell(module, use))
 
     def _tell(self, module: nn.Module, use: ParameterUse) -> None:
-        """A parameter was used: its blocks are told, each of what it holds."""
+        """Record a use for each block whose parameter it is of."""
         held = [part for part in (use.part, use.bias) if part is not None]
         for block in self.blocks:
             reader = block.reader

@@ -57,7 +57,7 @@ def partition(
         inner = [p for p in module.parameters() if _trained(p) and id(p) not in taken]  # a composite's, too
         mine = [b for b in found.blocks(name, module) if found.reads_any(b, inner)] if read else []
         if not reads(name or "model"):
-            mine = [b for b in mine if b.shape[1] > 1]
+            mine, read = [b for b in mine if b.shape[1] > 1], False
         if known is not None:
             parts = {p for b in mine for p in b.parameters}
             members = [b for b in members if not parts.issuperset(b.parameters)]

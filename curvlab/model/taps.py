@@ -146,8 +146,8 @@ def listen(
 ) -> list[RemovableHandle]:
     """Tell ``record`` of every use of these blocks while gradients are on, if its output has numbers.
 
-    ``wanted`` says whether anybody listens to the inside of composite modules, which costs; ``leave`` is told
-    of blocks that turn out to be used in a way that nobody reads (``Blocks.leave`` if not given).
+    ``wanted()`` says whether uses inside composite modules are recorded, which costs.  ``leave(block, reason)``
+    receives blocks with a use that no reader reads; ``Blocks.leave`` if not given.
     """
     handles: list[RemovableHandle] = []
     inside: dict[str, list[Block]] = defaultdict(list)
@@ -175,7 +175,7 @@ class Listener:
     ) -> None:
         self.block, self.reader, self.transposed, self.record = block, reader, transposed, record
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # or each layer were a guard of one function
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # traced, it would compile again and again
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if len(rest) != 2:  # it was removed while other hooks ran, and torch forgot that it takes kwargs
             return

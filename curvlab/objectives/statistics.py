@@ -6,7 +6,7 @@ equation the points of a term.  Calls are arranged by example as they are added,
 One scale.  The rows that come out are gradients of ℓ_n, the un-averaged loss of an example; where ℓ_n is a
 mean over ``positions`` terms, of a term over √positions (``unaveraged``); where a block's rows are not those
 of examples (tokens sent to an expert), times √(rows/n) (``thinned``).  Then ``(1/n) Σ g gᵀ`` is the curvature
-of the mean loss, whoever sums it.
+of the mean loss.
 """
 
 from __future__ import annotations
