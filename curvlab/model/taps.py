@@ -146,8 +146,8 @@ def listen(
 ) -> list[RemovableHandle]:
     """Tell ``record`` of every use of these blocks while gradients are on, if its output has numbers.
 
-    ``wanted()`` says whether uses inside composite modules are recorded, which costs.  ``leave(block, reason)``
-    receives blocks with a use that no reader reads; ``Blocks.leave`` if not given.
+    ``wanted()`` says whether uses inside composite modules are recorded, which costs time.
+    ``leave(block, reason)`` receives blocks with a use that no reader reads; ``Blocks.leave`` if not given.
     """
     handles: list[RemovableHandle] = []
     inside: dict[str, list[Block]] = defaultdict(list)
