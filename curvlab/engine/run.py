@@ -124,9 +124,12 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
     with reproducible(_as_it_ran(plan, found, folder)), memory_in_words():
         saved = found.checkpoint
         model = plan.task.model()
-        workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
+        workload = plan.task.workload(
+            model, dtype=plan.backend.dtypes.parameters, device=plan.backend.torch_device
+        )
         restore_model(workload.model, plan, saved)
-        metrics = {name: float(value) for name, value in workload.metrics().items()}
+        with plan.backend.forward():
+            metrics = {name: float(value) for name, value in workload.metrics().items()}
     return {
         "run": str(folder),
         "step": saved.step,
