@@ -51,7 +51,7 @@ def least_squares(A: Float[Tensor, "m d"], b: Float[Tensor, " m"]) -> Float[Tens
     return x.to(b.dtype)
 
 
-def qr(A: Float[Tensor, "*b d k"], *, complete: bool = False) -> Float[Tensor, "*b d k"]:
+def qr(A: Float[Tensor, "*b d k"], *, complete: bool = False) -> Float[Tensor, "*b d p"]:
     """Orthonormal columns that span the first columns of A, however many one takes (Q of QR).
 
     ``complete``: d columns, the others orthogonal to all of A.

@@ -22,7 +22,7 @@ from curvlab.protocols.dtypes import Dtypes
 Stored = Literal["bfloat16", "float32", "float64"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Precision(Backend):
     """What precisions share: factorizations, the device, and dtypes of single roles.
 

@@ -80,7 +80,7 @@ class Backend(ABC):
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         """Eigenvalues ascending, eigenvectors in columns; retried in float64."""
 
-    def qr(self, A: Float[Tensor, "*b d k"], *, complete: bool = False) -> Float[Tensor, "*b d k"]:
+    def qr(self, A: Float[Tensor, "*b d k"], *, complete: bool = False) -> Float[Tensor, "*b d p"]:
         """Orthonormal columns that span the first columns of A, however many one takes (Q of QR).
 
         ``complete``: d columns, the others orthogonal to all of A.
