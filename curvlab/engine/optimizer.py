@@ -146,8 +146,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
         Under autocast the model is evaluated as its caller asks; the method computes in its own precision.
         Under a precision that scales the loss, a step that overflows is not taken, and the event
-        ``loss-scale-overflow`` says so.  Raises ``Diverged`` when the ladder is at its end.  Whatever is raised before the write: parameters,
-        the states of every part, counters and the generator are then as before the step, bit for bit.
+        ``loss-scale-overflow`` says so.  Raises ``Diverged`` when the ladder is at its end.  Whatever is
+        raised before the write: parameters, the states of every part, counters and the generator are then as
+        before the step, bit for bit.
         """
         self.trained.require_unchanged()
         self._adopt()

@@ -12,9 +12,9 @@ DROPPED = 16
 def stochastic(x: Tensor, generator: torch.Generator) -> Tensor:
     """Float32 as bfloat16, rounded up or down with probabilities that keep the mean.
 
-    A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments below
-    half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities and NaN
-    stay what they are.  Costs four passes and one random number per entry.
+    A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments
+    below half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities
+    and NaN stay what they are.  Costs four passes and one random number per entry.
     """
     bits = x.contiguous().view(torch.int32)
     noise = torch.randint(

@@ -26,9 +26,9 @@ Stored = Literal["bfloat16", "float32", "float64"]
 class Precision(Backend):
     """What precisions share: factorizations, the device, and dtypes of single roles.
 
-    Subclasses say the dtypes (``base``).  A role's setting overrides what they say of it.  ``averages`` is how
-    states in bfloat16 are rounded; by chance, an average moves on even where its increments are below half a
-    unit in the last place.
+    Subclasses say the dtypes (``base``).  A role's setting overrides what they say of it.  ``averages`` is
+    how states in bfloat16 are rounded; by chance, an average moves on even where its increments are below
+    half a unit in the last place.
     """
 
     device: str = "cpu"  #: a torch device: "cpu", "cuda", "cuda:1"

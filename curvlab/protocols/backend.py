@@ -56,7 +56,7 @@ class Backend(ABC):
 
     @property
     def master(self) -> bool:
-        """Whether a step writes to a copy of the parameters in the working dtype, which they are rounded from."""
+        """Whether steps write to a copy of the parameters in the working dtype, to be rounded."""
         return False
 
     @abstractmethod
