@@ -83,7 +83,9 @@ def losses(method: str, network: str, precision: str) -> list[float]:
     for k in range(STEPS):
         start = 0 if method in ON_ONE_BATCH else k * BATCH
         some = torch.arange(start, start + BATCH) % len(x)
-        objective = curvlab.objective(model, nn.CrossEntropyLoss(), x[some].view(-1, *shape).to(dtype), y[some])
+        objective = curvlab.objective(
+            model, nn.CrossEntropyLoss(), x[some].view(-1, *shape).to(dtype), y[some]
+        )
         found.append(float(optimizer.step(objective)))
     assert all(bool(torch.isfinite(t).all()) for t in model.state_dict().values())
     return found
