@@ -17,6 +17,7 @@ from torch import Tensor
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.arithmetic import Arithmetic
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
@@ -49,9 +50,9 @@ def own_precision(device: str) -> AbstractContextManager[Any]:
 
 
 class Autocasted(Objective):
-    """``mine``, evaluated under an autocast wherever it is asked."""
+    """``mine``, evaluated under an autocast, or another choice of arithmetic, wherever it is asked."""
 
-    def __init__(self, mine: Objective, cast: Cast) -> None:
+    def __init__(self, mine: Objective, cast: Arithmetic) -> None:
         self.mine, self.under = mine, cast
 
     def __call__(self) -> Float[Tensor, ""]:
@@ -90,10 +91,10 @@ class Autocasted(Objective):
 
 @dataclass(frozen=True)
 class _Products(LinearOperator[BlockVector]):
-    """Products made under an autocast."""
+    """Products made under an autocast, or another choice of arithmetic."""
 
     base: LinearOperator[BlockVector]
-    under: Cast
+    under: Arithmetic
 
     self_adjoint = True
     psd = True

@@ -15,8 +15,10 @@ import torch
 
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
+from curvlab.engine.placement import placed
 from curvlab.engine.training import Training
 from curvlab.errors import Diverged, Stopped
+from curvlab.protocols.arithmetic import under
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.report import EvalRecord, Event, StepRecord
 
@@ -49,7 +51,9 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     """Compute the metrics, tell them, and remember them and the best so far."""
     progress = training.progress
     # metrics must not move the numbers that random layers draw: evaluating more often changes nothing
-    with torch.random.fork_rng(devices=_devices(training)):
+    backend = training.plan.backend
+    apart = torch.random.fork_rng(devices=_devices(training))
+    with apart, under(backend.arithmetic, backend.evaluation):
         metrics = {name: float(value) for name, value in training.workload.metrics().items()}
     progress.evaluated.set(progress.step, int(training.epochs))
     progress.metrics = metrics
@@ -66,7 +70,7 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
     begun = perf_counter()
-    draw = training.samples.draw()
+    draw = placed(training.samples.draw(), plan.backend.moved)
     training.optimizer.step(training.workload.objective(draw))
     progress.step += 1
     progress.examples += draw.gradient.numel()

@@ -34,6 +34,7 @@ from curvlab.objectives.ambient import Ambient, Reduction
 from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks
+from curvlab.protocols.arithmetic import under
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -178,8 +179,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         needs, emit = self.needs(self.steps), self.assignment.emit
         if isinstance(closure, Objective):
             asked = closure if self.ranks is None else DistributedObjective(closure, self.ranks)
-            cast = Cast.present(self.blocks.like.device.type)
-            asked = asked if cast is None else Autocasted(asked, cast)
+            for choice in (self.backend.evaluation, Cast.present(self.blocks.like.device.type)):
+                asked = asked if choice is None else Autocasted(asked, choice)
             self.ambient.clear()
             return FromObjective(asked, needs, self.blocks, self._quiet, self.cache, emit)
         if needs.objective:
@@ -203,7 +204,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Inside, nothing is recorded, and the method computes in its own precision."""
-        with self.ambient.aside(), own_precision(self.blocks.like.device.type):
+        device = self.blocks.like.device.type
+        with self.ambient.aside(), own_precision(device), under(self.backend.arithmetic):
             yield
 
     # the model and its groups

@@ -36,6 +36,7 @@ from curvlab.errors import (
     raised,
 )
 from curvlab.files import require_temporary_folder
+from curvlab.protocols.arithmetic import under
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
@@ -126,7 +127,8 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
         model = plan.task.model()
         workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
         restore_model(workload.model, plan, saved)
-        metrics = {name: float(value) for name, value in workload.metrics().items()}
+        with under(plan.backend.arithmetic, plan.backend.evaluation):
+            metrics = {name: float(value) for name, value in workload.metrics().items()}
     return {
         "run": str(folder),
         "step": saved.step,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,39 +13,19 @@ from torch import Tensor
 from curvlab.errors import ConfigError, Fault, NotPositiveDefinite
 from curvlab.linalg.gram import gram_
 from curvlab.linalg.verdict import holds
+from curvlab.precision.device import OnDevice
 from curvlab.protocols.backend import Backend
 
 
 @dataclass(frozen=True)
-class Full(Backend):
+class Full(OnDevice, Backend):
     """Parameters, statistics and factors in ``dtype``; a factorisation that fails is retried in float64."""
 
     dtype_name: Literal["float32", "float64"] = "float32"
-    device: str = "cpu"  #: a torch device: "cpu", "cuda", "cuda:1"
-
-    def __post_init__(self) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of names that torch gave up, which are refused below
-                device = torch.device(self.device)
-        except RuntimeError:
-            raise ConfigError(
-                Fault(f"device = {self.device!r} is not a torch device", hint='use "cpu", "cuda" or "cuda:0"')
-            ) from None
-        if not _is_here(device):
-            names = ["cpu", *(f"{kind}:{i}" for kind, count in _accelerators().items() for i in range(count))]
-            here = ", ".join(f'"{name}"' for name in names)
-            raise ConfigError(
-                Fault(f"device = {self.device!r} is not available on this machine", hint=f"available: {here}")
-            )
 
     @property
     def dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype_name == "float64" else torch.float32
-
-    @property
-    def torch_device(self) -> torch.device:
-        return torch.device(self.device)
 
     def gram_(
         self, M: Float[Tensor, "d d"], keep: float, X: Float[Tensor, "n d"], weight: float
@@ -84,19 +63,6 @@ class Full(Backend):
             except NotPositiveDefinite:
                 continue
         raise NotPositiveDefinite(_description(A.double()))
-
-
-def _is_here(device: torch.device) -> bool:
-    """Whether torch can compute on the device here: it knows many names, and ``meta`` holds no numbers."""
-    return device.type == "cpu" or (device.index or 0) < _accelerators().get(device.type, 0)
-
-
-def _accelerators() -> dict[str, int]:
-    """How many devices there are of the one type that this torch computes on beside the CPU."""
-    if not torch.accelerator.is_available():
-        return {}
-    found = torch.accelerator.current_accelerator()
-    return {found.type: torch.accelerator.device_count()} if found is not None else {}
 
 
 def _require_wide(A: Tensor) -> None:

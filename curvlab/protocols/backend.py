@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.protocols.arithmetic import Arithmetic
+
 
 class Backend(ABC):
     """A precision.  Its settings include the device."""
@@ -25,6 +27,20 @@ class Backend(ABC):
     @abstractmethod
     def torch_device(self) -> torch.device:
         """Where the model and every state live."""
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """What the method's own computations are made under; ``None`` where torch's choice stands."""
+        return None
+
+    @property
+    def evaluation(self) -> Arithmetic | None:
+        """What evaluations of the model are made under, inside of ``arithmetic``; ``None``: no difference."""
+        return None
+
+    def moved(self, indices: Tensor) -> Tensor:
+        """Indices of a batch, drawn on the host; on the device already, if that is worth a transfer here."""
+        return indices
 
     @abstractmethod
     def gram_(
