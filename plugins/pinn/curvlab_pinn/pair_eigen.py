@@ -93,7 +93,8 @@ def _together(
     spectra = []
     for side in sides:
         if side is None:
-            return None, torch.full((1,), float(len(sides) - 1), dtype=torch.float64)
+            device = ctx.backend.torch_device
+            return None, torch.full((1,), float(len(sides) - 1), dtype=torch.float64, device=device)
         M = _structure(side).dense()
         values, Q = ctx.backend.eigh(M.double())
         spectra.append((nonnegative(values, M.dtype) + ctx.damping, Q))
