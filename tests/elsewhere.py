@@ -13,6 +13,7 @@ torch lets autograd work on a device that it is built without for two of its nam
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -29,6 +30,15 @@ CPU = torch.device("cpu")
 _ATEN = torch.ops.aten
 #: operations between devices
 _COPIES = {_ATEN._to_copy, _ATEN.copy_, _ATEN.copy}
+#: operations that the host waits for
+_READS = {
+    _ATEN._local_scalar_dense,
+    _ATEN.equal,
+    _ATEN.nonzero,
+    _ATEN.masked_select,
+    _ATEN._unique2,
+    _ATEN._linalg_check_errors,
+}
 #: operations that take indices of the host; they come behind the first argument
 _INDEXED = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_, _ATEN._index_put_impl_, _ATEN._unsafe_index}
 
@@ -61,6 +71,7 @@ class Elsewhere(Tensor):
     # torch's own do not dispatch
 
     def tolist(self) -> Any:
+        _note("tolist")
         return self.held.tolist()
 
     def new_tensor(self, data: Any, **how: Any) -> Tensor:
@@ -103,6 +114,25 @@ class _Machine(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _run(func, args, dict(kwargs or {}))
 
 
+#: where the host's waits are counted, while they are
+_counts: list[Counter[str]] = []
+
+
+@contextmanager
+def counted_waits() -> Iterator[Counter[str]]:
+    """How often the host waits for the device, by operation, inside; within ``second_device``."""
+    _counts.append(Counter())
+    try:
+        yield _counts[-1]
+    finally:
+        _counts.pop()
+
+
+def _note(name: str) -> None:
+    for count in _counts:
+        count[name] += 1
+
+
 @contextmanager
 def second_device() -> Iterator[torch.device]:
     """Inside, the device is there.  It has no autocast, of which torch raises."""
@@ -136,6 +166,8 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     elif elsewhere or target.type == DEVICE.type or kwargs.get("generator") is not None:
         checked = tree_flatten(args[0])[0] if packet in _INDEXED else given
         _require_one_device(func, [] if packet in _COPIES else checked, target, kwargs)
+    if elsewhere and _waits(packet, args, target):
+        _note(str(packet).removeprefix("aten."))
     if target.type not in (DEVICE.type, "cpu"):
         return func(*args, **kwargs)
     if asked is not None:
@@ -149,6 +181,14 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return found
     wrapped = tree_map(lambda t: Elsewhere(t) if isinstance(t, Tensor) else t, found)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if elsewhere else wrapped
+
+
+def _waits(packet: Any, args: tuple[Any, ...], target: torch.device) -> bool:
+    """Whether the host needs the numbers to go on: it reads them, or a shape hangs on them."""
+    if packet in _COPIES:
+        return target.type == "cpu"
+    by_mask = packet is _ATEN.index and any(i is not None and i.dtype is torch.bool for i in args[1])
+    return packet in _READS or by_mask
 
 
 def _plain(what: Any) -> Any:

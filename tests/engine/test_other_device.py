@@ -8,6 +8,7 @@ CPU alone, attention and recurrent ones, round otherwise on the other device; so
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full
 from curvlab.protocols.step import At, Transform
 from curvlab.reporting.runlog import RunLog
-from tests.elsewhere import CPU, DEVICE, MixedDevices, second_device
+from curvlab.testing.dispatch import host_syncs
+from tests.elsewhere import CPU, DEVICE, MixedDevices, counted_waits, second_device
 from tests.limits.registered import knobs_of, methods, registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -229,3 +231,39 @@ def test_a_part_that_makes_a_tensor_on_the_cpu_and_mixes_it_in_is_caught() -> No
     assert trained(NETWORKS["images"], careless, CPU)
     with second_device() as device, pytest.raises(MixedDevices, match=r"aten.mul_.*CPU, of shape"):
         trained(NETWORKS["images"], careless, device)
+
+
+#: waits of a step that refreshes nothing and searches nothing: the loss and the sizes of gradient, update and
+#: states, each read once to find numbers that are not finite
+FEWEST = 4
+
+
+def waits(name: str, device: torch.device) -> Counter[str]:
+    """Of the second step of a method, by operation."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = images()
+    x, y = NETWORKS["images"].inputs().to(device), torch.zeros(6, dtype=torch.long, device=device)
+    backend = Full("float64") if device == CPU else Away("float64")
+    optimizer = CurvatureOptimizer(build_method(registry(), name, {}), model, backend=backend)
+
+    def step() -> None:
+        optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y))
+
+    step()
+    if device == CPU:
+        return host_syncs(step)
+    with counted_waits() as counted:
+        step()
+    return counted
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "kfac", "singd", "shampoo", "lbfgs", "hf-martens"])
+def test_the_host_waits_for_the_device_no_more_often_than_is_counted_on_the_cpu(name: str) -> None:
+    """The benchmarks count on the CPU, tensors of the host included: torch's random state, once a step."""
+    with second_device() as device:
+        there = waits(name, device).total()
+    here = waits(name, CPU).total() - 1
+    assert there < here if name in ("lbfgs", "hf-martens") else there == here
+    if name in ("sgd", "adamw"):
+        assert there == FEWEST
