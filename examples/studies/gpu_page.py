@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 COMMAND = """```
-nox -s gpu
+python examples/studies/gpu.py
 ```"""
 
 NOTHING = f"""# On a GPU
@@ -23,7 +23,7 @@ The study measures, within eight minutes on a machine with a CUDA device:
 
 {COMMAND}
 
-It replaces this page. `python examples/studies/gpu.py --device cpu --tiny --precisions float32` tries its logic on the CPU in less than a minute and writes nothing.
+It replaces this page; `nox -s gpu` runs it, too. `python examples/studies/gpu.py --device cpu --tiny --precisions float32` tries its logic on the CPU in less than a minute and writes nothing.
 """
 
 
