@@ -33,7 +33,7 @@ def optimizer(
     model: nn.Module,
     *,
     settings: Mapping[str, Any] | None = None,
-    precision: str | None = None,
+    precision: str | Mapping[str, Any] | None = None,
     reduction: str = "mean",
     seed: int = 0,
     group: Any = "world",
@@ -45,13 +45,13 @@ def optimizer(
 ) -> CurvatureOptimizer:
     """A ``torch.optim.Optimizer`` that trains every parameter of ``model`` that requires a gradient.
 
-    ``knobs`` are the method's few settings (``curvlab methods NAME`` lists them); ``settings`` maps
-    dotted paths to anything deeper: ``{"preconditioner.inverse": "eigen"}``.  ``precision`` names the
-    arithmetic of curvature; left out, it is that of the parameters.  ``reduction`` says how the
-    caller's loss averages over the batch (``"mean"``, ``"sum"``, or ``"mean-tokens"`` for a mean over
-    batch and sequence).  ``group`` says which processes train this model, each on its own examples: all
-    of ``torch.distributed`` where that is initialised (``"world"``), those of a group, or ``None`` for
-    this one alone.
+    ``knobs`` are the method's few settings (``curvlab methods NAME`` lists them); ``settings`` maps dotted
+    paths to anything deeper: ``{"preconditioner.inverse": "eigen"}``.  ``precision`` names the arithmetic,
+    or is a table of it (``{"use": "bfloat16", "factors": "float32"}``); left out, it is that of the
+    parameters.  ``reduction`` says how the caller's loss averages over the batch (``"mean"``, ``"sum"``, or
+    ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` says which processes train this model,
+    each on its own examples: all of ``torch.distributed`` where that is initialised (``"world"``), those of
+    a group, or ``None`` for this one alone.
 
     ``groups`` are parameters whose settings differ, as in torch: ``params`` is a shell pattern of
     parameter names, a list of patterns, or parameters of the model; the other keys are those that
@@ -77,10 +77,11 @@ def optimizer(
         raise UsageError("the model has no parameters to train")
     require_trainable(model)
     dtype = real_dtype(model)
-    name = precision or _name(torch.float32 if dtype in HALVES else dtype)
+    given = {"use": precision} if isinstance(precision, str) else dict(precision or {})
+    name = given.pop("use", None) or _name(dtype)
     choice = part_class(registry.part("precision", name))
     device = {"device": str(parameters[0].device)} if "device" in settings_of(choice) else {}
-    backend: Backend = build_part(registry, Backend, name, device)
+    backend: Backend = build_part(registry, Backend, name, {**device, **given})
     _require_precision(backend, name, dtype)
     return CurvatureOptimizer(
         composed,
@@ -95,10 +96,6 @@ def optimizer(
         strict=strict,
         readers=layer_readers(registry) if readers is None else tuple(readers),
     )
-
-
-#: dtypes that have no precision of their own yet: what a method makes of them, it makes in them
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def _require_model(model: Any) -> None:
@@ -125,13 +122,15 @@ def _require_model(model: Any) -> None:
 
 def _require_precision(backend: Backend, name: str, dtype: torch.dtype) -> None:
     """Refuse a precision whose parameters are of another dtype than the model's."""
-    if backend.dtype == dtype or (dtype in HALVES and name == "float32"):
+    wanted = backend.dtypes.parameters
+    if wanted == dtype:
         return
-    convert = {torch.float32: "model.float()", torch.float64: "model.double()"}.get(backend.dtype)
+    convert = {torch.float32: "model.float()", torch.float64: "model.double()"}.get(
+        wanted, f"model.to(torch.{_name(wanted)})"
+    )
     hint = "leave precision out to use the dtype of the parameters"
-    if convert is not None:
-        hint = f"call {convert} first, or {hint}"
-    what = f'precision "{name}" needs parameters in {_name(backend.dtype)}; the model has {_name(dtype)}'
+    hint = f"call {convert} first, or {hint}"
+    what = f'precision "{name}" needs parameters in {_name(wanted)}; the model has {_name(dtype)}'
     raise ConfigError(Fault(what, path="precision", hint=hint))
 
 

@@ -65,7 +65,7 @@ def test_knobs_and_settings_reach_the_method(model: nn.Module) -> None:
 
 def test_a_precision_is_named_and_takes_the_models_device(model: nn.Module) -> None:
     optimizer = curvlab.optimizer("plain", model.double(), precision="float64")
-    assert optimizer.backend.dtype == torch.float64
+    assert optimizer.backend.dtypes.parameters == torch.float64
     assert optimizer.backend.torch_device == next(model.parameters()).device
     with pytest.raises(ConfigError, match='Did you mean "float64"'):
         curvlab.optimizer("plain", model, precision="flaot64")
@@ -175,13 +175,13 @@ def test_parameters_in_place_of_the_model_are_refused_with_the_remedy(way: str, 
 
 
 def test_precision_is_that_of_the_parameters_and_no_other(model: nn.Module) -> None:
-    assert curvlab.optimizer("plain", model).backend.dtype is torch.float32
-    assert curvlab.optimizer("plain", model, precision="float32").backend.dtype is torch.float32
+    assert curvlab.optimizer("plain", model).backend.dtypes.parameters is torch.float32
+    assert curvlab.optimizer("plain", model, precision="float32").backend.dtypes.parameters is torch.float32
     with pytest.raises(
         ConfigError, match=r'"float64" .* float32(.|\n)*model.double\(\)(.|\n)*leave precision out'
     ):
         curvlab.optimizer("plain", model, precision="float64")
-    assert curvlab.optimizer("plain", model.double()).backend.dtype is torch.float64
+    assert curvlab.optimizer("plain", model.double()).backend.dtypes.parameters is torch.float64
     with pytest.raises(ConfigError, match=r"model.float\(\)"):
         curvlab.optimizer("plain", model, precision="float32")
 

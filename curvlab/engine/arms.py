@@ -24,6 +24,7 @@ from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.pieces import whole
 from curvlab.protocols.report import Event
+from curvlab.protocols.storage import Storage
 
 #: what an arm is called that the method's fallback runs
 FALLBACK = "fallback"
@@ -71,6 +72,7 @@ class Arms:
         emit: Callable[[Event], None],
     ) -> None:
         self.name, self.method, self.backend, self.generator = name, method, backend, generator
+        self.storage = Storage.of(backend, torch.Generator(device=generator.device))
         self.emit = emit
         self.members: list[Arm] = []
         self.unread: set[str] = set()  # blocks that were handed over
@@ -85,7 +87,14 @@ class Arms:
     def context(self, arm: Arm, step: int) -> Context:
         """What the parts of an arm are given in a step."""
         damping = arm.method.damping.at(arm.state.damping, step)
-        return Context(step, damping, self.backend, self.generator)
+        return Context(step, damping, self.backend, self.generator, self.storage)
+
+    def begin(self, step: int) -> None:
+        """A step begins: what it rounds by chance is drawn from the method's seed and the step's number."""
+        if self.storage.by_chance:
+            noise = self.storage.noise
+            assert noise is not None
+            noise.manual_seed((self.generator.initial_seed() << 32) + step)
 
     def needing_objective(self, step: int) -> str:
         """The parts that need an objective in this step, by place."""
@@ -257,8 +266,11 @@ class Arms:
 
     def _fresh(self, method: Method, blocks: Blocks, generator: torch.Generator) -> MethodState:
         like = blocks.layout.zeros(like=blocks.like.detach())
-        ctx = Context(0, method.damping.at(method.damping.init(), 0), self.backend, generator)
-        return method.init(like, ctx)
+        damping = method.damping.at(method.damping.init(), 0)
+        state = method.init(like, Context(0, damping, self.backend, generator, self.storage))
+        if state.master is not None:
+            state.master.copy_(blocks.read())
+        return state
 
     def _carved(self, arm: Arm, name: str, blocks: Sequence[str]) -> Arm:
         """An arm of some of the blocks, with their part of the whole one's state."""

@@ -29,6 +29,8 @@ def size(tensor: Tensor) -> float:
     """``‖tensor‖²``; not finite if an entry is not, or if a square overflows.  A host sync."""
     if not tensor.is_floating_point():
         return 0.0
+    if tensor.element_size() < 4:  # squares of halves overflow, and are summed coarsely
+        return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32)) ** 2
     if tensor.is_contiguous():
         flat = tensor.detach().reshape(-1)
         return float(torch.dot(flat, flat))

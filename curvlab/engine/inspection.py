@@ -103,7 +103,7 @@ def inspect(plan: Plan) -> Inspection:
     """Inspect a plan; raises ``CoverageError`` as training would.  Allocates nothing on any device."""
     require_temporary_folder()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = plan.task.model().to(plan.backend.dtype)
+        model = plan.task.model().to(plan.backend.dtypes.parameters)
     seed = plan.run.seed
     samples = SampleStream.of(plan.sampler, SOME, min(plan.task.batch_size, SOME), seed)
     optimizer = CurvatureOptimizer(

@@ -18,7 +18,6 @@ from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.placement import placed
 from curvlab.engine.training import Training
 from curvlab.errors import Diverged, Stopped
-from curvlab.protocols.arithmetic import under
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.report import EvalRecord, Event, StepRecord
 
@@ -51,9 +50,7 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     """Compute the metrics, tell them, and remember them and the best so far."""
     progress = training.progress
     # metrics must not move the numbers that random layers draw: evaluating more often changes nothing
-    backend = training.plan.backend
-    apart = torch.random.fork_rng(devices=_devices(training))
-    with apart, under(backend.arithmetic, backend.evaluation):
+    with torch.random.fork_rng(devices=_devices(training)), training.plan.backend.forward():
         metrics = {name: float(value) for name, value in training.workload.metrics().items()}
     progress.evaluated.set(progress.step, int(training.epochs))
     progress.metrics = metrics
@@ -71,11 +68,13 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     progress, plan = training.progress, training.plan
     begun = perf_counter()
     draw = placed(training.samples.draw(), plan.backend.moved)
+    before = training.optimizer.steps
     training.optimizer.step(training.workload.objective(draw))
+    taken = training.optimizer.steps > before  # or its batch was skipped, and an event says why
     progress.step += 1
     progress.examples += draw.gradient.numel()
     progress.seconds += perf_counter() - begun
-    if progress.step == 1 or is_due(progress.step, plan.run.log_every):
+    if taken and (progress.step == 1 or is_due(progress.step, plan.run.log_every)):
         _log(training, tell)
 
 

@@ -30,7 +30,7 @@ def describe(training: Training, folder: Path) -> dict[str, Any]:
         **_here(),
         "parts": dict(plan.provenance),
         "device": str(plan.backend.torch_device),
-        "dtype": str(plan.backend.dtype).removeprefix("torch."),
+        "dtype": str(plan.backend.dtypes.parameters).removeprefix("torch."),
         "seed": plan.run.seed,
         "method": plan.method_name,
         "task": plan.resolved.get("task", {}).get("use", type(plan.task).__name__),

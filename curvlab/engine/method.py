@@ -96,13 +96,15 @@ class Method:
         return method
 
     def init(self, like: BlockVector, ctx: Context) -> MethodState:
-        """Fresh states of every part, for blocks of ``like``'s layout."""
+        """Fresh states of every part, for blocks of the layout of ``like``, a vector of a step."""
+        stored = ctx.zeros(like, "moments")
         return MethodState(
-            preconditioner=self.preconditioner.init(like, ctx),
+            preconditioner=self.preconditioner.init(stored, ctx),
             damping=self.damping.init(),
             step=self.step.init(like),
-            on_gradient=[t.init(like) for t in self.on_gradient],
-            on_update=[t.init(like) for t in self.on_update],
+            on_gradient=[t.init(stored) for t in self.on_gradient],
+            on_update=[t.init(stored) for t in self.on_update],
+            master=ctx.zeros(like, "work") if ctx.backend.master else None,
         )
 
 
@@ -134,7 +136,8 @@ def put_at(part: Any, place: Place, value: Any) -> Any:
 class MethodState:
     """The states of a method's parts, by place.
 
-    ``watch`` remembers which of their tensors are known to be finite.
+    ``master`` holds the parameters in the working dtype, where the precision asks for it.  ``watch``
+    remembers which tensors are known to be finite.
     """
 
     preconditioner: Any
@@ -142,4 +145,5 @@ class MethodState:
     step: Any
     on_gradient: list[Any]
     on_update: list[Any]
+    master: BlockVector | None = None
     watch: Watch = field(default_factory=Watch, metadata={"transient": True})

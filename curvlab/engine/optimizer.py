@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 
 from curvlab.engine import saved
 from curvlab.engine.arms import Arm, Arms
-from curvlab.engine.autocast import Autocasted, Cast, own_precision
 from curvlab.engine.coverage import Coverage, coverage_of, report
 from curvlab.engine.facts import facts
 from curvlab.engine.gradient_cache import GradientCache
 from curvlab.engine.groups import resolve
 from curvlab.engine.live import live
+from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.engine.method import Method
+from curvlab.engine.passes import InPrecision, Passes, own_precision
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import PEAK, Settings, share
@@ -98,8 +100,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.assignment = Arms(name, self.method, backend, self.generator, lambda event: self.on_event(event))
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
-        self.cache = GradientCache.of(self.blocks) if self.method.step.carries_gradient else None
-        self.ambient = Ambient(self.blocks, cast(Reduction, reduction), self.ranks, examples)
+        # a θ rounded by chance is not the one that the search has evaluated
+        rule = backend.loss_scaling
+        self.scale = None if rule is None else LossScale(rule)
+        exact = backend.parameter_rounding == "nearest"
+        self.cache = GradientCache.of(self.blocks) if self.method.step.carries_gradient and exact else None
+        self.ambient = Ambient(
+            self.blocks, cast(Reduction, reduction), self.ranks, examples, backend.dtypes.rows
+        )
         self.ambient.listen(self.needs(0))
         if strict:
             report(name, self.coverage(), strict=True)
@@ -138,19 +146,28 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """One step.  Returns the loss of an objective, or what the closure returned.
 
         Under autocast the model is evaluated as its caller asks; the method computes in its own precision.
-        Raises ``Diverged`` when the ladder is at its end.  Whatever is raised before the write: parameters,
-        the states of every part, counters and the generator are then as before the step, bit for bit.
+        Under a precision that scales the loss, a step that overflows is not taken, and the event
+        ``loss-scale-overflow`` says so.  Raises ``Diverged`` when the ladder is at its end.  Whatever is
+        raised before the write: parameters, the states of every part, counters and the generator are then as
+        before the step, bit for bit.
         """
         self.trained.require_unchanged()
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
         env = StepEnvironment(self.assignment, self._allot, self._rates, self._quiet, self.samples)
-        taken = take_step(source, env, self.steps)
+        random = None if self.scale is None else torch.get_rng_state()
+        try:
+            taken = take_step(source, env, self.steps)
+        except LossScaleOverflow:
+            taken = None
+            self._overflowed(random)
         if taken is not None:
             rate = self.arms[0].method.step.rate(self.steps) * share(self.param_groups[0])
             self.last = facts(self.method, taken, rate)
             self.steps += 1
+            if self.scale is not None:
+                self.scale.succeeded()
             self.ambient.listen(self.needs(self.steps))
         return source.returned
 
@@ -179,14 +196,41 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         needs, emit = self.needs(self.steps), self.assignment.emit
         if isinstance(closure, Objective):
             asked = closure if self.ranks is None else DistributedObjective(closure, self.ranks)
-            for choice in (self.backend.evaluation, Cast.present(self.blocks.like.device.type)):
-                asked = asked if choice is None else Autocasted(asked, choice)
+            passes = Passes.of(self.backend, self.blocks.like.device.type, self.scale)
+            asked = asked if passes.plain else InPrecision(asked, passes)
             self.ambient.clear()
-            return FromObjective(asked, needs, self.blocks, self._quiet, self.cache, emit)
+            return FromObjective(
+                asked, needs, self.blocks, self._quiet, self.cache, emit, self.scale is not None
+            )
+        self._require_own_passes()
         if needs.objective:
             asking = self.assignment.needing_objective(self.steps)
             raise NeedsObjective(f'{asking} of method "{self.name}"', needs.objective)
         return FromBackward(self.ambient, closure, partial(unscaled_by, self, needs), emit)
+
+    def _overflowed(self, random: Tensor | None) -> None:
+        """A step overflowed under the loss scale: it is as if its batch had not come, at a lower scale."""
+        assert self.scale is not None
+        if random is not None:
+            torch.set_rng_state(random)
+        self.scale.overflowed(self.steps)
+        self.assignment.emit(Event("loss-scale-overflow", self.steps, {"scale": self.scale.value}))
+
+    def _require_own_passes(self) -> None:
+        """Raise ``ConfigError`` for a plain loop under a precision whose passes are not the caller's."""
+        compute = self.backend.dtypes.compute
+        if compute is None:
+            return
+        name = str(compute).removeprefix("torch.")
+        scaler = " and torch.amp.GradScaler" if self.backend.loss_scaling is not None else ""
+        raise ConfigError(
+            Fault(
+                f"this precision evaluates objectives in {name}; in a plain loop the passes are the caller's",
+                path="precision",
+                hint=f"use torch.autocast{scaler} in the loop and leave precision out, or call"
+                " step(curvlab.objective(…))",
+            )
+        )
 
     def _allot(self, seen: Evaluation) -> Sequence[Arm]:
         """Give every block to the arm that can treat it in this step; the arms that have a gradient."""
@@ -199,7 +243,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return arms
 
     def _rates(self, arm: Arm, seen: Evaluation) -> ParameterRates:
-        return self.settings.rates(self.param_groups, arm, seen.absent)
+        rates = self.settings.rates(self.param_groups, arm, seen.absent)
+        return rates if arm.state.master is None else replace(rates, master=arm.state.master)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -92,7 +92,7 @@ class PlannedUpdate:
         """The one write of θ, or none; the states are from now on those of this step."""
         arm, step = self.arm, self.outcome.step
         if step.accepted:
-            self.rates.write_(step.update, step.alpha)
+            self.rates.write_(step.update, step.alpha, self.ctx.storage)
         if self.risk.fallible:  # it may hold other tensors than before
             arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.blocks.parameters.values()))
         arm.state.watch.renew()
@@ -116,7 +116,9 @@ class PlannedUpdate:
         """Where the transforms of the gradient stand, or, with what was preconditioned, those behind it."""
         step, rates = self.ctx.step, self.rates
         lr = self.arm.method.step.rate(step) * rates.rate
-        return At(self.seen.gradient, step, lr, rates.add_parameters_, self.arm.blocks.read, given)
+        return At(
+            self.seen.gradient, step, lr, rates.add_parameters_, self.arm.blocks.read, given, self.ctx.storage
+        )
 
     def _solved(self, ctx: Context, check: bool) -> Solve:
         """One attempt; raises ``NotFinite`` for a solution that is checked and not finite."""

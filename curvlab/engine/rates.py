@@ -15,6 +15,7 @@ from torch import Tensor
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.pieces import whole
+from curvlab.protocols.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ParameterRates:
     ratios: Mapping[str, float] = field(default_factory=dict)
     decays: Mapping[str, float] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
+    #: the parameters in the working dtype, if the state holds them
+    master: BlockVector | None = None
 
     @torch.no_grad()
     def add_parameters_(self, vector: BlockVector, factor: float) -> None:
@@ -56,20 +59,35 @@ class ParameterRates:
         return update
 
     @torch.no_grad()
-    def write_(self, update: BlockVector, alpha: float) -> None:
-        """The one write: θ ← θ − alpha · update."""
-        if not self.absent:
-            return self.blocks.subtract_(update, alpha)
+    def write_(self, update: BlockVector, alpha: float, storage: Storage) -> None:
+        """The one write: θ ← θ − alpha · update, rounded once where θ is narrower than the update.
+
+        With a ``master`` it is that which moves, and θ is rounded from it.
+        """
+        masters = {} if self.master is None else self.blocks.slots(self.master)
         for name, slot in self.blocks.slots(update).items():
-            if whole(name) not in self.absent:
-                self.blocks.value(name).sub_(slot, alpha=alpha)
-        return None
+            if whole(name) in self.absent:
+                continue
+            p = self.blocks.value(name)
+            if name in masters:
+                p.copy_(_current(masters[name], p).sub_(slot, alpha=alpha))
+            elif p.dtype == slot.dtype:
+                p.sub_(slot, alpha=alpha)
+            else:
+                storage.write_parameter_(p, p.to(slot.dtype).sub_(slot, alpha=alpha))
 
     @torch.no_grad()
     def tried(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:
         """θ − alpha · update by parameter, written nowhere."""
         slots = self.blocks.assembled(update)
-        return {
-            n: p.detach() if n in self.absent else p.sub(slots[n], alpha=alpha)
-            for n, p in self.blocks.parameters.items()
-        }
+        masters = {} if self.master is None else self.blocks.assembled(self.master)
+        found = {}
+        for n, p in self.blocks.parameters.items():
+            start = _current(masters[n], p) if n in masters else p
+            found[n] = p.detach() if n in self.absent else start.sub(slots[n], alpha=alpha).to(p.dtype)
+        return found
+
+
+def _current(master: Tensor, p: Tensor) -> Tensor:
+    """The master of a parameter; entries that somebody else has written since are the parameter's."""
+    return master.copy_(torch.where(master.to(p.dtype) == p, master, p))

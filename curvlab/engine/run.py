@@ -36,7 +36,6 @@ from curvlab.errors import (
     raised,
 )
 from curvlab.files import require_temporary_folder
-from curvlab.protocols.arithmetic import under
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
@@ -125,9 +124,11 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
     with reproducible(_as_it_ran(plan, found, folder)), memory_in_words():
         saved = found.checkpoint
         model = plan.task.model()
-        workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
+        workload = plan.task.workload(
+            model, dtype=plan.backend.dtypes.parameters, device=plan.backend.torch_device
+        )
         restore_model(workload.model, plan, saved)
-        with under(plan.backend.arithmetic, plan.backend.evaluation):
+        with plan.backend.forward():
             metrics = {name: float(value) for name, value in workload.metrics().items()}
     return {
         "run": str(folder),

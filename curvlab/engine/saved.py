@@ -36,6 +36,8 @@ def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "untapped": sorted(optimizer.blocks.untapped),
         "arms": optimizer.assignment.layout(),
     }
+    if optimizer.scale is not None:
+        plain["loss_scale"] = [optimizer.scale.value, optimizer.scale.good]
     for arm in optimizer.arms:
         t, p = export(arm.state)
         tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
@@ -77,6 +79,8 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
         raise
     for group, values in zip(optimizer.param_groups, plain["groups"], strict=True):
         group.update({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    if optimizer.scale is not None and "loss_scale" in plain:
+        optimizer.scale.value, optimizer.scale.good = plain["loss_scale"]
     optimizer.settings.forget()
     optimizer.generator.set_state(tensors["generator"].cpu())
     optimizer.steps = plain["steps"]
@@ -97,7 +101,7 @@ def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
         "arms": rows,
         "generator": "generator" in tensors,
     }
-    unknown = {k for k in plain if k not in {*checks, "version"} and not k.startswith(own)}
+    unknown = {k for k in plain if k not in {*checks, "version", "loss_scale"} and not k.startswith(own)}
     wrong = [*(key for key, good in checks.items() if not good), *sorted(unknown)]
     if wrong:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from curvlab.engine.gradient_cache import GradientCache
+from curvlab.engine.health import non_finite_statistics
 from curvlab.engine.ladder import Emit, evaluated
+from curvlab.engine.loss_scale import LossScaleOverflow
 from curvlab.engine.undo import Undo
 from curvlab.objectives.ambient import Ambient
 from curvlab.protocols.blocks import Blocks
@@ -80,7 +83,8 @@ class FromObjective(Source):
     """An objective, evaluated for ``needs``.
 
     ``quiet`` gives the context in which nothing is recorded and no autocast of the caller's is on.
-    ``cache`` may know the evaluation from the last step's search.
+    ``cache`` may know the evaluation from the last step's search.  If its losses are ``scaled``,
+    an evaluation that is not finite is an overflow.
     """
 
     def __init__(
@@ -91,8 +95,9 @@ class FromObjective(Source):
         quiet: Callable[[], AbstractContextManager[Any]],
         cache: GradientCache | None,
         emit: Emit,
+        scaled: bool = False,
     ) -> None:
-        self.objective = objective
+        self.objective, self.scaled = objective, scaled
         self.needs, self.blocks, self.quiet, self.cache, self.emit = needs, blocks, quiet, cache, emit
 
     def evaluate(self, ctx: Context, undo: Undo) -> Evaluation:
@@ -102,8 +107,19 @@ class FromObjective(Source):
             known = None
             if self.cache is not None:
                 known = self.cache.begin(self.objective, self.needs, self.blocks)
-            seen = known or evaluated(self.objective, self.needs, self.blocks, ctx, self.emit)
+            seen = known or self._evaluated(self.objective, ctx)
         self.returned = seen.loss
+        return seen
+
+    def _evaluated(self, objective: Objective, ctx: Context) -> Evaluation:
+        """Raises ``LossScaleOverflow`` under a loss scale, and ``Diverged`` without, if it is not finite."""
+        if not self.scaled:
+            return evaluated(objective, self.needs, self.blocks, ctx, self.emit)
+        seen = objective.evaluate(self.needs, self.blocks, ctx)
+        self.returned = seen.loss
+        finite = math.isfinite(float(seen.loss)) and seen.gradient.is_finite()
+        if not finite or any(non_finite_statistics(seen.layers)):
+            raise LossScaleOverflow
         return seen
 
     def finish(self, seen: Evaluation, step: Step) -> None:

@@ -61,6 +61,7 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
     are as before the step, bit for bit.
     """
     context, emit = env.arms.context, env.arms.emit
+    env.arms.begin(step)
     with Undo(env.arms.generator) as undo:
         seen = source.evaluate(context(env.arms.members[0], step), undo)
         arms = env.allot(seen) if seen is not None else ()

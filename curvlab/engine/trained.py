@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import partition
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.reader import LayerReader
 
@@ -29,19 +30,23 @@ class Trained:
         if not self.blocks.members:
             raise ConfigError(Fault("no parameter of the model requires a gradient: nothing to train"))
         self.frozen = {n: p for n, p in model.named_parameters() if n not in self.blocks.parameters}
-        self._kind = self.blocks.like.dtype, self.blocks.like.device
+        self._kind = self._present()
 
     def require_unchanged(self) -> None:
         """Raise ``ConfigError`` if the model was moved or converted since."""
-        like = self.blocks.like
-        if (like.dtype, like.device) != self._kind:
-            was, now = (f"{dtype} on {device}" for dtype, device in (self._kind, (like.dtype, like.device)))
+        present = self._present()
+        if present != self._kind:
+            was, now = (f"{dtype} on {device}" for dtype, device in (self._kind, present))
             raise ConfigError(
                 Fault(
                     f"the model's parameters are {now}, but were {was} when the optimizer was made",
                     hint="convert or move the model first, and then make the optimizer",
                 )
             )
+
+    def _present(self) -> tuple[torch.dtype, torch.device]:
+        p = as_real(next(iter(self.blocks.parameters.values())))
+        return p.dtype, p.device
 
     def thawed(self) -> list[str]:
         """Frozen parameters that require a gradient now."""

@@ -109,7 +109,9 @@ class Training:
 def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
     """Model, data, optimizer and sampler of a plan, seeded, before the first step.  Seed torch first."""
     model = plan.task.model()
-    workload = plan.task.workload(model, dtype=plan.backend.dtype, device=plan.backend.torch_device)
+    workload = plan.task.workload(
+        model, dtype=plan.backend.dtypes.parameters, device=plan.backend.torch_device
+    )
     samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)
     optimizer = CurvatureOptimizer(
         plan.method,

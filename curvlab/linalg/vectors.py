@@ -28,6 +28,10 @@ class Outer:
     left: Float[Tensor, "r o"]
     right: Float[Tensor, "r i"]
 
+    def to(self, dtype: torch.dtype) -> Outer:
+        """The same factors in another dtype."""
+        return Outer(self.left.to(dtype), self.right.to(dtype))
+
     def dense(self, out: Float[Tensor, "o i"] | None = None) -> Float[Tensor, "o i"]:
         """The ``[o, i]`` matrix; costs 2·r·o·i flops."""
         if out is None:
@@ -259,8 +263,18 @@ class BlockVector:
         return self.empty_like().copy_(self)
 
     def to(self, dtype: torch.dtype) -> BlockVector:
-        """This vector in another dtype (itself if it already is)."""
-        return self if dtype == self.dtype else self._new(self.flat.to(dtype))
+        """This vector in another dtype (itself if it already is); factored blocks stay factored."""
+        if dtype == self.dtype:
+            return self
+        if not self.outers:
+            return self._new(self._flat.to(dtype))
+        other = self.layout.empty(like=self._flat.new_empty(0, dtype=dtype))
+        for name in self.layout.names:
+            if name in self.outers:
+                other.outers[name] = self.outers[name].to(dtype)
+            else:
+                other._view(name).copy_(self._view(name))
+        return other
 
     def restrict(self, layout: BlockLayout) -> BlockVector:
         """The blocks of ``layout`` alone; a copy, except when nothing is left out."""

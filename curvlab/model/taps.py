@@ -24,11 +24,12 @@ from torch.utils.hooks import RemovableHandle
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Arrangement, Called, arranged
+from curvlab.model.captured import gradient_rows, input_rows
 from curvlab.model.inside import Inside
 from curvlab.model.use import Use
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.pieces import whole
-from curvlab.protocols.reader import LayerReader, as_dtype, total
+from curvlab.protocols.reader import LayerReader, total
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Call:
     edge: GradientEdge
     output_shape: torch.Size
     output_dtype: torch.dtype
-    dtype: torch.dtype  #: of the parameters, and of rows; autocast computes in another
+    dtype: torch.dtype  #: of the parameters
     transposed: bool = False
 
     @property
@@ -65,7 +66,7 @@ class Call:
 
     def inputs(self) -> AnyRows:
         """The input as rows ``[n, r, i]``, bias column included."""
-        return self.reader.inputs(self.module, as_dtype(self.x, self.dtype)).to(self.dtype)
+        return input_rows(self.reader, self.module, self.x, self.dtype)
 
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
@@ -74,11 +75,12 @@ class Call:
             g = torch.zeros(self.output_shape, dtype=self.output_dtype, device=like.device)
         elif g.shape != self.output_shape:
             g = g.reshape(self.output_shape)
-        return self.reader.grads(self.module, g.to(self.dtype), as_dtype(self.x, self.dtype))
+        return gradient_rows(self.reader, self.module, g, self.x)
 
     def gradient(self, g: Tensor | None) -> tuple[Float[Tensor, "o i"], Float[Tensor, "o i"]]:
         """What this call adds to the gradient of its block, and the same of the rows' absolute values."""
-        inputs, rows = self.inputs(), self.grads(g)
+        work = torch.promote_types(self.dtype, torch.float32)
+        inputs, rows = self.inputs().to(work), self.grads(g).to(work)
         sizes = inputs if isinstance(inputs, Lookups) else inputs.abs()
         found, bound = total(inputs, rows), total(sizes, rows.abs())
         return (found.mT, bound.mT) if self.transposed else (found, bound)

@@ -43,8 +43,8 @@ Batches = dict[int, tuple[list[Forward], int]]
 class Ambient:
     """Reads a model that its caller's own loop trains.
 
-    ``examples`` is what the user declares of a call's examples.  Raises ``ConfigError`` for an unknown
-    ``reduction``.
+    ``examples`` is what the user declares of a call's examples, ``rows`` the dtype of rows, if not the one
+    that they are captured in.  Raises ``ConfigError`` for an unknown ``reduction``.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class Ambient:
         reduction: Reduction,
         ranks: Ranks | None = None,
         examples: Declared = None,
+        rows: torch.dtype | None = None,
     ) -> None:
         if reduction not in ("mean", "sum", "mean-tokens"):
             raise ConfigError(
                 Fault(f"unknown reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"')
             )
-        self.blocks, self.reduction, self.ranks = blocks, reduction, ranks
+        self.blocks, self.reduction, self.ranks, self.stored = blocks, reduction, ranks, rows
         self.alike = ranks is None  #: whether gradients were seen to be the same on all ranks
         self.needs = Needs()
         self.ledger = Ledger(blocks, examples, tokens=reduction == "mean-tokens")
@@ -222,8 +223,8 @@ class Ambient:
         by_loss: dict[int, list[Entry]] = defaultdict(list)
         for use in uses:
             by_loss[id(use.forward.batch)].append(use)
-        dtype = self.blocks.value(self.blocks[name].parameters[0]).dtype  # autocast computes in another
-        builder = StatisticsBuilder()
+        dtype = self.blocks.value(self.blocks[name].parameters[0]).dtype
+        builder = StatisticsBuilder(self.stored)
         for key, calls in by_loss.items():
             builder.add(
                 name,

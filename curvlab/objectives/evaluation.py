@@ -18,10 +18,11 @@ from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant
 from curvlab.objectives.explained import drop_unexplained
 from curvlab.objectives.labels import Backward
+from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.mismatch import LayerMismatch as LayerMismatch
 from curvlab.objectives.nested import arguments
 from curvlab.objectives.samples import Chunk, MicroBatches
-from curvlab.objectives.statistics import Kind, StatisticsBuilder, unaveraged
+from curvlab.objectives.statistics import Kind, StatisticsBuilder, scaled, unaveraged
 from curvlab.objectives.variance import GradientVariance
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -57,7 +58,7 @@ class EvaluationBuilder:
         self.gradient = blocks.layout.empty(like=blocks.like.detach())
         self.present: set[str] = set()  # parameters to which some chunk gave a gradient
         self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
-        self.statistics = StatisticsBuilder()
+        self.statistics = StatisticsBuilder(ctx.backend.dtypes.rows)
 
     def add(self, chunk: Chunk) -> None:
         """Forward and the backwards asked for, on one micro-batch."""
@@ -92,7 +93,7 @@ class EvaluationBuilder:
         for kind in self.listening:
             if kind is Labels.DATA:
                 scale = unaveraged(self.n, self.positions)
-                rows[kind] = [None if g is None else g.unsqueeze(0) * scale for g in by_call]
+                rows[kind] = [None if g is None else scaled(g.unsqueeze(0), scale) for g in by_call]
             elif kind is not Labels.NONE:
                 rows[kind] = self.backward(kind, outputs, chunk, tape)
         arrangements = tape.arranged(chunk.examples)
@@ -126,9 +127,10 @@ class EvaluationBuilder:
         found = {}
         for name, how in tape.arranged(chunk.examples).items():
             calls = tape.by_block()[name]
-            grads = [g * unaveraged(self.n) for g in (by_call[k] for k in calls) if g is not None]
+            work, factor = self.gradient.dtype, unaveraged(self.n)
+            grads = [g.to(work) * factor for g in (by_call[k] for k in calls) if g is not None]
             if grads:
-                found[name] = how.inputs([tape.calls[k].inputs() for k in calls]), how(grads)
+                found[name] = how.inputs([tape.calls[k].inputs() for k in calls]).to(work), how(grads)
             if not how.certain:
                 spread.misread.add(name)
         spread.add(chunk, outputs, found)
@@ -209,7 +211,7 @@ class EvaluationBuilder:
             rows = self.statistics.take(name)
             outer = rows.outer()
             if outer is not None:
-                self._outer(name, outer)
+                self._outer(name, outer.to(self.gradient.dtype))
             if name not in self.blocks.untapped:
                 for kind, found in rows.stats(stats, self.heard).items():
                     stats[kind][name] = (found,)
@@ -248,7 +250,7 @@ def differentiated(
     if not wanted or not share.requires_grad:
         return (None,) * len(wanted)
     try:
-        return torch.autograd.grad(share, tuple(wanted), retain_graph=retain, allow_unused=True)
+        return gradients(share, tuple(wanted), retain_graph=retain, allow_unused=True)
     except RuntimeError:
         require_no_reentrant(Graph(share))  # which autograd.grad refuses in words of its own
         raise

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
+from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.pieces import cut, whole
@@ -60,12 +61,12 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
     wanted: Any = (*(c.edge for c in calls), *(blocks.parameters[p] for p in names))
     if not names or not share.requires_grad:
         return []
-    got = torch.autograd.grad(share, wanted, retain_graph=True, allow_unused=True)
+    got = gradients(share, wanted, retain_graph=True, allow_unused=True)
     truth = dict(zip(names, got[len(calls) :], strict=True))
     like = blocks.like.detach()
     explained = {b.name: like.new_zeros(b.shape) for b in members}
     summed = {b.name: like.new_zeros(b.shape) for b in members}  # absolute values: rounding acts on these
-    rounding = torch.finfo(like.dtype).eps
+    rounding = max(torch.finfo(blocks.parameters[p].dtype).eps for p in names)
     for call, g in zip(calls, got, strict=False):
         value, size = call.gradient(g)
         explained[call.block.name] += value
@@ -90,7 +91,10 @@ def _close(mine: Tensor, true: Tensor, scale: float, rounding: float) -> bool:
     """
     if not bool(torch.isfinite(true).all()):
         return True
-    tolerance = min(1e3 * rounding, max(4.0 * rounding, 1e3 * torch.finfo(true.dtype).eps))
+    fine = torch.finfo(torch.promote_types(true.dtype, torch.float32)).eps
+    tolerance = min(1e3 * rounding, max(4.0 * rounding, 1e3 * fine))
     if true.is_cuda and true.dtype == torch.float32:
         tolerance = max(tolerance, TF32)
-    return torch.allclose(mine, true, rtol=tolerance, atol=tolerance * max(scale, float(true.abs().max())))
+    return torch.allclose(
+        mine, true.to(mine.dtype), rtol=tolerance, atol=tolerance * max(scale, float(true.abs().max()))
+    )

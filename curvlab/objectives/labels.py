@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.model.taps import Tape
+from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.nested import each_tensor, tensors_of
+from curvlab.objectives.prediction import predicted
 from curvlab.protocols.loss import Loss, Weights
 from curvlab.protocols.needs import Labels, Needs
 
@@ -56,7 +58,7 @@ class Backward:
         self, kind: Labels, outputs: Any, chunk: Weighted, tape: Tape
     ) -> list[Float[Tensor, "v n s o"]]:
         """Gradient rows of every call, one leading entry per back-propagated vector."""
-        f = self.loss.prediction(outputs)
+        f = predicted(self.loss, outputs)
         vectors = self._vectors(kind, each_tensor(Tensor.detach, f), chunk)
         if not tape.calls:
             return []
@@ -96,7 +98,7 @@ def _pulled(outputs: Any, v: Any, tape: Tape) -> tuple[Tensor | None, ...]:
     pairs = [(t, part) for t, part in zip(tensors, parts, strict=True) if t.requires_grad]
     if not pairs:
         return (None,) * len(tape.edges)
-    return torch.autograd.grad(
+    return gradients(
         [t for t, _ in pairs],
         tape.edges,
         [part for _, part in pairs],

@@ -30,6 +30,7 @@ from torch._C import _current_graph_task_id as current_task
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.model.arrangement import Called
+from curvlab.model.captured import gradient_rows, input_rows
 from curvlab.model.taps import arrival, listen
 from curvlab.model.use import Use
 from curvlab.objectives.examples import Declared, Forward, begun, outside
@@ -81,20 +82,20 @@ class Entry:
         return Called(axes, self.reader.rows(self.module, self.x, self.shape))
 
     def inputs(self, dtype: torch.dtype) -> AnyRows:
-        """The input as rows ``[m, r, i]``, bias column included; made once."""
+        """The input as rows ``[m, r, i]``, bias column included; made once.  Lookups are of ``dtype``."""
         if self.kept is None:
-            self.kept = self.reader.inputs(self.module, self.x).to(dtype)
+            self.kept = input_rows(self.reader, self.module, self.x, dtype)
         return self.kept
 
-    def outputs(self, g: Tensor, dtype: torch.dtype) -> Float[Tensor, "m s o"]:
+    def outputs(self, g: Tensor) -> Float[Tensor, "m s o"]:
         """An output gradient as rows."""
-        return self.reader.grads(self.module, g.reshape(self.shape), self.x).to(dtype)
+        return gradient_rows(self.reader, self.module, g.reshape(self.shape), self.x)
 
     def along(self, u: Tensor, v: Tensor, start: int, g: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``uᵀ M v`` of what it adds to the block, v on the columns from ``start`` on, and a bound on it."""
-        k, a = self.reader.groups(self.module), self.inputs(dtype)
+        k, a = self.reader.groups(self.module), self.inputs(dtype).to(dtype)
         o = self.reader.shape(self.module)[0]
-        flat = self.outputs(g, dtype).reshape(-1, o)
+        flat = self.outputs(g).to(dtype).reshape(-1, o)
         if self.transposed:
             left, right = flat @ v, _pushed(a, u, 0)
         else:
@@ -107,8 +108,8 @@ class Entry:
         if not self.transposed:
             x, g = as_dtype(self.x, dtype), g.reshape(self.shape).to(dtype)
             return self.reader.row(self.module, x, g, k)
-        a = self.inputs(dtype)
-        flat = self.outputs(g, dtype).flatten(0, 1)
+        a = self.inputs(dtype).to(dtype)
+        flat = self.outputs(g).to(dtype).flatten(0, 1)
         column = (a.index == k).to(dtype) if isinstance(a, Lookups) else a[..., k]
         size = torch.linalg.vector_norm(flat) * torch.linalg.vector_norm(column)
         return column.flatten() @ flat, size
@@ -408,7 +409,7 @@ class Ledger:
             for use, g in arrived.pairs:
                 if use.transposed:  # the statistics are those of the direct uses
                     continue
-                rows = use.outputs(g, p.dtype)
+                rows = use.outputs(g)
                 use.grads = rows if use.grads is None else use.grads + rows
                 self.entries[block.name][use] = None
 
@@ -418,11 +419,14 @@ class Ledger:
         generator, o = self._generator(g.device), block.shape[0]
         columns = [self.blocks.value(p).numel() // o for p in block.parameters]
         place = _place(block, name)
-        u = torch.randn(o, generator=generator, dtype=g.dtype, device=g.device)
-        v = torch.randn(columns[place], generator=generator, dtype=g.dtype, device=g.device)
+        work = _work(g)
+        u = torch.randn(o, generator=generator, dtype=work, device=g.device)
+        v = torch.randn(columns[place], generator=generator, dtype=work, device=g.device)
         before = self.blocks.parameters[name].grad
         piece = block.parameters[place]
-        along = None if before is None else u @ (self.blocks.matrix(block, piece, before.detach()) @ v)
+        along = None
+        if before is not None:
+            along = u @ (self.blocks.matrix(block, piece, before.detach()).to(work) @ v)
         arrived.begun[name] = u, v, sum(columns[:place]), along
 
     @torch.no_grad()
@@ -431,16 +435,16 @@ class Ledger:
         u, v, start, before = arrived.begun.pop(name)
         assert p.grad is not None
         piece = block.parameters[_place(block, name)]
-        added = u @ (self.blocks.matrix(block, piece, p.grad.detach()) @ v)
+        added = u @ (self.blocks.matrix(block, piece, p.grad.detach()).to(u.dtype) @ v)
         size = added.abs()
         if before is not None:
             added, size = added - before, torch.maximum(size, before.abs())
         explained, coarse = added.new_zeros(()), 0.0
         for use, arriving in arrived.pairs:
-            value, bound = use.along(u, v, start, arriving, p.dtype)
+            value, bound = use.along(u, v, start, arriving, u.dtype)
             explained, size = explained + value, size + bound
             coarse = max(coarse, _coarse(arriving, p))
-        tolerance = max(ROUNDING * torch.finfo(p.dtype).eps, COARSE * coarse)
+        tolerance = max(ROUNDING * torch.finfo(u.dtype).eps, COARSE * coarse)
         arrived.errors[name] = (added - explained).abs(), tolerance * size
 
     def _begin_look(self, name: str) -> None:
@@ -478,18 +482,20 @@ class Ledger:
         self, block: Block, grad: Tensor, arrived: Arrived, p: Tensor, k: int, before: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """How far the calls are from what was added to row k of a block, and the bound for rounding."""
-        now = self.blocks.matrix(block, block.parameters[0], grad)[k]
+        work = _work(p)
+        now = self.blocks.matrix(block, block.parameters[0], grad)[k].to(work)
+        before = None if before is None else before.to(work)
         added = now if before is None else now - before
         size, coarse, explained = torch.linalg.vector_norm(added), 0.0, torch.zeros_like(added)
         if before is not None:
             size = size + torch.linalg.vector_norm(before)
         for use, g in arrived.pairs:
-            values, bound = use.row(k, g, p.dtype)
+            values, bound = use.row(k, g, work)
             explained, size = explained + values, size + bound
             coarse = max(coarse, _coarse(g, p))
-        tolerance = max(FINE * torch.finfo(p.dtype).eps, COARSE * coarse)
+        tolerance = max(FINE * torch.finfo(work).eps, COARSE * coarse)
         # of smaller gradients the norms above are 0: their squares underflow
-        least = torch.finfo(torch.promote_types(p.dtype, torch.float32)).tiny ** 0.5
+        least = torch.finfo(work).tiny ** 0.5
         return (added.flatten() - explained).abs().amax(), tolerance * size + least
 
     def _generator(self, device: torch.device) -> torch.Generator:
@@ -582,12 +588,18 @@ def _place(block: Block, parameter: str) -> int:
 
 
 def _coarse(arriving: Tensor, g: Tensor) -> float:
-    """Relative error of products where autocast or TF32 rounds their operands."""
-    if arriving.dtype != g.dtype:
-        return float(torch.finfo(arriving.dtype).eps)
+    """Relative error of products where the model computes in halves, or TF32 rounds their operands."""
+    coarser = min((arriving.dtype, g.dtype), key=lambda dtype: -torch.finfo(dtype).eps)
+    if coarser != _work(g):
+        return float(torch.finfo(coarser).eps)
     return TF32 if g.is_cuda and g.dtype == torch.float32 else 0.0
 
 
 def _remove(handles: Iterable[Any]) -> None:
     for handle in handles:
         handle.remove()
+
+
+def _work(t: Tensor) -> torch.dtype:
+    """What gradients are compared in: their dtype, float32 at least."""
+    return torch.promote_types(t.dtype, torch.float32)

@@ -28,7 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.nested import arguments, as_one, each_tensor
+from curvlab.objectives.prediction import predicted
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.samples import Chunk, MicroBatches
 from curvlab.objectives.twice import differentiating_twice, require_twice
@@ -116,7 +118,8 @@ class GaussNewton(LinearOperator[BlockVector]):
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
         self.count += 1
-        tangents = self.blocks.assembled(v)
+        parameters = self.blocks.parameters
+        tangents = {n: t.to(parameters[n].dtype) for n, t in self.blocks.assembled(v).items()}
         if len(self.batches) > 1:
             return self._anew(tangents)
         if self._kept is None:
@@ -157,7 +160,7 @@ class GaussNewton(LinearOperator[BlockVector]):
         if pushed is None or not outputs.requires_grad:  # constant in these parameters
             return {}
         u = curved(self.batches.loss, chunk, outputs.detach(), apart, pushed, n)
-        found = torch.autograd.grad(outputs, tuple(leaves.values()), u, allow_unused=True)
+        found = gradients(outputs, tuple(leaves.values()), u, allow_unused=True)
         return dict(zip(leaves, found, strict=True))
 
     def _both_ways(
@@ -170,7 +173,7 @@ class GaussNewton(LinearOperator[BlockVector]):
                 name: dual(p.detach().requires_grad_(), tangents[name])  # type: ignore[no-untyped-call]
                 for name, p in trained(self.blocks).items()
             }
-            prediction = self.batches.loss.prediction(outputs_at(self.model, at, chunk.inputs))
+            prediction = predicted(self.batches.loss, outputs_at(self.model, at, chunk.inputs))
             flat, apart = as_one(prediction)
             outputs, pushed = forward_ad.unpack_dual(flat)  # type: ignore[no-untyped-call]
         return outputs, apart, at, None if pushed is None else pushed.detach()
@@ -204,7 +207,7 @@ class _Linearised:
         """At the current parameters; costs a forward and a backward pass."""
         with torch.enable_grad():
             leaves = {name: p.detach().requires_grad_() for name, p in trained(blocks).items()}
-            outputs, apart = as_one(loss.prediction(outputs_at(model, leaves, chunk.inputs)))
+            outputs, apart = as_one(predicted(loss, outputs_at(model, leaves, chunk.inputs)))
             dual = torch.zeros_like(outputs, requires_grad=True)
             found: tuple[Tensor | None, ...] = (None,) * len(leaves)
             if outputs.requires_grad and leaves:
@@ -222,13 +225,11 @@ class _Linearised:
         along = tuple(tangents[name] for name in self.pulled)
         pulled = tuple(self.pulled.values())
         with differentiating_twice(MODEL):
-            (pushed,) = torch.autograd.grad(
-                pulled, self.dual, along, retain_graph=True, materialize_grads=True
-            )
+            (pushed,) = gradients(pulled, (self.dual,), along, retain_graph=True, materialize_grads=True)
         f, n = self.outputs.detach(), self.chunk.examples
         u = curved(self.loss, self.chunk, f, self.apart, pushed, n)
         wanted = tuple(self.parameters.values())
-        found = torch.autograd.grad(self.outputs, wanted, u, retain_graph=True)
+        found = gradients(self.outputs, wanted, u, retain_graph=True)
         return dict(zip(self.parameters, found, strict=True))
 
 

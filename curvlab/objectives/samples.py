@@ -17,6 +17,7 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.nested import each_tensor, tensors_of
+from curvlab.objectives.prediction import predicted
 from curvlab.protocols.loss import Loss, Weights
 
 
@@ -118,7 +119,7 @@ class Chunk:
 
     def total(self, loss: Loss, outputs: Any) -> Float[Tensor, ""]:
         """Σ over its examples of ℓ_n; raises ``ConfigError`` if outputs and targets do not fit the loss."""
-        f = loss.prediction(outputs)
+        f = predicted(loss, outputs)
         loss.require(f, self.targets)
         return loss.total(f, self.targets, self.weights)
 
@@ -129,7 +130,7 @@ class Chunk:
         """
         if not self.whole or loss.over == "sum":
             return self.total(loss, outputs) / examples
-        f = loss.prediction(outputs)
+        f = predicted(loss, outputs)
         loss.require(f, self.targets)
         return loss.mean(f, self.targets)
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg import factorizations
 
 #: numbers of a micro-batch's dense Hessians: 1 GiB in float64
 LARGEST = 2**27
@@ -26,8 +27,7 @@ def eigen(
     if not bool(hessians.isfinite().all()):
         nothing = torch.full_like(hessians, torch.nan)
         return nothing, nothing[..., 0]
-    H = hessians.double()
-    values, vectors = torch.linalg.eigh(0.5 * (H + H.mT))
+    values, vectors = factorizations.double_eigh(0.5 * (hessians + hessians.mT))
     require_not_negative(values, hessians.dtype, what, row)
     return vectors.to(hessians.dtype), values.clamp_(min=0.0).sqrt_().to(hessians.dtype)
 

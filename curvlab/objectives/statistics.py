@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,6 +43,13 @@ def thinned(rows: int, examples: int) -> float:
     return float((rows / examples) ** 0.5) if examples else 1.0
 
 
+def scaled(rows: Tensor, factor: float) -> Tensor:
+    """``factor · rows``; of float16, whose range a factor may leave, in float32."""
+    if factor == 1.0:
+        return rows
+    return (rows.float() if rows.dtype == torch.float16 else rows) * factor
+
+
 @dataclass
 class Merged:
     """All rows of one block; the first ``heard`` rows of inputs are those of statistics."""
@@ -67,7 +75,7 @@ class Merged:
         found = {}
         for kind in kinds:
             g = self.grads.get(kind)
-            found[kind] = LayerStats(self.inputs[: self.heard], g if g is None or scale == 1.0 else g * scale)
+            found[kind] = LayerStats(self.inputs[: self.heard], None if g is None else scaled(g, scale))
         return found
 
 
@@ -80,10 +88,14 @@ class _Pieces:
 
 
 class StatisticsBuilder:
-    """Rows of blocks, piece by piece.  Pieces that are heard come before those that are not."""
+    """Rows of blocks, piece by piece.  Pieces that are heard come before those that are not.
 
-    def __init__(self) -> None:
+    Rows are kept in ``dtype``, or as they come.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         self._of: dict[str, _Pieces] = {}
+        self._dtype = dtype
 
     def blocks(self) -> list[str]:
         """Those that rows were added of."""
@@ -104,13 +116,16 @@ class StatisticsBuilder:
         A kind whose sequence is empty has no rows.  With ``heard`` false they are of the gradient alone.
         """
         pieces = self._of.setdefault(block, _Pieces(groups))
-        rows = how.inputs(inputs)
+        rows = self._kept(how.inputs(inputs))
         pieces.inputs.append(rows)
         if heard:
             pieces.heard = (pieces.heard or 0) + rows.shape[:2].numel()
         for kind, found in grads.items():
             if found:
-                pieces.grads.setdefault(kind, []).append(how(found))
+                pieces.grads.setdefault(kind, []).append(self._kept(how(found)))
+
+    def _kept(self, rows: Any) -> Any:
+        return rows if self._dtype is None else rows.to(self._dtype)
 
     def take(self, block: str) -> Merged:
         """All rows of a block; its pieces are let go."""

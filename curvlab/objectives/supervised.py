@@ -15,6 +15,7 @@ from curvlab.objectives.evaluation import EvaluationBuilder, differentiated
 from curvlab.objectives.losses import ModelLoss, loss_of
 from curvlab.objectives.mark import Unmarked, mark_of, mark_of_module
 from curvlab.objectives.nested import Unpacked, accepted, arguments
+from curvlab.objectives.prediction import predicted
 from curvlab.objectives.products import GaussNewton, outputs_at, values_at
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.repeatability import require_repeatable
@@ -189,14 +190,16 @@ class SupervisedObjective(Objective):
         if ctx.step == 0:
             chunk = next(iter(curvature))
             outputs = require_repeatable(self.model, rule, chunk, self.randomness)
-            rule.require_curvature(rule.prediction(outputs), chunk.targets, chunk.weights)
+            rule.require_curvature(predicted(rule, outputs), chunk.targets, chunk.weights)
 
     def _batches(self, sample: Sample) -> MicroBatches:
         """The sample in micro-batches; of one sample always the same, which knows its weights."""
         for known in self._cut:
             if known.sample is sample:
                 return known
-        found = MicroBatches(self.loss_rule, sample, as_real(next(self.model.parameters())), self.micro_batch)
+        p = next(self.model.parameters())
+        like = p.new_empty(0, dtype=torch.promote_types(as_real(p).dtype, torch.float32))
+        found = MicroBatches(self.loss_rule, sample, like, self.micro_batch)
         self._cut.append(found)
         return found
 
@@ -238,8 +241,8 @@ def _given(sample: Sample) -> tuple[Any, ...]:
 
 
 def _own(g: Tensor, chunks: int) -> Tensor:
-    """A gradient that more may be added to."""
-    return g if chunks == 1 else g.clone()
+    """A gradient that more may be added to, in float32 or wider."""
+    return g if chunks == 1 else g.to(torch.promote_types(g.dtype, torch.float32), copy=True)
 
 
 def objective(

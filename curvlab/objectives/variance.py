@@ -27,7 +27,9 @@ from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.model.taps import recording
+from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.nested import each_tensor
+from curvlab.objectives.prediction import predicted
 from curvlab.objectives.products import outputs_at, plain_kernels, trained, values_at
 from curvlab.objectives.randomness import Randomness
 from curvlab.objectives.repeatability import first_difference, same, watching
@@ -111,7 +113,7 @@ class GradientVariance:
             return
         alone = output_gradients(self.batches.loss, chunk, outputs)
         alone[1:] = 0.0
-        found = torch.autograd.grad(outputs, tape.edges, alone, allow_unused=True)
+        found = gradients(outputs, tape.edges, alone, allow_unused=True)
         arrangements = tape.arranged(chunk.examples)
         for name, calls in tape.by_block().items():
             rows = arrangements[name]([tape.calls[k].grads(found[k]) for k in calls])
@@ -120,7 +122,7 @@ class GradientVariance:
 
     def _read(self, outputs: Any) -> Any:
         """What the loss reads of a model's outputs."""
-        return self.batches.loss.prediction(outputs)
+        return predicted(self.batches.loss, outputs)
 
     def add(self, chunk: Chunk, outputs: Any, rows: Mapping[str, Rows]) -> None:
         """A micro-batch whose graph is still there; ``rows`` of every tapped block that was called."""
@@ -238,7 +240,7 @@ def _one_by_one(outputs: Tensor, bent: Tensor, parameters: Sequence[Tensor]) -> 
     for i in range(bent.shape[0]):
         alone = torch.zeros_like(bent)
         alone[i] = bent[i]
-        grads = torch.autograd.grad(outputs, parameters, alone, retain_graph=True, allow_unused=True)
+        grads = gradients(outputs, parameters, alone, retain_graph=True, allow_unused=True)
         found.append(sum((as_real(g).square().sum() for g in grads if g is not None), bent.new_zeros(())))
     return torch.stack(found)
 

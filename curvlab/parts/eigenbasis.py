@@ -86,7 +86,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         estimate = self.estimator.init(like, ctx)
         blocks = kronecker_blocks(self.estimator.curvature(estimate), "eigenbasis")
         basis = {n: Basis(identity_basis(k.B), identity_basis(k.A)) for n, k in blocks.items()}
-        moments = like.zeros_like()
+        moments = ctx.zeros(like, "factors")
         moments.flat.fill_(1.0)  # until a block is observed, it is not divided by λ alone
         return EigenState(estimate, basis, moments, dict.fromkeys(like.layout.names, 0))
 
@@ -101,8 +101,9 @@ class Eigenbasis(Preconditioner[EigenState]):
             if name in state.basis:
                 state.observed[name] += 1
                 weight = newest_weight(self.decay, state.observed[name])
-                fresh = _moments(name, terms, state.basis[name], labels)
-                state.moments[name].lerp_(fresh, weight)
+                rows = tuple(t.to(ctx.backend.dtypes.factors) for t in terms)
+                fresh = _moments(name, rows, state.basis[name], labels)
+                ctx.storage.updated_(state.moments[name], lambda S: S.lerp_(fresh, weight))  # noqa: B023
 
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
         inverse: dict[str, BlockOperator] = {}
@@ -111,7 +112,7 @@ class Eigenbasis(Preconditioner[EigenState]):
             damping = relative_to(S.mean(), ctx.damping) if self.relative else ctx.damping
             D = (S + damping).reciprocal_()
             inverse[name] = KroneckerEigen(basis.Q_B, basis.Q_A, D)
-        return Solve(BlockDiagonal(inverse) @ v)
+        return Solve(ctx.product(BlockDiagonal(inverse), v, "factors"))
 
     def _turn(self, state: EigenState, ctx: Context) -> None:
         blocks = kronecker_blocks(self.estimator.curvature(state.estimate), "eigenbasis")

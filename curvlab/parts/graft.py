@@ -13,6 +13,7 @@ from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Fraction, check_bounds
 from curvlab.protocols.step import At, Transform
+from curvlab.protocols.storage import Storage
 
 Rule = Literal["none", "gradient", "unit", "block", "rows", "adafactor", "adam"]
 
@@ -79,25 +80,28 @@ class Graft(Transform[Moments]):
     def __call__(self, state: Moments, v: BlockVector, at: At) -> BlockVector:
         if self.rule == "none":
             return v
-        self._observe(state, at.gradient)
+        self._observe(state, at.gradient, at.storage)
         m, out = at.gradient if at.given is None else at.given, v.owned()
         for name, block in out.items():
             ratio = self._length(state, name, m[name]) / torch.linalg.vector_norm(block)
             block.mul_(torch.nan_to_num(ratio, nan=0.0, posinf=0.0))  # a direction of zero has none
         return out
 
-    def _observe(self, state: Moments, g: BlockVector) -> None:
+    def _observe(self, state: Moments, g: BlockVector, storage: Storage) -> None:
         if self.rule in ("gradient", "unit"):
             return
         state.count += 1
         share = newest_weight(self.beta, state.count)
         if state.entries is not None:
-            state.entries.flat.mul_(1 - share).addcmul_(g.flat, g.flat, value=share)
+            storage.updated_(
+                state.entries.flat, lambda s: s.mul_(1 - share).addcmul_(g.flat, g.flat, value=share), g.dtype
+            )
         for name in g.layout.names if state.entries is None else ():
             square = _matrix(g[name]).square()
             for means, dim in ((state.whole, (0, 1)), (state.rows, (1,)), (state.columns, (0,))):
                 if name in means:
-                    means[name].lerp_(square.mean(dim), share)
+                    fresh = square.mean(dim)
+                    storage.updated_(means[name], lambda s, fresh=fresh: s.lerp_(fresh, share), g.dtype)  # type: ignore[misc]
 
     def _length(self, state: Moments, name: str, m: Tensor) -> Float[Tensor, ""]:
         """ℓ of a block, 0 where m is 0."""
@@ -107,13 +111,13 @@ class Graft(Transform[Moments]):
             found: Tensor = (_norm(m) > 0).to(m.dtype) * m.numel() ** 0.5
             return found
         if self.rule == "block":
-            return _norm(m) * _reciprocal(state.whole[name]).sqrt()
+            return _norm(m) * _reciprocal(state.whole[name].to(m.dtype)).sqrt()
         if state.entries is not None:
-            return _norm(m * _reciprocal(state.entries[name]).sqrt())
-        rows, square = state.rows[name], _matrix(m).square()
+            return _norm(m * _reciprocal(state.entries[name].to(m.dtype)).sqrt())
+        rows, square = state.rows[name].to(m.dtype), _matrix(m).square()
         if name not in state.columns:
             return (square.sum(1) * _reciprocal(rows)).sum().sqrt()
-        columns = state.columns[name]
+        columns = state.columns[name].to(m.dtype)
         by_row = torch.mv(square, _reciprocal(columns / columns.mean().clamp(min=torch.finfo(m.dtype).tiny)))
         length: Tensor = (by_row * _reciprocal(rows)).sum().sqrt()
         return length

@@ -66,4 +66,4 @@ class Inverted(Preconditioner[InvertedState]):
             state.inverse = self.inverse(self.estimator.curvature(state.estimate), ctx)
 
     def apply(self, state: InvertedState, v: BlockVector, ctx: Context) -> Solve:
-        return Solve(state.inverse @ v)
+        return Solve(ctx.product(state.inverse, v, "factors"))

@@ -93,7 +93,7 @@ class Iterative(Preconditioner[IterativeState]):
         return IterativeState(
             estimate=self.estimator.init(like, ctx),
             inner=None if self.inner is None else self.inner.init(like, ctx),
-            start=like.zeros_like() if self.warm_start != 0 else None,
+            start=ctx.zeros(like, "work") if self.warm_start != 0 else None,
         )
 
     def observe(self, state: IterativeState, seen: Evaluation, ctx: Context) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from curvlab.linalg import factorizations
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Count, Fraction, Inside, NotNegative, Positive, check_bounds
 from curvlab.protocols.evidence import Step
@@ -177,8 +178,8 @@ class QuadraticModel(StepRule[QuadraticState]):
         if not bool(torch.isfinite(M).all()) or not bool(torch.isfinite(b).all()) or not M[0, 0] > 0:
             return Step(line.update, 0.0, accepted=False)
         scale = M.diagonal().sqrt()  # both directions at unit curvature: lstsq then sees the angle alone
-        unit = torch.linalg.lstsq(M / torch.outer(scale, scale), b / scale, driver="gelsd")
-        weights = unit.solution / scale
+        unit = factorizations.least_squares(M / torch.outer(scale, scale), b / scale)
+        weights = unit / scale
         alpha = self.rate(step) * line.rate
         update = line.update * float(weights[0])
         if len(basis) == 2:

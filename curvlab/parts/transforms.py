@@ -45,14 +45,18 @@ class Ema(Transform[AverageState]):
 
     def __call__(self, state: AverageState, v: BlockVector, at: At) -> BlockVector:
         before, mass = 1 - self.beta**state.count, 1 - self.beta ** (state.count + 1)
-        if not self.bias_correction:
-            state.average.combine_(self.beta, v, 1 - self.beta)
-        elif state.mass == before:
-            state.average.flat.lerp_(v.flat, (1 - self.beta) / mass)
-        else:  # β was another one in the last step
-            state.average.combine_(self.beta * state.mass / mass, v, (1 - self.beta) / mass)
+
+        def change(average: BlockVector) -> None:
+            if not self.bias_correction:
+                average.combine_(self.beta, v, 1 - self.beta)
+            elif state.mass == before:
+                average.flat.lerp_(v.flat, (1 - self.beta) / mass)
+            else:  # β was another one in the last step
+                average.combine_(self.beta * state.mass / mass, v, (1 - self.beta) / mass)
+
+        found = at.storage.updated(state.average, change, v.dtype)
         state.count, state.mass = state.count + 1, mass
-        return state.average.borrow()
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Momentum(Transform[BlockVector]):
         return like.zeros_like()
 
     def __call__(self, state: BlockVector, v: BlockVector, at: At) -> BlockVector:
-        state.combine_(self.beta, v)
-        return v.plus(state, self.beta) if self.nesterov else state.borrow()
+        m = at.storage.updated(state, lambda m: m.combine_(self.beta, v), v.dtype)
+        return v.plus(m, self.beta) if self.nesterov else m
 
 
 @dataclass(frozen=True)

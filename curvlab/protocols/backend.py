@@ -1,18 +1,26 @@
-"""Precision: in which arithmetic things are computed, stored and factorised.
+"""Precision: in which arithmetic things are computed, stored and factorized.
 
-The boundary is products against factorisations.  Products exist in every dtype and parts make
-them freely; factorisations go through the backend, which lifts, retries and fails in one place.
+The boundary is products against factorizations.  Products exist in every dtype and parts make
+them freely; factorizations go through the backend, which lifts, retries and fails in one place.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.protocols.arithmetic import Arithmetic
+from curvlab.linalg import factorizations
+from curvlab.protocols.arithmetic import Arithmetic, under
+from curvlab.protocols.dtypes import Dtypes
+from curvlab.protocols.loss_scaling import LossScaling
+
+Rounding = Literal["nearest", "stochastic"]
 
 
 class Backend(ABC):
@@ -20,8 +28,8 @@ class Backend(ABC):
 
     @property
     @abstractmethod
-    def dtype(self) -> torch.dtype:
-        """Dtype of parameters, activations and of the layer statistics made from them."""
+    def dtypes(self) -> Dtypes:
+        """The dtype of each role."""
 
     @property
     @abstractmethod
@@ -42,6 +50,34 @@ class Backend(ABC):
         """Indices of a batch, drawn on the host; on the device already, if that is worth a transfer here."""
         return indices
 
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """The context of every pass through the model: autocast, where passes have a dtype of their own."""
+        compute = self.dtypes.compute
+        cast = nullcontext() if compute is None else torch.autocast(self.torch_device.type, dtype=compute)
+        with under(self.arithmetic, self.evaluation), cast:
+            yield
+
+    @property
+    def loss_scaling(self) -> LossScaling | None:
+        """How losses are scaled before they are differentiated, if they are."""
+        return None
+
+    @property
+    def parameter_rounding(self) -> Rounding:
+        """How a parameter in bfloat16 is rounded when a step writes it."""
+        return "nearest"
+
+    @property
+    def average_rounding(self) -> Rounding:
+        """How a state in bfloat16 is rounded."""
+        return "nearest"
+
+    @property
+    def master(self) -> bool:
+        """Whether steps write to a copy of the parameters in the working dtype, to be rounded."""
+        return False
+
     @abstractmethod
     def gram_(
         self, M: Float[Tensor, "d d"], keep: float, X: Float[Tensor, "n d"], weight: float
@@ -50,7 +86,7 @@ class Backend(ABC):
 
     @abstractmethod
     def cholesky(self, A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
-        """Lower Cholesky factor, retried in float64; raises ``NotPositiveDefinite``."""
+        """Lower Cholesky factor, in float32 or wider, retried in float64; raises ``NotPositiveDefinite``."""
 
     @abstractmethod
     def inverse(self, A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Tensor, "*b d d"]:
@@ -63,8 +99,9 @@ class Backend(ABC):
     def eigh(self, A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
         """Eigenvalues ascending, eigenvectors in columns; retried in float64."""
 
-    def qr(self, A: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
-        """Orthonormal columns that span the first columns of A, however many one takes (Q of QR)."""
-        wide = A if A.dtype in (torch.float32, torch.float64) else A.float()
-        Q: Tensor = torch.linalg.qr(wide).Q
-        return Q.to(A.dtype).contiguous()  # a restored matrix has its rows so, and products round by layout
+    def qr(self, A: Float[Tensor, "*b d k"], *, complete: bool = False) -> Float[Tensor, "*b d p"]:
+        """Orthonormal columns that span the first columns of A, however many one takes (Q of QR).
+
+        ``complete``: d columns, the others orthogonal to all of A.
+        """
+        return factorizations.qr(A, complete=complete)

@@ -116,8 +116,9 @@ class Blocks:
 
     @property
     def like(self) -> Tensor:
-        """A real tensor of the parameters' precision and device."""
-        return as_real(next(iter(self.parameters.values())))
+        """An empty tensor on the parameters' device, of the dtype of vectors: theirs, float32 at least."""
+        p = as_real(next(iter(self.parameters.values()))).detach()
+        return p.new_empty(0, dtype=torch.promote_types(p.dtype, torch.float32))
 
     def value(self, name: str) -> Tensor:
         """A parameter, or the piece of one that a name means, sharing its memory."""
@@ -132,7 +133,8 @@ class Blocks:
                 found[name] = slot
                 continue
             if whole(name) not in found:
-                found[whole(name)] = torch.zeros_like(self.parameters[whole(name)]).detach()
+                p = self.parameters[whole(name)]
+                found[whole(name)] = torch.zeros_like(p, dtype=slot.dtype).detach()
             cut(name, found[whole(name)]).copy_(slot)
         return found
 
@@ -191,7 +193,7 @@ class Blocks:
 
     @torch.no_grad()
     def subtract_(self, update: BlockVector, alpha: float) -> None:
-        """The one write: θ ← θ − alpha · update."""
+        """θ ← θ − alpha · update."""
         for name, slot in self.slots(update).items():
             self.value(name).sub_(slot, alpha=alpha)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,6 +37,11 @@ class LayerStats:
 
     inputs: AnyRows
     grads: Float[Tensor, "v n s o"] | None
+
+    def to(self, dtype: torch.dtype) -> LayerStats:
+        """The same rows in another dtype: that of the products they go into."""
+        grads = None if self.grads is None else self.grads.to(dtype)
+        return LayerStats(self.inputs.to(dtype), grads)
 
 
 #: layer statistics by label kind and block name; one entry per loss term

@@ -14,10 +14,11 @@ One-hot inputs are always expanded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,9 +44,20 @@ class Rows:
     g: Float[Tensor, "q o"] | None
     g_weight: float
 
+    def to(self, dtype: torch.dtype) -> Rows:
+        """The same rows in another dtype."""
+        return replace(self, a=self.a.to(dtype), g=None if self.g is None else self.g.to(dtype))
 
-def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Evaluation, sharing: Sharing) -> Rows:
-    """The rows of one block's statistics.
+
+def rows_of(
+    part: str,
+    block: str,
+    terms: tuple[LayerStats, ...],
+    seen: Evaluation,
+    sharing: Sharing,
+    dtype: torch.dtype,
+) -> Rows:
+    """The rows of one block's statistics, in ``dtype``, that of the products that they go into.
 
     ``auto`` expands where the loss has a term per position (or nothing is shared) and reduces where
     it has one per example, which the loss says; a pattern of block names overrides it.  Raises
@@ -68,11 +80,12 @@ def rows_of(part: str, block: str, terms: tuple[LayerStats, ...], seen: Evaluati
         positions = s if g is None else g.shape[2]  # a grouped layer has several rows of inputs at each
         rule = "expand" if seen.terms > 1 or positions == 1 else "reduce"
     if rule == "expand":
-        rows = None if g is None else g.flatten(0, 2)
-        return Rows(flattened(a, 0, 1), 1.0 / (n * s), rows, 1.0 / n)
+        rows = None if g is None else g.flatten(0, 2).to(dtype)
+        return Rows(flattened(a, 0, 1).to(dtype), 1.0 / (n * s), rows, 1.0 / n)
     assert isinstance(a, Tensor)
-    rows = None if g is None else g.sum(2).flatten(0, 1)
-    return Rows(a.mean(1), 1.0 / n, rows, 1.0 / n)
+    work = torch.promote_types(dtype, torch.float32)  # of the sums over positions
+    rows = None if g is None else g.to(work).sum(2).flatten(0, 1).to(dtype)
+    return Rows(a.to(work).mean(1).to(dtype), 1.0 / n, rows, 1.0 / n)
 
 
 def _matching(sharing: Mapping[str, Rule], part: str, block: str) -> Rule:

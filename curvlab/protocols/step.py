@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Step, StepOutcome
 from curvlab.protocols.line import Line
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.storage import Storage
 
 S = TypeVar("S", bound=Any)
 
@@ -75,6 +76,7 @@ class At:
 
     ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.
     ``given`` is what was preconditioned, the gradient after ``on_gradient``; before that there is none.
+    ``storage`` writes states, whose dtype may be narrower than that of vectors.
     """
 
     gradient: BlockVector
@@ -83,6 +85,7 @@ class At:
     add_theta: Callable[[BlockVector, float], None]
     read: Callable[[], BlockVector]
     given: BlockVector | None = None
+    storage: Storage = field(default_factory=Storage)
 
 
 class Transform(ABC, Generic[S]):
@@ -99,7 +102,7 @@ class Transform(ABC, Generic[S]):
 
     @abstractmethod
     def init(self, like: BlockVector) -> S:
-        """A fresh state, every tensor eagerly."""
+        """A fresh state, every tensor eagerly; ``like`` is in the dtype of what is stored."""
 
     @abstractmethod
     def __call__(self, state: S, v: BlockVector, at: At) -> BlockVector:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from curvlab.objectives.prediction import predicted
 from curvlab.objectives.samples import IndexedExamples, Sample, Source
 from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.protocols.loss import Loss
@@ -107,7 +108,7 @@ class SupervisedWorkload(Workload):
             for start in range(0, len(examples), CHUNK):
                 x, y = examples.rows(torch.arange(start, min(start + CHUNK, len(examples)), device="cpu"))
                 outputs = self.model(x)
-                sums["loss"] += float(self.loss.mean(self.loss.prediction(outputs), y)) * len(x)
+                sums["loss"] += float(self.loss.mean(predicted(self.loss, outputs), y)) * len(x)
                 for name, measure in self.measures.items():
                     sums[name] += float(measure(outputs, y).sum())
         return {f"{prefix}_{name}": total / len(examples) for name, total in sums.items()}

@@ -21,6 +21,7 @@ from curvlab.linalg.vectors import BlockLayout
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
+from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.structure import Family, Structure
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -177,8 +178,8 @@ class Lapack(Backend):
     """float64 on the CPU through LAPACK alone: the slow twin of every faster backend."""
 
     @property
-    def dtype(self) -> torch.dtype:
-        return torch.float64
+    def dtypes(self) -> Dtypes:
+        return Dtypes.uniform(torch.float64)
 
     @property
     def torch_device(self) -> torch.device:

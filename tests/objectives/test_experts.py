@@ -65,7 +65,7 @@ def seen_by(model: nn.Module, x: Tensor, y: Tensor, micro_batch: int | None = No
 
 def factors(seen: Evaluation, kind: Labels, name: str) -> tuple[Tensor, Tensor]:
     """A and B of a Kronecker-factored estimate, by what every estimator reads."""
-    rows = rows_of("test", name, seen.layers[kind][name], seen, "expand")
+    rows = rows_of("test", name, seen.layers[kind][name], seen, "expand", seen.gradient.dtype)
     assert rows.g is not None
     return rows.a_weight * rows.a.mT @ rows.a, rows.g_weight * rows.g.mT @ rows.g
 
@@ -143,11 +143,11 @@ class Auto(nn.Module):
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
-def test_statistics_under_autocast_have_the_parameters_dtype(micro_batch: int | None) -> None:
+def test_rows_under_autocast_are_in_the_dtype_that_they_were_captured_in(micro_batch: int | None) -> None:
     model, x, y = Auto(), normal(7, 4).float(), normal(7, 3).float()
     seen = seen_by(model, x, y, micro_batch)
     for kind, layers in seen.layers.items():
         assert set(layers) == {"net.0", "net.2"}
-        for (stats,) in layers.values():
-            assert stats.inputs.dtype == torch.float32
-            assert kind is Labels.NONE or stats.grads.dtype == torch.float32
+        for name, (stats,) in layers.items():
+            assert stats.inputs.dtype == (torch.float32 if name == "net.0" else torch.bfloat16)
+            assert kind is Labels.NONE or stats.grads.dtype == torch.bfloat16

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
-from curvlab.precision import full
-from curvlab.precision.full import LEAF, Full
+from curvlab.linalg import factorizations
+from curvlab.linalg.factorizations import LEAF
+from curvlab.precision.full import Full
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import Lapack
@@ -61,7 +62,7 @@ def test_the_blocked_inverse_is_lapacks(d: int, condition: float) -> None:
 @given(d=st.integers(1, 300), log_condition=st.floats(0, 9), seed=st.integers(0, 999))
 def test_the_blocked_inverse_is_its_slow_twin_for_any_matrix(d: int, log_condition: float, seed: int) -> None:
     A = spd(d, 10**log_condition, seed)
-    fast, slow = full._blocked_inverse(A), full._lapack_inverse(A)
+    fast, slow = factorizations._blocked_inverse(A), factorizations._lapack_inverse(A)
     assert_close(fast, slow, dimension=d, condition=10**log_condition)
     assert_close(fast, fast.mT, dimension=d, condition=10**log_condition)
 
@@ -83,7 +84,7 @@ def test_damped_factors_of_few_rows_are_inverted_as_well_as_lapack_can(
     truth = torch.linalg.inv(A.double())
     ours, lapacks = (
         float((found.double() - truth).norm() / truth.norm())
-        for found in (SINGLE.inverse(A), full._lapack_inverse(A))
+        for found in (SINGLE.inverse(A), factorizations._lapack_inverse(A))
     )
     assert ours <= 20 * lapacks + 1e-6
 
@@ -124,7 +125,7 @@ def test_float32_is_inverted_in_float32_and_stays_so(d: int) -> None:
 @pytest.mark.parametrize("d", [2, 10, LEAF, LEAF + 1, 150, 300])
 @pytest.mark.parametrize("backend", [SINGLE, DOUBLE], ids=["float32", "float64"])
 def test_what_is_indefinite_is_refused_wherever_it_shows(make: object, d: int, backend: Full) -> None:
-    A = make(d).to(backend.dtype)  # type: ignore[operator]
+    A = make(d).to(backend.dtypes.parameters)  # type: ignore[operator]
     for factorise in (backend.inverse, backend.cholesky):
         with pytest.raises(
             NotPositiveDefinite, match=f"a {d}×{d} factor is not positive definite in torch.float64"
@@ -163,7 +164,7 @@ def test_float64_rescues_what_float32_cannot_factorise(d: int) -> None:
 @pytest.mark.parametrize("backend", [SINGLE, DOUBLE], ids=["float32", "float64"])
 def test_values_that_are_not_finite_are_named_as_what_is_wrong(bad: float, d: int, backend: Full) -> None:
     for at in ((0, 0), (d - 1, d - 1), (d - 1, 0)):
-        A = spd(d, 10.0).to(backend.dtype)
+        A = spd(d, 10.0).to(backend.dtypes.parameters)
         A[at] = A[at[::-1]] = bad
         for factorise in (backend.inverse, backend.cholesky, backend.eigh):
             with pytest.raises(NotPositiveDefinite, match=f"a {d}×{d} factor holds non-finite values"):
@@ -241,5 +242,5 @@ def test_what_an_average_held_is_forgotten_when_nothing_is_kept() -> None:
 
 
 def test_dtypes_and_devices_are_what_the_settings_say() -> None:
-    assert (SINGLE.dtype, DOUBLE.dtype) == (torch.float32, torch.float64)
+    assert (SINGLE.dtypes.parameters, DOUBLE.dtypes.parameters) == (torch.float32, torch.float64)
     assert Full().torch_device == torch.device("cpu")

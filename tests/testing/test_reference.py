@@ -206,7 +206,7 @@ def test_the_lapack_backend_is_dense_algebra() -> None:
 
 def test_a_reference_context_says_what_it_was_told() -> None:
     ctx = reference_context(0.25, step=7, seed=3)
-    assert (ctx.step, ctx.damping, ctx.backend.dtype) == (7, 0.25, torch.float64)
+    assert (ctx.step, ctx.damping, ctx.backend.dtypes.parameters) == (7, 0.25, torch.float64)
     again = reference_context(seed=3).generator
     assert torch.equal(torch.rand(3, generator=ctx.generator), torch.rand(3, generator=again))
     assert math.isclose(ctx.damping, 0.25)

@@ -38,12 +38,17 @@ class BackendConformance(Exercised):
         A = X.mT @ X / (3 * d) + 0.1 * torch.eye(d).double()
         return A.to(dtype=dtype, device=self.part.torch_device)
 
+    @property
+    def work(self) -> torch.dtype:
+        """What a step of this precision computes in."""
+        return self.part.dtypes.work
+
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        """Those in which factors are held: the backend's own, and float64."""
-        return tuple(dict.fromkeys((self.part.dtype, torch.float64)))
+        """Those in which factors may be held: the backend's own, float64 and bfloat16."""
+        return tuple(dict.fromkeys((self.part.dtypes.factors, torch.float64, torch.bfloat16)))
 
     def exercise(self) -> Found:
-        A = self.spd(5, dtype=self.part.dtype)
+        A = self.spd(5, dtype=self.work)
         values, vectors = self.part.eigh(A)
         X = normal(3, 5, seed=1).to(A)
         gram = self.part.gram_(A.clone(), 0.5, X, 0.3)
@@ -52,18 +57,20 @@ class BackendConformance(Exercised):
 
     @check()
     def check_obligations(self) -> None:
-        """``dtype`` is a floating dtype of torch, ``torch_device`` a device."""
-        dtype, device = self.part.dtype, self.part.torch_device
-        floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-        assert floating, f"{self.name}.dtype must be a floating torch.dtype, not {dtype!r}"
+        """``dtypes`` gives every role a floating dtype of torch, ``torch_device`` is a device."""
+        device = self.part.torch_device
+        for role, dtype in vars(self.part.dtypes).items():
+            unset = dtype is None and role in ("compute", "rows")
+            floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+            assert unset or floating, f"{self.name}.dtypes.{role} must be a floating dtype, not {dtype!r}"
         assert isinstance(device, torch.device), f"{self.name}.torch_device must be a device, not {device!r}"
 
     @check()
     def check_gram(self) -> None:
         """``gram_`` is keep · M + weight · XᵀX, in M itself."""
         for d in (*DIMENSIONS, 300):
-            X = normal(7, d, seed=d).to(dtype=self.part.dtype, device=self.part.torch_device)
-            M = self.spd(d, dtype=self.part.dtype)
+            X = normal(7, d, seed=d).to(dtype=self.work, device=self.part.torch_device)
+            M = self.spd(d, dtype=self.work)
             expected = 0.9 * M.double() + 0.3 * X.double().mT @ X.double()
             found = self.part.gram_(M, 0.9, X, 0.3)
             assert found is M, f"{self.name}.gram_ must return M itself"
@@ -145,7 +152,7 @@ class BackendConformance(Exercised):
     def check_arguments(self) -> None:
         """Factorisations leave their matrix alone, and hold none of its memory."""
         for d in DIMENSIONS:
-            A = self.spd(d, dtype=self.part.dtype)
+            A = self.spd(d, dtype=self.work)
             kept = A.clone()
             for method in FACTORISATIONS:
                 made = getattr(self.part, method)(A)
@@ -157,7 +164,7 @@ class BackendConformance(Exercised):
     @check()
     def check_row_major(self) -> None:
         """Factors are contiguous: one that was loaded from a file is, and products round alike then."""
-        A = self.spd(5, dtype=self.part.dtype)
+        A = self.spd(5, dtype=self.work)
         for method in FACTORISATIONS:
             made = getattr(self.part, method)(A)
             for t in made if isinstance(made, tuple) else (made,):

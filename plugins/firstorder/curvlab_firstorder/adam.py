@@ -52,10 +52,12 @@ class Adam(Preconditioner[AdamState]):
         share = newest_weight(self.beta, state.count)
         g = seen.gradient.flat
         # not lerp_: that would need g² in a buffer of its own
-        state.second.flat.mul_(1 - share).addcmul_(g, g, value=share)
+        ctx.storage.updated_(
+            state.second.flat, lambda s: s.mul_(1 - share).addcmul_(g, g, value=share), g.dtype
+        )
 
     def apply(self, state: AdamState, v: BlockVector, ctx: Context) -> Solve:
         x = v.empty_like()
-        torch.sqrt(state.second.flat, out=x.flat).add_(self.eps)
+        torch.sqrt(state.second.flat.to(v.dtype), out=x.flat).add_(self.eps)
         torch.div(v.flat, x.flat, out=x.flat)
         return Solve(x)

@@ -66,14 +66,15 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
         return None if block.is_layer else block.reason
 
     def init(self, like: BlockVector, ctx: Context) -> DiagonalState:
-        return DiagonalState(like.zeros_like(), dict.fromkeys(like.layout.names, 0))
+        return DiagonalState(ctx.zeros(like, "factors"), dict.fromkeys(like.layout.names, 0))
 
     def observe(self, state: DiagonalState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[Labels.MODEL].items():
             state.observed[name] += 1
             corrected = newest_weight(self.decay, state.observed[name])
-            fresh = torch.stack([self._diagonal(term) for term in terms]).sum(0)
-            state.diagonal[name].lerp_(fresh, corrected if self.bias_correction else 1 - self.decay)
+            fresh = torch.stack([self._diagonal(t.to(seen.gradient.dtype)) for t in terms]).sum(0)
+            share = corrected if self.bias_correction else 1 - self.decay
+            ctx.storage.updated_(state.diagonal[name], lambda D: D.lerp_(fresh, share))  # noqa: B023
 
     def curvature(self, state: DiagonalState) -> BlockDiagonal:
         return BlockDiagonal({name: KroneckerEigen(None, None, D) for name, D in state.diagonal.items()})

@@ -56,7 +56,7 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
         return None
 
     def init(self, like: BlockVector, ctx: Context) -> FisherDiagonalState:
-        return FisherDiagonalState(like.zeros_like(), 0)
+        return FisherDiagonalState(ctx.zeros(like, "factors"), 0)
 
     def observe(self, state: FisherDiagonalState, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
@@ -64,13 +64,13 @@ class FisherDiagonal(Preconditioner[FisherDiagonalState]):
         layers = seen.layers[Labels.DATA]
         for name, mine in state.squares.items():
             if name in layers:
-                squares = sum(mean_square(term, seen.positions) for term in layers[name])
+                squares = sum(mean_square(t.to(seen.gradient.dtype), seen.positions) for t in layers[name])
             else:
                 squares = seen.gradient[name].square()
-            mine.mul_(1 - share).add_(squares, alpha=share)
+            ctx.storage.updated_(mine, lambda D: D.mul_(1 - share).add_(squares, alpha=share))  # noqa: B023
 
     def apply(self, state: FisherDiagonalState, v: BlockVector, ctx: Context) -> Solve:
-        scale = (state.squares.flat + ctx.damping).pow_(-self.exponent)
+        scale = (state.squares.flat.to(v.dtype) + ctx.damping).pow_(-self.exponent)
         x = v.empty_like()
         torch.mul(v.flat, scale, out=x.flat)
         return Solve(x)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlab.linalg import factorizations
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Iterate
@@ -90,7 +91,7 @@ class KrylovBasis(Krylov):
             following = Av if M is None else M(Av)
         if not basis:
             return Solve(b.zeros_like(), 0, Stop.CONVERGED)
-        values, vectors = torch.linalg.eigh(_symmetric(columns))
+        values, vectors = factorizations.eigh(_symmetric(columns))
         values = values.clamp_min(self.floor * float(values.abs().max())).flip(0)
         vectors = vectors.flip(1)
         share = vectors.mT @ torch.tensor([float(v.dot(b)) for v in basis], dtype=torch.float64, device="cpu")

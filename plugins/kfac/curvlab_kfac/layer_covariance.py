@@ -17,6 +17,7 @@ from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import Sharing, rows_of
+from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab.structures.inputs import family_of_inputs
 
@@ -68,18 +69,18 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         return block.refusal(tied=self.tied)
 
     def init(self, like: BlockVector, ctx: Context) -> CovarianceState:
-        shapes = like.layout.shapes
+        shapes, empty = like.layout.shapes, ctx.like(like, "factors")
         # the identity: a layer that was not observed yet, an expert without tokens, is not inverted as zero
         A = {
-            name: family_of_inputs(self.A, like.layout, name).eye(shape[1], like=like.flat)
+            name: family_of_inputs(self.A, like.layout, name).eye(shape[1], like=empty)
             for name, shape in shapes.items()
         }
-        B = {name: self.B.eye(shape[0], like=like.flat) for name, shape in shapes.items()}
+        B = {name: self.B.eye(shape[0], like=empty) for name, shape in shapes.items()}
         return CovarianceState(A, {} if self.labels is Labels.NONE else B, dict.fromkeys(shapes, 0))
 
     def observe(self, state: CovarianceState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[self.labels].items():
-            rows = rows_of("layer-covariance", name, terms, seen, self.sharing)
+            rows = rows_of("layer-covariance", name, terms, seen, self.sharing, work_of(state.A[name]))
             state.observed[name] += 1
             w = newest_weight(self.decay, state.observed[name])
             _average_(state.A[name], 1 - w, rows.a, w * rows.a_weight, ctx)
@@ -95,4 +96,5 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
 
 def _average_(M: Structure, keep: float, X: Any, weight: float, ctx: Context) -> None:
     """M ← keep · M + Π(weight · XᵀX), by the family that M belongs to: X are rows that it takes."""
-    as_gram(M.family, "layer-covariance").average_(M, keep, X, weight, ctx.backend)
+    gram = as_gram(M.family, "layer-covariance")
+    ctx.storage.change_(M, lambda M: gram.average_(M, keep, X, weight, ctx.backend))

@@ -65,7 +65,7 @@ class LayerRows(CurvatureEstimator[RowsState]):
                 empty = seen.gradient.flat.new_zeros
                 state.operators[name] = GramKronecker(empty(1, shape[0]), empty(1, shape[1]))
                 continue
-            rows = rows_of("layer-rows", name, layers[name], seen, self.sharing)
+            rows = rows_of("layer-rows", name, layers[name], seen, self.sharing, seen.gradient.dtype)
             g = None if rows.g is None else rows.g * rows.g_weight**0.5
             if isinstance(rows.a, Lookups):
                 state.operators[name] = GramDiagonal(g, rows.a.counts() * rows.a_weight)

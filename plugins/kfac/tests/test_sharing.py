@@ -113,7 +113,7 @@ def test_rows_make_the_factors_that_loops_over_examples_and_positions_make(shari
             for c in range(v):
                 total: Tensor = sum(g[c, k])  # type: ignore[arg-type, assignment]
                 B += torch.outer(total, total) / n
-    rows = rows_of("test", "fc", (LayerStats(a, g),), _Seen(n, 1), sharing)  # type: ignore[arg-type]
+    rows = rows_of("test", "fc", (LayerStats(a, g),), _Seen(n, 1), sharing, torch.float64)  # type: ignore[arg-type]
     assert rows.g is not None
     assert_close(rows.a.mT @ rows.a * rows.a_weight, A, dimension=n * s)
     assert_close(rows.g.mT @ rows.g * rows.g_weight, B, dimension=v * n * s)
@@ -122,14 +122,14 @@ def test_rows_make_the_factors_that_loops_over_examples_and_positions_make(shari
 @pytest.mark.parametrize(("terms", "s", "chosen"), [(1, 1, "expand"), (1, 4, "reduce"), (4, 4, "expand")])
 def test_auto_goes_by_whether_the_loss_has_a_term_per_position(terms: int, s: int, chosen: Any) -> None:
     stats, seen = (LayerStats(normal(3, s, 2, seed=0), None),), _Seen(3, terms)
-    auto = rows_of("test", "fc", stats, seen, "auto")  # type: ignore[arg-type]
-    assert torch.equal(auto.a, rows_of("test", "fc", stats, seen, chosen).a)  # type: ignore[arg-type]
+    auto = rows_of("test", "fc", stats, seen, "auto", torch.float64)  # type: ignore[arg-type]
+    assert torch.equal(auto.a, rows_of("test", "fc", stats, seen, chosen, torch.float64).a)  # type: ignore[arg-type]
 
 
 def test_the_bias_column_is_one_after_the_mean_over_positions() -> None:
     problem = deep_linear(4, setting="reduce", positions=5)
     (stats, *_) = _stats(problem)
-    rows = rows_of("test", "fc", (stats,), _Seen(4, 1), "reduce")  # type: ignore[arg-type]
+    rows = rows_of("test", "fc", (stats,), _Seen(4, 1), "reduce", torch.float64)  # type: ignore[arg-type]
     assert torch.equal(rows.a[:, -1], torch.ones(4).double())
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from curvlab.linalg import factorizations
 from curvlab.linalg.vectors import BlockVector
 from curvlab_lbfgs.memory import Memory, least_cosine
 
@@ -166,5 +167,5 @@ def _spread(x: Float[Tensor, " k"], w: Weights, dtype: torch.dtype) -> Float[Ten
 def _solved(
     triangle: Float[Tensor, "k k"], right: Float[Tensor, " k"], *, upper: bool
 ) -> Float[Tensor, " k"]:
-    solution: Tensor = torch.linalg.solve_triangular(triangle, right[:, None], upper=upper)
+    solution: Tensor = factorizations.solve_triangular(triangle, right[:, None], upper=upper)
     return solution[:, 0]

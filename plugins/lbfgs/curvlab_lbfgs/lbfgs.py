@@ -117,7 +117,10 @@ class Lbfgs(Preconditioner[LbfgsState]):
 
     def init(self, like: BlockVector, ctx: Context) -> LbfgsState:
         rows = self.memory + (self.source is Source.STEPS)
-        return LbfgsState(empty(rows, like), None if self._initial is None else self._initial.init(like, ctx))
+        return LbfgsState(
+            empty(rows, ctx.zeros(like, "work")),
+            None if self._initial is None else self._initial.init(like, ctx),
+        )
 
     def observe(self, state: LbfgsState, seen: Evaluation, ctx: Context) -> None:
         if self._initial is not None and state.initial is not None:

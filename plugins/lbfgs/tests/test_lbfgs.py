@@ -287,7 +287,8 @@ def test_it_holds_two_vectors_a_pair_and_the_small_matrices(
     dtype: torch.dtype, source: Source, vectors: int, m: int
 ) -> None:
     n = 1000
-    state = Lbfgs(memory=m, source=source).init(vector(torch.zeros(n, dtype=dtype)), context())
+    ctx = replace(context(), backend=Full(str(dtype).removeprefix("torch.")))  # type: ignore[arg-type]
+    state = Lbfgs(memory=m, source=source).init(vector(torch.zeros(n, dtype=dtype)), ctx)
     rows = m + vectors // 2
     assert nbytes(state) == (2 * m + vectors) * n * dtype.itemsize + 8 * (2 * rows * rows + 2 * rows)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.arrangement import Called, arranged
+from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.losses import loss_of
 from curvlab.objectives.statistics import Kind, StatisticsBuilder
 from curvlab.objectives.supervised import SupervisedObjective
@@ -78,7 +79,7 @@ def _statistics(
         calls: list[Call] = []
         with torch.enable_grad():
             r = residual(points, _listening(calls))
-            found = torch.autograd.grad(r.sum(), [Y for _, _, Y in calls], allow_unused=True)
+            found = gradients(r.sum(), [Y for _, _, Y in calls], allow_unused=True)
         rows: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for (module, Z, Y), g in zip(calls, found, strict=True):
             name = of_module.get(id(module))
@@ -91,7 +92,7 @@ def _statistics(
         pieces.append((r.detach(), rows))
     residuals = torch.cat([r for r, _ in pieces])
     shares = {kind: _shares(kind, residuals, needs, ctx) for kind in needs.layers}
-    builder, start = StatisticsBuilder(), 0
+    builder, start = StatisticsBuilder(ctx.backend.dtypes.rows), 0
     for r, rows in pieces:
         n = len(r)
         for name, uses in rows.items():

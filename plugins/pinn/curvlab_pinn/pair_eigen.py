@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import UnsupportedEvidence, naming_block
+from curvlab.linalg import factorizations
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Factor, Kronecker, KroneckerEigen, KroneckerSum
 from curvlab.linalg.operator import BlockOperator, LinearOperator
@@ -96,7 +97,7 @@ def _together(
         if side is None:
             return None, torch.full((1,), float(len(sides) - 1), dtype=torch.float64, device=like.device)
         M = _structure(side).dense()
-        values, Q = ctx.backend.eigh(M.double())
+        values, Q = factorizations.double_eigh(M)
         spectra.append((nonnegative(values, M.dtype) + ctx.damping, Q))
     values, Q = spectra[0]
     half = (Q * powers(values, -0.5)) @ Q.mT
@@ -104,5 +105,5 @@ def _together(
         return half, torch.zeros_like(values)
     values, Q = spectra[1]
     root = (half @ Q) * values.sqrt()
-    s, E = ctx.backend.eigh(root @ root.mT)
+    s, E = factorizations.double_eigh(root @ root.mT)
     return half @ E, nonnegative(s)

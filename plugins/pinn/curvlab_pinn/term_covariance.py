@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
@@ -18,6 +20,7 @@ from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import rows_of
+from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
 
 PART = "term-covariance"
@@ -73,9 +76,9 @@ class TermCovariance(CurvatureEstimator[TermState]):
         return None if block.is_layer else block.reason
 
     def init(self, like: BlockVector, ctx: Context) -> TermState:
-        shapes = like.layout.shapes.items()
-        A = {n: [self.A.zeros(s[1], like=like.flat) for _ in range(self.terms)] for n, s in shapes}
-        B = {n: [self.B.zeros(s[0], like=like.flat) for _ in range(self.terms)] for n, s in shapes}
+        shapes, empty = like.layout.shapes.items(), ctx.like(like, "factors")
+        A = {n: [self.A.zeros(s[1], like=empty) for _ in range(self.terms)] for n, s in shapes}
+        B = {n: [self.B.zeros(s[0], like=empty) for _ in range(self.terms)] for n, s in shapes}
         return TermState(A, B, {name: [0] * self.terms for name in like.layout.shapes})
 
     def observe(self, state: TermState, seen: Evaluation, ctx: Context) -> None:
@@ -93,12 +96,12 @@ class TermCovariance(CurvatureEstimator[TermState]):
                     continue
                 state.observed[name][t] += 1
                 w = newest_weight(self.decay, state.observed[name][t])
-                rows = rows_of(PART, name, (term,), seen, "expand")
                 A, B = state.A[name][t], state.B[name][t]
+                rows = rows_of(PART, name, (term,), seen, "expand", work_of(A))
                 assert not isinstance(rows.a, Lookups), "the layers of a PINN are linear"
-                as_gram(A.family, PART).average_(A, 1 - w, rows.a, w * rows.a_weight, ctx.backend)
+                _average_(A, 1 - w, rows.a, w * rows.a_weight, ctx)
                 assert rows.g is not None
-                as_gram(B.family, PART).average_(B, 1 - w, rows.g, w * rows.g_weight, ctx.backend)
+                _average_(B, 1 - w, rows.g, w * rows.g_weight, ctx)
 
     def curvature(self, state: TermState) -> BlockDiagonal:
         blocks: dict[str, BlockOperator] = {}
@@ -106,3 +109,9 @@ class TermCovariance(CurvatureEstimator[TermState]):
             pairs = zip(state.B[name], factors, strict=True)
             blocks[name] = KroneckerSum(tuple(Kronecker(B, A) for B, A in pairs))
         return BlockDiagonal(blocks)
+
+
+def _average_(M: Structure, keep: float, X: Tensor, weight: float, ctx: Context) -> None:
+    """M ← keep · M + Π(weight · XᵀX)."""
+    gram = as_gram(M.family, PART)
+    ctx.storage.change_(M, lambda M: gram.average_(M, keep, X, weight, ctx.backend))

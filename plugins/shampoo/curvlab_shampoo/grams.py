@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from curvlab.protocols.backend import Backend
+from curvlab.protocols.context import Context
+from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
 
 
@@ -21,9 +22,10 @@ def fresh(K: Family, shape: tuple[int, ...], like: Tensor, *, vectors: bool) -> 
     return [K.at(d).zeros(d, like=like) for d in lengths]
 
 
-def average_(grams: list[Structure], G: Tensor, weight: float, backend: Backend, part: str) -> None:
+def average_(grams: list[Structure], G: Tensor, weight: float, ctx: Context, part: str) -> None:
     """``L_n ← (1 − w) L_n + w Π[G_(n) G_(n)ᵀ]``, G_(n) the gradient with axis n for rows; 2·D·Σ d_n flops."""
     G = G.reshape(axes(G.shape))
     for n, L in enumerate(grams):
-        rows = G.movedim(n, -1).reshape(-1, L.d)
-        as_gram(L.family, part).average_(L, 1 - weight, rows, weight, backend)
+        rows = G.movedim(n, -1).reshape(-1, L.d).to(work_of(L))
+        gram = as_gram(L.family, part)
+        ctx.storage.change_(L, lambda L: gram.average_(L, 1 - weight, rows, weight, ctx.backend))  # noqa: B023

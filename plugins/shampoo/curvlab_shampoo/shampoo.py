@@ -76,8 +76,8 @@ class Shampoo(Preconditioner[ShampooState]):
         return state.observed == 0 or is_due(step, self.refresh_every)
 
     def init(self, like: BlockVector, ctx: Context) -> ShampooState:
-        shapes = like.layout.shapes
-        grams = {name: fresh(self.K, s, like.flat, vectors=self.vectors) for name, s in shapes.items()}
+        shapes, empty = like.layout.shapes, ctx.like(like, "factors")
+        grams = {name: fresh(self.K, s, empty, vectors=self.vectors) for name, s in shapes.items()}
         return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
 
     def observe(self, state: ShampooState, seen: Evaluation, ctx: Context) -> None:
@@ -87,7 +87,7 @@ class Shampoo(Preconditioner[ShampooState]):
         weight = newest_weight(self.decay, state.observed)
         for name, grams in state.grams.items():
             if grams:
-                average_(grams, seen.gradient[name], weight, ctx.backend, PART)
+                average_(grams, seen.gradient[name], weight, ctx, PART)
 
     def refresh(self, state: ShampooState, ctx: Context) -> None:
         if state.observed > 1 and not is_due(ctx.step, self.refresh_every):
@@ -107,7 +107,7 @@ class Shampoo(Preconditioner[ShampooState]):
                 blocks[name] = Kronecker(*roots)
             else:
                 blocks[name] = ModeProducts(axes(v.layout.shapes[name]), tuple(roots))
-        return Solve(BlockDiagonal(blocks) @ v)
+        return Solve(ctx.product(BlockDiagonal(blocks), v, "factors"))
 
 
 def _one(L: Structure, ctx: Context) -> Factor:

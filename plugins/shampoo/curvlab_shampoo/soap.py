@@ -100,8 +100,8 @@ class Soap(Preconditioner[SoapState]):
         return state.count == 0 or is_due(step, self.refresh_every) or self.eps < LEAST_EPS
 
     def init(self, like: BlockVector, ctx: Context) -> SoapState:
-        shapes = like.layout.shapes
-        grams = {name: fresh(self.K, s, like.flat, vectors=self.vectors) for name, s in shapes.items()}
+        shapes, empty = like.layout.shapes, ctx.like(like, "factors")
+        grams = {name: fresh(self.K, s, empty, vectors=self.vectors) for name, s in shapes.items()}
         bases: dict[str, Bases] = {name: [_identity(L) for L in found] for name, found in grams.items()}
         return SoapState(grams, bases, like.zeros_like())
 
@@ -115,9 +115,14 @@ class Soap(Preconditioner[SoapState]):
             self._turn(state, ctx)
         state.count += 1
         share = newest_weight(self.beta, state.count)
+        g = seen.gradient.to(ctx.backend.dtypes.factors)
         for name, bases in state.bases.items():
-            turned = _turned(seen.gradient.factored(name), bases)
-            state.second[name].mul_(1 - share).addcmul_(turned, turned, value=share)
+            turned = _turned(g.factored(name), bases)
+            ctx.storage.updated_(
+                state.second[name],
+                lambda s, t=turned: s.mul_(1 - share).addcmul_(t, t, value=share),  # type: ignore[misc]
+                seen.gradient.dtype,
+            )
         if is_due(ctx.step, self.observe_every):
             self._average(state, seen, ctx)
 
@@ -130,18 +135,19 @@ class Soap(Preconditioner[SoapState]):
         weight = newest_weight(self.decay, state.observed)
         for name, grams in state.grams.items():
             if grams:
-                average_(grams, seen.gradient[name], weight, ctx.backend, PART)
+                average_(grams, seen.gradient[name], weight, ctx, PART)
 
     def apply(self, state: SoapState, v: BlockVector, ctx: Context) -> Solve:
+        v, wanted = v.to(ctx.backend.dtypes.factors), v.dtype
         x = v.empty_like()
         for name, bases in state.bases.items():
-            size = state.second[name].sqrt()
+            size = state.second[name].to(v.dtype).sqrt()
             scaled = _turned(v.factored(name), bases)
             if any(Q is not None for Q in bases):
                 least = (UNSEEN * torch.finfo(size.dtype).eps) * torch.linalg.vector_norm(size)
                 scaled.masked_fill_(size <= least, 0.0)
             _turned_back(scaled / size.add_(self.eps), bases, x[name])
-        return Solve(x)
+        return Solve(x.to(wanted))
 
     def _begin(self, state: SoapState, ctx: Context) -> None:
         """The eigenvectors of what one gradient has shown."""

@@ -119,7 +119,7 @@ class Singd(Preconditioner[SingdState]):
         groups = list(by_shape.values()) if self.stacked else [[n] for n in like.layout.names]
         state = SingdState({})
         for names in groups:
-            stack = Stack(tuple(names), self._fresh(names[0], len(names), like))
+            stack = Stack(tuple(names), self._fresh(names[0], len(names), like, ctx))
             state.stacks.append(stack)
             state.blocks.update({name: _part(stack.factors, k) for k, name in enumerate(names)})
         return state
@@ -130,26 +130,29 @@ class Singd(Preconditioner[SingdState]):
         layers = seen.layers[self.labels]
         lr = at_step(self._lr, ctx.step)
         for stack in state.stacks:
-            rows = {n: rows_of(PART, n, layers[n], seen, self.sharing) for n in stack.names if n in layers}
+            dtype = stack.factors.K.like.dtype
+            rows = {
+                n: rows_of(PART, n, layers[n], seen, self.sharing, dtype) for n in stack.names if n in layers
+            }
             together = self._together(state, stack, rows)
-            if together is not None and self._take(together, ctx.damping, lr):
+            if together is not None and self._take(together, ctx, lr):
                 for name in rows:
                     state.blocks[name].updates += 1
                 continue
             for name, observed in rows.items():  # one by one, too, if one of them is not finite
-                state.blocks[name].updates += self._take((state.blocks[name], observed), ctx.damping, lr)
+                state.blocks[name].updates += self._take((state.blocks[name], observed), ctx, lr)
 
-    def _take(self, what: tuple[Factors, Rows], damping: float, lr: float) -> bool:
+    def _take(self, what: tuple[Factors, Rows], ctx: Context, lr: float) -> bool:
         """Factors take in an observation; false, and nothing has changed, if it is not finite."""
         factors, observed = what
         if self.fit and not factors.updates:
-            return fit(factors, observed, damping, self.fit, self._rule)
+            return fit(factors, observed, ctx.damping, self.fit, self._rule, ctx.storage)
         measure = (factors.updates - bool(self.fit)) % max(PEAK_EVERY // self.every, 1) == 0
-        return update(factors, observed, damping, lr, self._rule, measure=measure)
+        return update(factors, observed, ctx.damping, lr, self._rule, ctx.storage, measure=measure)
 
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
         blocks = {name: _inverse(f) for name, f in state.blocks.items()}
-        return Solve(BlockDiagonal(blocks) @ v)
+        return Solve(ctx.product(BlockDiagonal(blocks), v, "inverse_factors"))
 
     @property
     def _lr(self) -> float | Schedule:
@@ -159,11 +162,11 @@ class Singd(Preconditioner[SingdState]):
     def _rule(self) -> Rule:
         return Rule(self.coupling, self.momentum, self.order, self.limit, self.relative)
 
-    def _fresh(self, block: str, count: int, like: BlockVector) -> Factors:
+    def _fresh(self, block: str, count: int, like: BlockVector, ctx: Context) -> Factors:
         """``count`` blocks like this one at the identity, side by side."""
         shape = like.layout.shapes[block]
         K, C = family_of_inputs(self.K, like.layout, block).at(shape[1]), self.C.at(shape[0])
-        flat, batch = like.flat, (count,)
+        flat, batch = ctx.like(like, "inverse_factors"), (count,)
         eyes = K.eye(shape[1], like=flat, batch=batch), C.eye(shape[0], like=flat, batch=batch)
         excess = flat.new_ones(batch) if self.coupling == "peak" else None
         if not self.momentum:

@@ -21,6 +21,7 @@ from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.schedule import Schedule, at_step
+from curvlab.protocols.storage import Storage
 from curvlab.protocols.structure import Family, Structure, as_group
 from curvlab_singd.update import move
 
@@ -86,11 +87,11 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
         return is_due(step, self.every)
 
     def init(self, like: BlockVector, ctx: Context) -> dict[str, Modes]:
-        state = {}
+        state, empty = {}, ctx.like(like, "inverse_factors")
         for name, shape in like.layout.shapes.items():
             pairs = [(self.K.at(d), d) for d in tuple(shape) or (1,)]
-            K = [family.eye(d, like=like.flat) for family, d in pairs]
-            m = [family.zeros(d, like=like.flat) for family, d in pairs] if self.momentum else []
+            K = [family.eye(d, like=empty) for family, d in pairs]
+            m = [family.zeros(d, like=empty) for family, d in pairs] if self.momentum else []
             state[name] = Modes(K, m)
         return state
 
@@ -99,7 +100,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
             return
         lr = at_step(self.lr, ctx.step)
         for name, modes in state.items():
-            self._update(modes, seen.gradient[name], seen.examples, ctx.damping, lr)
+            self._update(modes, seen.gradient[name], seen.examples, ctx, lr)
 
     def apply(self, state: dict[str, Modes], v: BlockVector, ctx: Context) -> Solve:
         blocks: dict[str, BlockOperator] = {}
@@ -107,14 +108,15 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
             factors = tuple(as_group(K.family, PART).gramian(K) for K in modes.K)
             matrix = len(v.layout.shapes[name]) == 2
             blocks[name] = Kronecker(*factors) if matrix else ModeProducts(modes.shape, factors)
-        return Solve(BlockDiagonal(blocks) @ v)
+        return Solve(ctx.product(BlockDiagonal(blocks), v, "inverse_factors"))
 
-    def _update(self, modes: Modes, gradient: Tensor, examples: int, damping: float, lr: float) -> None:
+    def _update(self, modes: Modes, gradient: Tensor, examples: int, ctx: Context, lr: float) -> None:
         """One step of a block's factors, each from the others' old values; m and K change in place."""
         groups = [as_group(K.family, PART) for K in modes.K]
         squares = [group.square(K) for group, K in zip(groups, modes.K, strict=True)]
         sizes = [square.mean_diagonal() for square in squares]
-        G, Hs, weights = gradient.reshape(modes.shape), [], []
+        damping, storage = ctx.damping, ctx.storage
+        G, Hs, weights = gradient.reshape(modes.shape).to(modes.K[0].like.dtype), [], []
         for n, (group, K) in enumerate(zip(groups, modes.K, strict=True)):
             X = unfolded(G, modes.K, n)
             Hs.append(group.congruence(K, X * (examples / len(X)) ** 0.5))  # scaled first: H stays near I
@@ -124,16 +126,22 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
             return  # an observation that overflowed would stay in K and m for good
         share = 0.5 * (1 - self.momentum)
         for n, (H, square, w) in enumerate(zip(Hs, squares, weights, strict=True)):
-            m = modes.m[n].combine_(self.momentum, H, share) if modes.m else H.scale_(share)
-            m.combine_(1.0, square, share * w).shift_(-share)
-            self._move(modes.K[n], m, lr)
+            keep, held = self.momentum, modes.m[n] if modes.m else None
 
-    def _move(self, K: Structure, m: Structure, lr: float) -> None:
+            def add(m: Structure, H: Structure = H, square: Structure = square, w: Tensor = w) -> None:
+                m = m.scale_(share) if held is None else m.combine_(keep, H, share)  # noqa: B023
+                m.combine_(1.0, square, share * w).shift_(-share)
+
+            m = storage.change_(H if held is None else held, add)
+            self._move(modes.K[n], m, lr, storage)
+
+    def _move(self, K: Structure, m: Structure, lr: float, storage: Storage) -> None:
         if not self.normalised:
-            move(K, m, lr, 1, self.limit)
+            move(K, m, lr, 1, self.limit, storage)
             return
         beta = min(lr, self.limit) / m.norm().clamp(min=1.0)
-        K.combine_(1.0, as_group(K.family, PART).product(K, m), -beta)
+        change = as_group(K.family, PART).product(K, m)
+        storage.change_(K, lambda K: K.combine_(1.0, change, -beta))
 
 
 def unfolded(G: Tensor, K: list[Structure], n: int) -> Float[Tensor, "r d"]:

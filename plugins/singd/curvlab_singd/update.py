@@ -16,6 +16,7 @@ from torch import Tensor
 
 from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.protocols.rows import Rows
+from curvlab.protocols.storage import Storage, work_of
 from curvlab.protocols.structure import Structure, as_group, probes, unit
 
 PART = "singd"
@@ -51,7 +52,16 @@ class Rule:
     relative: bool = False
 
 
-def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, measure: bool = True) -> bool:
+def update(
+    f: Factors,
+    rows: Rows,
+    damping: float,
+    lr: float,
+    rule: Rule,
+    storage: Storage,
+    *,
+    measure: bool = True,
+) -> bool:
     """One step of K and C on one observation, each from the other's old value; m, K and C change in place.
 
     ``m_K ← α₁ m_K + ½ Π[w_C H_K + λ_C KᵀK − I]`` and ``K ← K Exp(−β m_K)``; C's likewise.
@@ -93,14 +103,14 @@ def update(f: Factors, rows: Rows, damping: float, lr: float, rule: Rule, *, mea
     if weights is None:
         return False
     w_K, w_C, damping_K, damping_C = weights
-    m_K = _log_step(f.m_K, H_K, w_K, square_K, damping_K, rule.momentum)
-    m_C = _log_step(f.m_C, H_C, w_C, square_C, damping_C, rule.momentum)
-    move(K, m_K, lr, rule.order, rule.limit)  # through the tensors that f.K is made of
-    move(C, m_C, lr, rule.order, rule.limit)
+    m_K = _log_step(f.m_K, H_K, w_K, square_K, damping_K, rule.momentum, storage)
+    m_C = _log_step(f.m_C, H_C, w_C, square_C, damping_C, rule.momentum, storage)
+    move(K, m_K, lr, rule.order, rule.limit, storage)  # through the tensors that f.K is made of
+    move(C, m_C, lr, rule.order, rule.limit, storage)
     return True
 
 
-def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> None:
+def move(K: Structure, m: Structure, lr: float, order: int, limit: float, storage: Storage) -> None:
     """``K ← K Exp(−β m)``, Exp truncated to ``I + X`` or, at order 2, ``I + X + ½ X²``.
 
     If ``‖β m‖₂``, as ``spectral_norm`` finds it, exceeds ``limit``, m is first shortened to that: no
@@ -113,9 +123,14 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float) -> Non
         norm = m.spectral_norm() * lr
         m.scale_((limit / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0))
     change = group.product(K, m)
-    if order == 2:
-        K.combine_(1.0, group.product(change, m), 0.5 * lr**2)
-    K.combine_(1.0, change, -lr)
+    further = group.product(change, m) if order == 2 else None
+
+    def add(K: Structure) -> None:
+        if further is not None:
+            K.combine_(1.0, further, 0.5 * lr**2)
+        K.combine_(1.0, change, -lr)
+
+    storage.change_(K, add)
 
 
 def peak(K: Structure, X: AnyRows) -> Tensor:
@@ -177,7 +192,7 @@ def _excess(peaks: Sequence[float], means: tuple[float, float], tiny: float) -> 
     return both
 
 
-def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool:
+def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule, storage: Storage) -> bool:
     """K and C from one observation: ``K Kᵀ ≈ (U_K + λ_K I)⁻¹``, ``C Cᵀ ≈ (U_C + λ_C I)⁻¹`` by products alone.
 
     Scales each factor so that its largest damped curvature is 1, and then iterates
@@ -205,8 +220,9 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule) -> bool
         damping_K, damping_C = damping**0.5 * pi, damping**0.5 / pi
     if not bool(torch.isfinite(h_K + h_C).all()):
         return False
-    _fit(f.K, rows.a, rows.a_weight, damping_K, rounds)
-    _fit(f.C, rows.g, rows.g_weight, damping_C, rounds)
+    wide = rows.to(work_of(f.K))
+    storage.change_(f.K, lambda K: _fit(K, wide.a, rows.a_weight, damping_K, rounds, storage))
+    storage.change_(f.C, lambda C: _fit(C, wide.g, rows.g_weight, damping_C, rounds, storage))
     size = f.K.norm() * f.C.norm()
     if bool(((size > 0) & torch.isfinite(size)).all()):
         return True
@@ -228,7 +244,7 @@ def _mean(X: AnyRows, weight: float) -> Tensor:
     return found
 
 
-def _fit(K: Structure, X: Any, weight: float, damping: Tensor, rounds: int) -> None:
+def _fit(K: Structure, X: Any, weight: float, damping: Tensor, rounds: int, storage: Storage) -> None:
     group = as_group(K.family, PART)
     for k in range(rounds):
         H, square = group.congruence(K, X).scale_(weight), group.square(K)
@@ -237,7 +253,8 @@ def _fit(K: Structure, X: Any, weight: float, damping: Tensor, rounds: int) -> N
             K.scale_(s)
             H.scale_(s.square())
             square.scale_(s.square())
-        move(K, _log_step(None, H, 0.5, square, 0.5 * damping, 0.0), 1.0, 1, 0.5)
+        m = _log_step(None, H, 0.5, square, 0.5 * damping, 0.0, storage)
+        move(K, m, 1.0, 1, 0.5, storage)
     K.scale_(_power((peak(K, X) * weight).clamp(min=1.0), -0.5))
 
 
@@ -253,8 +270,11 @@ def _log_step(
     square: Structure,
     damping: Tensor | float,
     keep: float,
+    storage: Storage,
 ) -> Structure:
     """``m ← keep · m + weight · H + damping · KᵀK − ½ I``, in m's buffer; in H's if there is no momentum."""
     if m is None:
-        return H.combine_(weight, square, damping).shift_(-0.5)
-    return m.combine_(keep, H, weight).combine_(1.0, square, damping).shift_(-0.5)
+        return storage.change_(H, lambda H: H.combine_(weight, square, damping).shift_(-0.5))
+    return storage.change_(
+        m, lambda m: m.combine_(keep, H, weight).combine_(1.0, square, damping).shift_(-0.5)
+    )

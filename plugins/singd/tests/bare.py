@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from curvlab_precision.half import Bfloat16
 from torch import Tensor, nn
 
 from curvlab.engine.method import Method
@@ -75,8 +76,10 @@ def optimizer(
     """``part`` at work on ``model``, in the dtype of its parameters."""
     around: Sequence[Transform[Any]] = (WeightDecay(weight_decay), Momentum(momentum))
     method = Method(part, Constant(damping), Rate(lr), on_update=tuple(around), fallback=fallback)
-    wide = next(model.parameters()).dtype == torch.float64
-    backend = Full("float64" if wide else "float32")
+    dtype = next(model.parameters()).dtype
+    backend = (
+        Bfloat16() if dtype == torch.bfloat16 else Full("float64" if dtype == torch.float64 else "float32")
+    )
     return CurvatureOptimizer(method, model, backend=backend, reduction=reduction, name="singd")
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite
+from curvlab.linalg import factorizations
 from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Count, check_bounds
@@ -96,15 +97,14 @@ class LowRank(Family, Gram):
 
     def project(self, S: Float[Tensor, "*b d d"]) -> LowRankMatrix:
         """By a dense eigendecomposition; what is not finite stays so."""
-        A = _lifted(S)
-        values, vectors = torch.linalg.eigh(A.nan_to_num(0.0, 0.0, 0.0))
-        d, blemish = S.shape[-1], 0.0 * A.sum((-2, -1))
+        values, vectors = factorizations.eigh(S.nan_to_num(0.0, 0.0, 0.0))
+        d, blemish = S.shape[-1], 0.0 * S.sum((-2, -1))
         k = min(self.rank, d)
         values, vectors = values.flip(-1), vectors.flip(-1)
         c = values[..., min(k, d - 1) :].mean(-1)
         e = (values[..., :k] - c.unsqueeze(-1)).clamp(min=0.0)
         c, U = c + blemish, vectors[..., :k].clone(memory_format=torch.contiguous_format)
-        return LowRankMatrix(c.to(S.dtype), U.to(S.dtype), e.to(S.dtype), self)
+        return LowRankMatrix(c, U, e, self)
 
     def zeros(self, d: int, *, like: Tensor, batch: tuple[int, ...] = ()) -> LowRankMatrix:
         k = min(self.rank, d)
@@ -125,14 +125,14 @@ class LowRank(Family, Gram):
         """M ← Π(keep · M + weight · XᵀX)."""
         assert isinstance(M, LowRankMatrix)
         d, k = M.vectors.shape
-        old, new = _lifted(M.vectors) * _lifted(keep * M.values).sqrt(), _lifted(X) * weight**0.5
-        rows = torch.cat([old.mT, new.to(old.dtype)])  # rowsᵀ rows = keep · U Diag(e) Uᵀ + weight · XᵀX
+        old, new = M.vectors * (keep * M.values).sqrt(), X * weight**0.5
+        rows = torch.cat([old.mT, new])  # rowsᵀ rows = keep · U Diag(e) Uᵀ + weight · XᵀX
         size = rows.square().sum()
         rows = rows.nan_to_num(0.0, 0.0, 0.0)
         short = rows.shape[0] <= d
         values, vectors = backend.eigh(rows @ rows.mT if short else rows.mT @ rows)
         values, vectors = values.flip(-1), vectors.flip(-1)[:, :k]
-        U: Tensor = torch.linalg.qr(rows.mT @ vectors if short else vectors).Q
+        U = backend.qr(rows.mT @ vectors if short else vectors)
         q = min(k, d - 1)
         c = ((size - values[:q].sum()) / (d - q)).clamp(min=0.0)
         M.scale.mul_(keep).add_(c)
@@ -161,12 +161,7 @@ class LowRank(Family, Gram):
         if not holds(M.scale.isfinite() & M.values.isfinite().all()):
             raise NotPositiveDefinite(f"a low-rank factor of dimension {M.d} holds a non-finite value")
         d, k = M.vectors.shape
-        Q: Tensor = torch.linalg.qr(_lifted(M.vectors), mode="complete").Q.to(M.vectors.dtype)
+        Q = backend.qr(M.vectors, complete=True)
         Q[:, :k] = M.vectors
         values = torch.cat([M.values + M.scale, M.scale.expand(d - k)])
-        return values.clamp_(min=0.0), Q.contiguous()
-
-
-def _lifted(t: Tensor) -> Tensor:
-    """Factorisations exist in float32 and float64 only."""
-    return t if t.dtype in (torch.float32, torch.float64) else t.float()
+        return values.clamp_(min=0.0), Q

@@ -1,13 +1,14 @@
-"""Steps inside the caller's autocast: the model is evaluated as the caller asks, the method computes as ever.
+"""Passes through the model: the one entry to every evaluation of an objective.
 
-All evaluations of an objective in such a step, products and trial losses too, are of one function: the
-model under autocast.  The arithmetic of the method's parts stays in the parameters' precision.
+All evaluations in a step, products and trial losses too, are of one function: the model under the caller's
+autocast, if there is one, or that of the precision.  The method's parts compute without autocast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.arithmetic import Arithmetic
+from curvlab.objectives.loss_scale import scaled_by
+from curvlab.protocols.arithmetic import Arithmetic, under
+from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
@@ -27,7 +31,7 @@ from curvlab.protocols.objective import Objective, Purpose
 
 @dataclass(frozen=True)
 class Cast:
-    """The caller's autocast on one kind of device."""
+    """An autocast on one kind of device."""
 
     device: str
     dtype: torch.dtype
@@ -49,11 +53,38 @@ def own_precision(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-class Autocasted(Objective):
-    """``mine``, evaluated under an autocast, or another choice of arithmetic, wherever it is asked."""
+@dataclass(frozen=True)
+class Passes:
+    """How passes are made: under which autocast, with which loss scale, in which arithmetic of the device."""
 
-    def __init__(self, mine: Objective, cast: Arithmetic) -> None:
-        self.mine, self.under = mine, cast
+    cast: Cast | None
+    scale: float = 1.0
+    arithmetic: Arithmetic | None = None
+
+    @classmethod
+    def of(cls, backend: Backend, device: str, scale: LossScale | None) -> Passes:
+        """As the caller's autocast says, or else the precision."""
+        compute = backend.dtypes.compute
+        given = Cast.present(device) or (None if compute is None else Cast(device, compute))
+        return cls(given, 1.0 if scale is None else scale.value, backend.evaluation)
+
+    @property
+    def plain(self) -> bool:
+        """Whether they are made as the model is written."""
+        return self.cast is None and self.scale == 1.0 and self.arithmetic is None
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Inside, the model is evaluated so."""
+        with scaled_by(self.scale), under(self.arithmetic, self.cast):
+            yield
+
+
+class InPrecision(Objective):
+    """``mine``, with its passes made as ``under`` says wherever it is asked."""
+
+    def __init__(self, mine: Objective, under: Passes) -> None:
+        self.mine, self.under = mine, under
 
     def __call__(self) -> Float[Tensor, ""]:
         with self.under.on():
@@ -75,7 +106,7 @@ class Autocasted(Objective):
 
     def mark(self, *, again: bool = False) -> Hashable:
         mine = self.mine.mark(again=again)
-        return None if mine is None else (mine, self.under)
+        return None if mine is None else (mine, self.under.cast)
 
     def total_weight(self, purpose: Purpose) -> float:
         return self.mine.total_weight(purpose)
@@ -91,14 +122,23 @@ class Autocasted(Objective):
 
 @dataclass(frozen=True)
 class _Products(LinearOperator[BlockVector]):
-    """Products made under an autocast, or another choice of arithmetic."""
+    """Products whose passes are made so; raises ``LossScaleOverflow``."""
 
     base: LinearOperator[BlockVector]
-    under: Arithmetic
+    under: Passes
 
     self_adjoint = True
     psd = True
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
+        if self.under.scale == 1.0:
+            with self.under.on():
+                return self.base @ v
+        size = float(v.norm())  # of any length, v would leave float16's range on either side
+        if size == 0.0 or not math.isfinite(size):
+            return v * size
         with self.under.on():
-            return self.base @ v
+            found = (self.base @ (v * (1.0 / size))).scale_(size)
+        if not found.is_finite():
+            raise LossScaleOverflow
+        return found
