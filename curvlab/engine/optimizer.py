@@ -36,6 +36,7 @@ from curvlab.objectives.ambient import Ambient, Reduction
 from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks
+from curvlab.protocols.arithmetic import under
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -248,7 +249,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Inside, nothing is recorded, and the method computes in its own precision."""
-        with self.ambient.aside(), own_precision(self.blocks.like.device.type):
+        device = self.blocks.like.device.type
+        with self.ambient.aside(), own_precision(device), under(self.backend.arithmetic):
             yield
 
     # the model and its groups
