@@ -29,6 +29,7 @@ from torch._C import _current_graph_task_id as current_task
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
+from curvlab.linalg.work import work_dtype
 from curvlab.model.arrangement import Called
 from curvlab.model.captured import gradient_rows, input_rows
 from curvlab.model.taps import arrival, listen
@@ -602,4 +603,4 @@ def _remove(handles: Iterable[Any]) -> None:
 
 def _work(t: Tensor) -> torch.dtype:
     """What gradients are compared in: their dtype, float32 at least."""
-    return torch.promote_types(t.dtype, torch.float32)
+    return work_dtype(t.dtype)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from curvlab.linalg.work import work_dtype
+
 #: what is stored between steps beside the parameters
 Role = Literal["factors", "inverse_factors", "moments", "work"]
 
@@ -44,7 +46,7 @@ class Dtypes:
     @property
     def work(self) -> torch.dtype:
         """What a step computes in."""
-        return torch.promote_types(self.parameters, torch.float32)
+        return work_dtype(self.parameters)
 
     def of(self, role: Role) -> torch.dtype:
         """The dtype of what is stored in this role."""
