@@ -102,7 +102,7 @@ class Eigenbasis(Preconditioner[EigenState]):
                 state.observed[name] += 1
                 weight = newest_weight(self.decay, state.observed[name])
                 rows = tuple(t.to(ctx.backend.dtypes.factors) for t in terms)
-                fresh = _moments(name, rows, state.basis[name], labels)
+                fresh = _moments(name, rows, state.basis[name], labels).to(ctx.backend.dtypes.work)
                 ctx.storage.updated_(state.moments[name], lambda S: S.lerp_(fresh, weight))  # noqa: B023
 
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
