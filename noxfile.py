@@ -16,6 +16,10 @@ they need.  They are not among "everything":
 
 nox -s wheels   the test suite on the wheels; -- --torch 2.6.0 takes constraints-lowest.txt
 nox -s scaffolds   a new plugin of every kind: written, installed, checked, trained with
+
+One needs a machine with a CUDA device:
+
+nox -s gpu      every method there, in at most eight minutes; writes docs/studies/gpu.md
 """
 
 from __future__ import annotations
@@ -88,6 +92,12 @@ def bench(session: nox.Session) -> None:
     python(session, "asv", "machine", *config, "--yes", *named)
     constraints = str(ROOT / "constraints.txt")  # what the pinned ones ask for is pinned, too
     python(session, "asv", "run", *config, *arguments, OMP_NUM_THREADS="1", PIP_CONSTRAINT=constraints)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Methods on a CUDA device; arguments after -- go to ``examples/studies/gpu.py``."""
+    session.run(sys.executable, "examples/studies/gpu.py", *session.posargs, external=True)
 
 
 @nox.session

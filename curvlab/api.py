@@ -45,14 +45,13 @@ def optimizer(
 ) -> CurvatureOptimizer:
     """A ``torch.optim.Optimizer`` that trains every parameter of ``model`` that requires a gradient.
 
-    ``knobs`` are the method's few settings (``curvlab methods NAME`` lists them); ``settings`` maps
-    dotted paths to anything deeper: ``{"preconditioner.inverse": "eigen"}``.  ``precision`` names the
-    arithmetic, or is a table of it (``{"use": "bfloat16", "factors": "float32"}``); left out, it is that of the
-    parameters.  ``reduction`` says how the
-    caller's loss averages over the batch (``"mean"``, ``"sum"``, or ``"mean-tokens"`` for a mean over
-    batch and sequence).  ``group`` says which processes train this model, each on its own examples: all
-    of ``torch.distributed`` where that is initialised (``"world"``), those of a group, or ``None`` for
-    this one alone.
+    ``knobs`` are the method's few settings (``curvlab methods NAME`` lists them); ``settings`` maps dotted
+    paths to anything deeper: ``{"preconditioner.inverse": "eigen"}``.  ``precision`` names the arithmetic,
+    or is a table of it (``{"use": "bfloat16", "factors": "float32"}``); left out, it is that of the
+    parameters.  ``reduction`` says how the caller's loss averages over the batch (``"mean"``, ``"sum"``, or
+    ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` says which processes train this model,
+    each on its own examples: all of ``torch.distributed`` where that is initialised (``"world"``), those of
+    a group, or ``None`` for this one alone.
 
     ``groups`` are parameters whose settings differ, as in torch: ``params`` is a shell pattern of
     parameter names, a list of patterns, or parameters of the model; the other keys are those that

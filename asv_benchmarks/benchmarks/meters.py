@@ -34,6 +34,7 @@ def _load(path: str) -> Any:
 
 _flops = _load("curvlab/linalg/flops.py")
 _memory = _load("curvlab/testing/memory.py")
+_dispatch = _load("curvlab/testing/dispatch.py")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def cost(operation: Callable[[], object], times: int = 1) -> Cost:
     finally:
         gc.enable()
     return Cost(spent.total / times, float(held.peak), held.allocations / times)
+
+
+def host_syncs(operation: Callable[[], object], times: int = 1) -> float:
+    """How often the host would wait for an accelerator in ``operation``; in the mean of ``times`` steps."""
+    return float(_dispatch.host_syncs(operation).total() / times)
 
 
 def quiet(*, timed: bool = False) -> None:

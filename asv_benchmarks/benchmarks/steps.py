@@ -1,7 +1,7 @@
 """One step of every registered method, on an MLP, a convolutional network and a vision transformer.
 
-Costs are of whole cycles of a method's refreshes, after a first step that makes its state; flops and
-allocations are the mean of a step, the peak that of the dearest.
+Costs are of whole cycles of a method's refreshes, after a first step that makes its state; flops, allocations
+and waits of the host for the device are the mean of a step, the peak that of the dearest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 import curvlab
 
 from .catalogue import catalogue
-from .meters import cost, quiet
+from .meters import cost, host_syncs, quiet
 from .networks import NETWORKS
 
 METHODS = catalogue().methods
@@ -51,7 +51,9 @@ def measured(method: str, network: str) -> dict[str, float]:
         for _ in range(steps):
             step()
 
-    return {**vars(cost(several, steps)), "state_bytes": float(optimizer.state_bytes())}
+    spent = vars(cost(several, steps))
+    waits = host_syncs(several, steps)  # in a cycle of its own
+    return {**spent, "state_bytes": float(optimizer.state_bytes()), "host_syncs": waits}
 
 
 class Costs:
@@ -97,10 +99,14 @@ class Costs:
     def track_state_bytes(self, found: Any, method: str, network: str) -> float:
         return self._of(found, (method, network), "state_bytes")
 
+    def track_host_syncs(self, found: Any, method: str, network: str) -> float:
+        return self._of(found, (method, network), "host_syncs")
+
     track_flops.unit = "flops"  # type: ignore[attr-defined]
     track_peak_bytes.unit = "bytes"  # type: ignore[attr-defined]
     track_allocations.unit = "storages"  # type: ignore[attr-defined]
     track_state_bytes.unit = "bytes"  # type: ignore[attr-defined]
+    track_host_syncs.unit = "waits"  # type: ignore[attr-defined]
 
 
 class Time:

@@ -8,6 +8,7 @@ nothing can fail keep finite numbers finite.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -62,11 +63,10 @@ class Watch:
     def inspect(self, tensors: Iterable[Tensor]) -> tuple[bool, bool]:
         """Whether all are finite, and whether all are so small that no square overflows."""
         moderate, unknown = True, self.unknown(tensors)
-        small = [t for t in unknown if t.numel() <= SMALL and t.is_floating_point()]
-        if len(small) > 1 and math.isfinite(size(torch.cat([t.detach().reshape(-1) for t in small]))):
-            self._known.update((id(t), (t, t._version)) for t in small)
-            unknown = [t for t in unknown if t.numel() > SMALL or not t.is_floating_point()]
-        for t in unknown:
+        for small in _small(unknown):
+            if len(small) > 1 and math.isfinite(size(torch.cat([t.detach().reshape(-1) for t in small]))):
+                self._known.update((id(t), (t, t._version)) for t in small)
+        for t in self.unknown(unknown):
             if math.isfinite(size(t)):
                 self._known[id(t)] = t, t._version
                 continue
@@ -83,6 +83,15 @@ class Watch:
     def forget_all_but(self, tensors: Iterable[Tensor]) -> None:
         """Hold no tensor that a state does not hold any more."""
         self._known = {id(t): self._known[id(t)] for t in tensors if id(t) in self._known}
+
+
+def _small(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Those that are checked together: small ones of a device.  A state may keep numbers on the host, too."""
+    found: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
+    for t in tensors:
+        if t.numel() <= SMALL and t.is_floating_point():
+            found[t.device].append(t)
+    return found.values()
 
 
 def require_finite_state(state: Any, watch: Watch, what: str) -> bool:

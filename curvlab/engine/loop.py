@@ -15,6 +15,7 @@ import torch
 
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
+from curvlab.engine.placement import placed
 from curvlab.engine.training import Training
 from curvlab.errors import Diverged, Stopped
 from curvlab.protocols.cadence import is_due
@@ -66,7 +67,7 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
     begun = perf_counter()
-    draw = training.samples.draw()
+    draw = placed(training.samples.draw(), plan.backend.moved)
     before = training.optimizer.steps
     training.optimizer.step(training.workload.objective(draw))
     taken = training.optimizer.steps > before  # or its batch was skipped, and an event says why

@@ -136,8 +136,8 @@ def put_at(part: Any, place: Place, value: Any) -> Any:
 class MethodState:
     """The states of a method's parts, by place.
 
-    ``master`` holds the parameters in the working dtype, where the precision asks for it.  ``watch`` remembers
-    which tensors are known to be finite.
+    ``master`` holds the parameters in the working dtype, where the precision asks for it.  ``watch``
+    remembers which tensors are known to be finite.
     """
 
     preconditioner: Any

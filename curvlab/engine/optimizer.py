@@ -36,6 +36,7 @@ from curvlab.objectives.ambient import Ambient, Reduction
 from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks
+from curvlab.protocols.arithmetic import under
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -146,8 +147,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
 
         Under autocast the model is evaluated as its caller asks; the method computes in its own precision.
         Under a precision that scales the loss, a step that overflows is not taken, and the event
-        ``loss-scale-overflow`` says so.  Raises ``Diverged`` when the ladder is at its end.  Whatever is raised before the write: parameters,
-        the states of every part, counters and the generator are then as before the step, bit for bit.
+        ``loss-scale-overflow`` says so.  Raises ``Diverged`` when the ladder is at its end.  Whatever is
+        raised before the write: parameters, the states of every part, counters and the generator are then as
+        before the step, bit for bit.
         """
         self.trained.require_unchanged()
         self._adopt()
@@ -247,7 +249,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Inside, nothing is recorded, and the method computes in its own precision."""
-        with self.ambient.aside(), own_precision(self.blocks.like.device.type):
+        device = self.blocks.like.device.type
+        with self.ambient.aside(), own_precision(device), under(self.backend.arithmetic):
             yield
 
     # the model and its groups

@@ -20,6 +20,7 @@ from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objectives.loss_scale import scaled_by
+from curvlab.protocols.arithmetic import Arithmetic, under
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
@@ -54,27 +55,28 @@ def own_precision(device: str) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Passes:
-    """How passes are made: under which autocast, and with which loss scale."""
+    """How passes are made: under which autocast, with which loss scale, in which arithmetic of the device."""
 
     cast: Cast | None
     scale: float = 1.0
+    arithmetic: Arithmetic | None = None
 
     @classmethod
     def of(cls, backend: Backend, device: str, scale: LossScale | None) -> Passes:
         """As the caller's autocast says, or else the precision."""
         compute = backend.dtypes.compute
         given = Cast.present(device) or (None if compute is None else Cast(device, compute))
-        return cls(given, 1.0 if scale is None else scale.value)
+        return cls(given, 1.0 if scale is None else scale.value, backend.evaluation)
 
     @property
     def plain(self) -> bool:
         """Whether they are made as the model is written."""
-        return self.cast is None and self.scale == 1.0
+        return self.cast is None and self.scale == 1.0 and self.arithmetic is None
 
     @contextmanager
     def on(self) -> Iterator[None]:
         """Inside, the model is evaluated so."""
-        with scaled_by(self.scale), nullcontext() if self.cast is None else self.cast.on():
+        with scaled_by(self.scale), under(self.arithmetic, self.cast):
             yield
 
 

@@ -76,7 +76,7 @@ def _scalar(value: Any) -> Tensor | None:
     """The loss that a closure returned, if that is what it returned."""
     if isinstance(value, Tensor):
         return value if value.numel() == 1 else None
-    return torch.tensor(float(value)) if isinstance(value, (int, float)) else None
+    return torch.tensor(float(value), device="cpu") if isinstance(value, (int, float)) else None
 
 
 class FromObjective(Source):

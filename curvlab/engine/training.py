@@ -160,6 +160,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Put ``training`` where ``capture`` found it; raises ``CheckpointError`` if it is another run's."""
     plain, where = checkpoint.plain, f"checkpoint {checkpoint.path}"
     _require_same_run(training.plan, checkpoint, where)
+    _require_same_device(training.plan, checkpoint, where)
     progress = Progress.of(plain["progress"])
     _restore_model(training.model, _part(checkpoint, "model/"), where)
     training.optimizer.restore(_part(checkpoint, "optimizer/"), plain["optimizer"])
@@ -194,7 +195,7 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
         by_key(checkpoint.plain.get("configuration", {})),
         by_key(_numbers_from(plan)),
     )
-    differing = [key for key in mine if key in theirs and theirs[key] != mine[key]]
+    differing = [key for key in mine if key in theirs and theirs[key] != mine[key] and key != "device"]
     if differing:
         listed = "; ".join(f"{k} was {theirs[k]!r} and is {mine[k]!r}" for k in differing[:5])
         raise CheckpointError(
@@ -203,10 +204,23 @@ def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
         )
 
 
+def _require_same_device(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
+    """Raise ``CheckpointError`` where ``device = "auto"`` is another device than when the run was made."""
+    device = str(plan.backend.torch_device)
+    then = checkpoint.plain.get("configuration", {}).get("device", device)
+    if then != device:
+        raise CheckpointError(
+            f"{where} was written on the device {then}, and this run would go on on {device}, with other"
+            f" numbers; resume it on a machine that has {then}, or start a new run"
+        )
+
+
 def _numbers_from(plan: Plan) -> dict[str, Any]:
     """The part of a configuration that the numbers of a run depend on, as JSON gives it back."""
     tables = {name: table for name, table in plan.resolved.items() if name not in ("run", "report")}
-    found: dict[str, Any] = json.loads(json.dumps({"seed": plan.run.seed, **tables}, default=str))
+    # the device that was taken, too: device = "auto" may be another one on another machine
+    fixed = {"seed": plan.run.seed, "device": str(plan.backend.torch_device), **tables}
+    found: dict[str, Any] = json.loads(json.dumps(fixed, default=str))
     return found
 
 

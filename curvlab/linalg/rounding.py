@@ -14,9 +14,9 @@ DROPPED = 16
 def stochastic(x: Tensor, generator: torch.Generator) -> Tensor:
     """Float32 as bfloat16, rounded up or down with probabilities that keep the mean.
 
-    A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments below
-    half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities and NaN
-    stay what they are.  Costs five passes and one random number per four entries.
+    A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments
+    below half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities
+    and NaN stay what they are.  Costs five passes and a random integer per four entries.
     """
     bits = x.contiguous().view(torch.int32)
     kept = _noise(bits, generator).add_(bits).bitwise_and_(-1 << DROPPED)

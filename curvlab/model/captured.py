@@ -1,4 +1,4 @@
-"""Rows of a layer's call in the dtype that they were captured in: under autocast, not that of the parameters."""
+"""Rows of a layer's call in the dtype they were captured in; under autocast it is not the parameters'."""
 
 from __future__ import annotations
 

@@ -43,9 +43,8 @@ Batches = dict[int, tuple[list[Forward], int]]
 class Ambient:
     """Reads a model that its caller's own loop trains.
 
-    ``examples`` is what the user declares of a call's examples, ``rows`` the dtype of rows, if not the one that
-    they are captured in.  Raises ``ConfigError`` for an unknown
-    ``reduction``.
+    ``examples`` is what the user declares of a call's examples, ``rows`` the dtype of rows, if not the one
+    that they are captured in.  Raises ``ConfigError`` for an unknown ``reduction``.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Ambient:
         if gradient_scale != 1.0:
             gradient.scale_(1.0 / gradient_scale)
         absent = frozenset(n for n, g in grads.items() if g is None)
-        value = torch.full((), float("nan")) if loss is None else loss.detach()
+        value = torch.full((), float("nan"), device=gradient.device) if loss is None else loss.detach()
         if len(absent) == len(grads) and self.ranks is None:
             return Evaluation(0, value, gradient, absent=absent)
         self.ledger.drop_cleared()

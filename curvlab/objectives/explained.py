@@ -71,8 +71,7 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
         value, size = call.gradient(g)
         explained[call.block.name] += value
         summed[call.block.name] += size
-        if g is not None:
-            rounding = max(rounding, torch.finfo(g.dtype).eps)
+        rounding = max(rounding, torch.finfo(call.output_dtype).eps)  # under a loss scale g is wider
     wrong = []
     for block in members:
         scale = float(summed[block.name].max())

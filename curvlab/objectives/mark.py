@@ -97,9 +97,9 @@ def bits_of(tensor: Tensor) -> Hashable:
 @lru_cache(maxsize=8)
 def _keys(device: torch.device) -> Tensor:
     """Fixed numbers, one for each place of a stretch."""
-    generator = torch.Generator().manual_seed(20240917)
+    generator = torch.Generator(device="cpu").manual_seed(20240917)
     size = _STRETCH if device.type == "cpu" else 2**22
-    drawn = torch.randint(-(2**31), 2**31 - 1, (size,), generator=generator, dtype=torch.int64)
+    drawn = torch.randint(-(2**31), 2**31 - 1, (size,), generator=generator, dtype=torch.int64, device="cpu")
     return drawn.to(device, torch.int32)
 
 

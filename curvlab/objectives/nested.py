@@ -132,7 +132,7 @@ def as_one(outputs: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if isinstance(outputs, Tensor):
         return outputs, lambda f: f
     parts = [t for t in tensors_of(outputs) if t.is_floating_point()]
-    flat = torch.cat([t.reshape(-1) for t in parts]) if parts else torch.zeros(0)
+    flat = torch.cat([t.reshape(-1) for t in parts]) if parts else torch.zeros(0, device="cpu")
     sizes = [t.numel() for t in parts]
     template = each_tensor(lambda t: t.detach(), outputs)
 

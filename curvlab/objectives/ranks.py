@@ -111,7 +111,7 @@ class Ranks:
         self, tensors: Sequence[Tensor], of_ranks: Sequence[Sequence[tuple[torch.Size, torch.dtype]]]
     ) -> list[list[Tensor]]:
         """Every rank's tensors, given all their shapes."""
-        found: list[list[Tensor]] = [[torch.empty(0)] * len(shapes) for shapes in of_ranks]
+        found: list[list[Tensor]] = [[torch.empty(0, device="cpu")] * len(shapes) for shapes in of_ranks]
         for dtype in sorted({d for shapes in of_ranks for _, d in shapes}, key=str):
             lengths = [sum(s.numel() for s, d in shapes if d == dtype) for shapes in of_ranks]
             mine = [t.reshape(-1) for t in tensors if t.dtype == dtype]

@@ -160,7 +160,7 @@ class RowLoss(Loss):
 
         def per_weight() -> Tensor:
             total = self.total_weight(targets, like)
-            return torch.ones(()) if total is None else n / total
+            return torch.ones((), device=like.device) if total is None else n / total
 
         return self.total(outputs, targets, self.term_weights(targets, n, like, per_weight)) / n
 

@@ -79,7 +79,7 @@ class SupervisedObjective(Objective):
         for p in self.model.parameters():
             p.grad = None
         batches = self._batches(self.gradient_sample)
-        value = torch.zeros(())
+        value = torch.zeros((), device=self.randomness.device)
         with self.randomness.repeated(moving=True):
             for chunk in batches:
                 part = chunk.total(batches.loss, self._outputs(chunk)) / batches.examples

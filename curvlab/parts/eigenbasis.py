@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,6 +38,10 @@ class Basis:
 
     Q_B: Float[Tensor, "o o"] | None
     Q_A: Float[Tensor, "i i"] | None
+
+    def to(self, dtype: torch.dtype) -> Basis:
+        """The same vectors in another dtype."""
+        return Basis(*(None if Q is None else Q.to(dtype) for Q in (self.Q_B, self.Q_A)))
 
 
 @dataclass
@@ -101,8 +106,9 @@ class Eigenbasis(Preconditioner[EigenState]):
             if name in state.basis:
                 state.observed[name] += 1
                 weight = newest_weight(self.decay, state.observed[name])
-                rows = tuple(t.to(ctx.backend.dtypes.factors) for t in terms)
-                fresh = _moments(name, rows, state.basis[name], labels).to(ctx.backend.dtypes.work)
+                work = torch.promote_types(state.moments.dtype, torch.float32)
+                rows = tuple(t.to(work) for t in terms)
+                fresh = _moments(name, rows, state.basis[name].to(work), labels)
                 ctx.storage.updated_(state.moments[name], lambda S: S.lerp_(fresh, weight))  # noqa: B023
 
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:

@@ -59,8 +59,8 @@ class Uniform(Sampler[UniformState]):
 def _permutation(state: UniformState, epoch: int) -> Int[Tensor, " size"]:
     if state.cache is None or state.cache[0] != epoch:
         # a seed of its own per (run, epoch), of the size that torch takes; it spreads consecutive seeds well
-        generator = torch.Generator().manual_seed((state.seed * 1_000_003 + epoch) % 2**63)
-        state.cache = (epoch, torch.randperm(state.size, generator=generator))
+        generator = torch.Generator(device="cpu").manual_seed((state.seed * 1_000_003 + epoch) % 2**63)
+        state.cache = (epoch, torch.randperm(state.size, generator=generator, device="cpu"))
     return state.cache[1]
 
 
@@ -79,7 +79,7 @@ class FullBatch(Sampler[FullBatchState]):
         return FullBatchState(size)
 
     def draw(self, state: FullBatchState) -> Draw:
-        everything = torch.arange(state.size)
+        everything = torch.arange(state.size, device="cpu")
         return Draw(everything, everything, everything)
 
 

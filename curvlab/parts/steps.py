@@ -171,8 +171,10 @@ class QuadraticModel(StepRule[QuadraticState]):
         if state.previous is not None and float(state.previous.norm()) > 0:
             basis.append(state.previous)
         products = [(line.ggn @ u).add_(u, line.damping) for u in basis]
-        M = torch.tensor([[float(u.dot(p)) for p in products] for u in basis], dtype=torch.float64)
-        b = torch.tensor([float(line.gradient.dot(u)) for u in basis], dtype=torch.float64)
+        M = torch.tensor(
+            [[float(u.dot(p)) for p in products] for u in basis], dtype=torch.float64, device="cpu"
+        )
+        b = torch.tensor([float(line.gradient.dot(u)) for u in basis], dtype=torch.float64, device="cpu")
         if not bool(torch.isfinite(M).all()) or not bool(torch.isfinite(b).all()) or not M[0, 0] > 0:
             return Step(line.update, 0.0, accepted=False)
         scale = M.diagonal().sqrt()  # both directions at unit curvature: lstsq then sees the angle alone

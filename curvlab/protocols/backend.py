@@ -7,14 +7,16 @@ them freely; factorizations go through the backend, which lifts, retries and fai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg import factorizations
+from curvlab.protocols.arithmetic import Arithmetic, under
 from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.loss_scaling import LossScaling
 
@@ -34,10 +36,27 @@ class Backend(ABC):
     def torch_device(self) -> torch.device:
         """Where the model and every state live."""
 
-    def forward(self) -> AbstractContextManager[Any]:
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """What the method's own computations are made under; ``None`` where torch's choice stands."""
+        return None
+
+    @property
+    def evaluation(self) -> Arithmetic | None:
+        """What evaluations of the model are made under, inside of ``arithmetic``; ``None``: no difference."""
+        return None
+
+    def moved(self, indices: Tensor) -> Tensor:
+        """Indices of a batch, drawn on the host; on the device already, if that is worth a transfer here."""
+        return indices
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
         """The context of every pass through the model: autocast, where passes have a dtype of their own."""
         compute = self.dtypes.compute
-        return nullcontext() if compute is None else torch.autocast(self.torch_device.type, dtype=compute)
+        cast = nullcontext() if compute is None else torch.autocast(self.torch_device.type, dtype=compute)
+        with under(self.arithmetic, self.evaluation), cast:
+            yield
 
     @property
     def loss_scaling(self) -> LossScaling | None:
@@ -56,7 +75,7 @@ class Backend(ABC):
 
     @property
     def master(self) -> bool:
-        """Whether a step writes to a copy of the parameters in the working dtype, which they are rounded from."""
+        """Whether steps write to a copy of the parameters in the working dtype, to be rounded."""
         return False
 
     @abstractmethod

@@ -74,8 +74,9 @@ class Loss(ABC):
 
     def example(self, examples: int, generator: torch.Generator) -> tuple[Any, Any]:
         """Outputs and targets to try the loss on, in float64: what conformance checks evaluate."""
-        shape = (examples, 3)
-        return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))  # type: ignore[return-value]
+        shape, device = (examples, 3), generator.device
+        f, y = (torch.randn(shape, dtype=torch.float64, generator=generator, device=device) for _ in "fy")
+        return f, y
 
     # weights of terms
 

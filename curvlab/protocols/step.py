@@ -102,7 +102,7 @@ class Transform(ABC, Generic[S]):
 
     @abstractmethod
     def init(self, like: BlockVector) -> S:
-        """A fresh state, every tensor eagerly; ``like`` is in the dtype that moving averages are stored in."""
+        """A fresh state, every tensor eagerly; ``like`` is in the dtype of what is stored."""
 
     @abstractmethod
     def __call__(self, state: S, v: BlockVector, at: At) -> BlockVector:

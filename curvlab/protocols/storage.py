@@ -54,9 +54,9 @@ class Storage:
     def updated(
         self, stored: BlockVector, change: Callable[[BlockVector], object], dtype: torch.dtype
     ) -> BlockVector:
-        """``change`` made to a stored vector, in ``dtype``, which is not narrower; the result in it, borrowed.
+        """``change`` made in place to a stored vector, in ``dtype``, which is not narrower.
 
-        ``change`` works in place on the vector that it is given.
+        Returns what it then is, in ``dtype``, borrowed.
         """
         if stored.dtype == dtype:
             change(stored)
@@ -69,7 +69,7 @@ class Storage:
     def updated_(
         self, stored: Tensor, change: Callable[[Tensor], object], dtype: torch.dtype | None = None
     ) -> Tensor:
-        """The same of a tensor, in ``dtype``, or in float32 or wider; the result, which is not to be changed."""
+        """The same of a tensor; the result is not to be changed.  Without ``dtype``: float32 or wider."""
         work = dtype or torch.promote_types(stored.dtype, torch.float32)
         if stored.dtype == work:
             change(stored)

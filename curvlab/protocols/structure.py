@@ -370,7 +370,7 @@ def _table(d: int, wide: bool) -> Any:
 
     Products with few vectors are fastest that way.
     """
-    index = torch.arange(d, dtype=torch.float64)
+    index = torch.arange(d, dtype=torch.float64, device="cpu")
     first = 1.0 + TILT * torch.cos(2.0 * index)
     found = torch.stack([first, *(torch.cos(index * angle) for angle in ANGLES)])
     return (found if wide else found.float()).numpy().copy()

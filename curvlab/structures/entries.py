@@ -63,7 +63,7 @@ class EntryFamily(Family, Group[Member]):
 
 @lru_cache(maxsize=256)
 def _scalars(family: EntryFamily[Any], d: int) -> int:
-    return sum(t.numel() for t in family.member(torch.empty(d, d)).tensors().values())
+    return sum(t.numel() for t in family.member(torch.empty(d, d, device="cpu")).tensors().values())
 
 
 @lru_cache(maxsize=16)
@@ -71,8 +71,8 @@ def _weights(
     family: EntryFamily[Any], d: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "d d"]:
     """1 where an entry and its mirror image are free, 2 where it alone is: a symmetric part is half of it."""
-    free: Tensor = family.member(torch.ones(d, d, dtype=torch.float64)).dense()
-    probe = torch.arange(1.0, d * d + 1, dtype=torch.float64).view(d, d)
+    free: Tensor = family.member(torch.ones(d, d, dtype=torch.float64, device="cpu")).dense()
+    probe = torch.arange(1.0, d * d + 1, dtype=torch.float64, device="cpu").view(d, d)
     if not torch.equal(family.member(probe).dense(), probe * (free != 0)):
         name = type(family).__name__
         raise PluginError(

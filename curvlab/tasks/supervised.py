@@ -106,7 +106,7 @@ class SupervisedWorkload(Workload):
         sums = dict.fromkeys(("loss", *self.measures), 0.0)
         with evaluating(self.model):
             for start in range(0, len(examples), CHUNK):
-                x, y = examples.rows(torch.arange(start, min(start + CHUNK, len(examples))))
+                x, y = examples.rows(torch.arange(start, min(start + CHUNK, len(examples)), device="cpu"))
                 outputs = self.model(x)
                 sums["loss"] += float(self.loss.mean(predicted(self.loss, outputs), y)) * len(x)
                 for name, measure in self.measures.items():

@@ -6,6 +6,7 @@ private one, so that nobody else has to.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -100,9 +101,17 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def host_reads(operation: Callable[[], Any]) -> list[str]:
-    """What makes the host wait for the device in ``operation``, by name, whichever device it runs on here."""
+def host_syncs(operation: Callable[[], Any]) -> Counter[str]:
+    """How often, by name, the host waits for the device in ``operation``, whichever device it runs on here.
+
+    On the CPU, reads of tensors that would stay on the host count, too.
+    """
     found: list[str] = []
     with _Functions(found), _Operations(found):
         operation()
-    return list(dict.fromkeys(found))
+    return Counter(found)
+
+
+def host_reads(operation: Callable[[], Any]) -> list[str]:
+    """What makes the host wait for the device in ``operation``, by name, whichever device it runs on here."""
+    return list(host_syncs(operation))

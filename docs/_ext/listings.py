@@ -319,7 +319,7 @@ def _doc(thing: Any) -> str:
 
 def _field_notes(cls: type) -> dict[str, str]:
     """What ``#:`` comments say of fields."""
-    source = inspect.getsource(cls)
+    source = "\n".join(inspect.getsource(c) for c in reversed(cls.__mro__) if dataclasses.is_dataclass(c))
     before = {n: " ".join(line.strip()[3:] for line in t.splitlines()) for t, n in BEFORE.findall(source)}
     return {**before, **dict(BEHIND.findall(source))}
 

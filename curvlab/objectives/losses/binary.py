@@ -38,7 +38,8 @@ class BinaryCrossEntropy(ElementwiseLoss):
     def example(self, examples: int, generator: torch.Generator) -> tuple[Any, Any]:
         given = max(len(self.weights), len(self.positive_weights))
         shape = (examples, given if given > 1 else 3)
-        f, y = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+        device = generator.device
+        f, y = (torch.randn(shape, dtype=torch.float64, generator=generator, device=device) for _ in "fy")
         return f, y.sigmoid()
 
     def require(self, outputs: Any, targets: Any) -> None:

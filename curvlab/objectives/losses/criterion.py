@@ -88,7 +88,8 @@ class CriterionLoss(Loss):
     def require_curvature(self, outputs: Any, targets: Any, weights: Weights) -> None:
         """Warn (``NoCurvature``) if the Hessian's product with a random vector is zero."""
         f, apart = as_one(outputs)
-        v = torch.randn(f.shape, dtype=f.dtype, generator=torch.Generator().manual_seed(0)).to(f.device)
+        draw = torch.Generator(device="cpu").manual_seed(0)
+        v = torch.randn(f.shape, dtype=f.dtype, generator=draw, device="cpu").to(f.device)
         bent, _ = as_one(self.hessian_product(outputs, targets, weights, apart(v)))
         if not bool(bent.any()):
             warnings.warn(

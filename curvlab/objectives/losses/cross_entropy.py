@@ -46,8 +46,8 @@ class CrossEntropy(RowLoss):
 
     def example(self, examples: int, generator: torch.Generator) -> tuple[Any, Any]:
         c = len(self.class_weights) or 3
-        f = torch.randn(examples, c, dtype=torch.float64, generator=generator)
-        return f, torch.randint(0, c, (examples,), generator=generator)
+        f = torch.randn(examples, c, dtype=torch.float64, generator=generator, device=generator.device)
+        return f, torch.randint(0, c, (examples,), generator=generator, device=generator.device)
 
     def require(self, outputs: Any, targets: Any) -> None:
         require_logits(self.name, outputs, targets, len(self.class_weights), last=self.classes == "last")

@@ -54,8 +54,9 @@ class Differentiated:
 
     def used(self) -> Tensor:
         """In which outputs it is curved: where a product with random numbers is not zero."""
-        f, draw = self.outputs, torch.Generator().manual_seed(1)
-        return self.product(torch.randn(f.shape, dtype=f.dtype, generator=draw).to(f.device)) != 0
+        f, draw = self.outputs, torch.Generator(device="cpu").manual_seed(1)
+        v = torch.randn(f.shape, dtype=f.dtype, generator=draw, device="cpu")
+        return self.product(v.to(f.device)) != 0
 
 
 @dataclass
@@ -102,7 +103,8 @@ class ExampleRoots:
 
 def _require_apart(graph: Differentiated, hessians: Tensor, places: Tensor) -> None:
     """Raise ``ConfigError`` if the Hessian has entries between examples."""
-    along = torch.randn(places.shape, dtype=hessians.dtype, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator(device="cpu").manual_seed(0)
+    along = torch.randn(places.shape, dtype=hessians.dtype, generator=draw, device="cpu")
     along = along.to(hessians.device)
     whole = torch.zeros_like(graph.outputs)
     whole[places] = along

@@ -46,8 +46,8 @@ class GaussianNegativeLogLikelihood(RowLoss):
         return tuple(outputs) if isinstance(outputs, list) else outputs
 
     def example(self, examples: int, generator: torch.Generator) -> tuple[Any, Any]:
-        shape = (examples, 2)
-        m, s, y = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(3))
+        shape, device = (examples, 2), generator.device
+        m, s, y = (torch.randn(shape, dtype=torch.float64, generator=generator, device=device) for _ in "msy")
         return (m, s if self.log_variance else s.exp()), y
 
     def require(self, outputs: Any, targets: Any) -> None:

@@ -33,8 +33,10 @@ class LanguageModel(CrossEntropy):
 
     def example(self, examples: int, generator: torch.Generator) -> tuple[Any, Any]:
         c, length = len(self.class_weights) or 3, 4
-        f = torch.randn(examples, length, c, dtype=torch.float64, generator=generator)
-        labels = torch.randint(0, c, (examples, length), generator=generator)
+        f = torch.randn(
+            examples, length, c, dtype=torch.float64, generator=generator, device=generator.device
+        )
+        labels = torch.randint(0, c, (examples, length), generator=generator, device=generator.device)
         if self.ignore_index is not None:
             labels[0, 1] = self.ignore_index
         return f, labels

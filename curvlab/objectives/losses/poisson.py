@@ -37,8 +37,8 @@ class PoissonNegativeLogLikelihood(ElementwiseLoss):
         return "PoissonNLLLoss"
 
     def example(self, examples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        f = torch.randn(examples, 3, dtype=torch.float64, generator=generator)
-        counts = torch.randint(0, 5, f.shape, generator=generator).double()
+        f = torch.randn(examples, 3, dtype=torch.float64, generator=generator, device=generator.device)
+        counts = torch.randint(0, 5, f.shape, generator=generator, device=generator.device).double()
         return (f if self.log_input else f.exp()), counts
 
     def each(self, rows: Float[Tensor, "r c"], targets: Tensor) -> Float[Tensor, "r c"]:

@@ -205,7 +205,7 @@ class Growing(Sampler[GrowingState]):
         if known is not None and known[0] == key:
             return known[1]
         seed = ((state.seed * 1_000_003 + k) * 4 + purpose) % 2**63  # of the size that torch takes
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(n, generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")
         if purpose in (DATA, EPOCH):  # the others are asked for once
             state.cache[purpose] = key, order
         return order

@@ -94,7 +94,7 @@ class KrylovBasis(Krylov):
         values, vectors = factorizations.eigh(_symmetric(columns))
         values = values.clamp_min(self.floor * float(values.abs().max())).flip(0)
         vectors = vectors.flip(1)
-        share = vectors.mT @ torch.tensor([float(v.dot(b)) for v in basis], dtype=torch.float64)
+        share = vectors.mT @ torch.tensor([float(v.dot(b)) for v in basis], dtype=torch.float64, device="cpu")
         sums = torch.cumsum(vectors * (share / values), dim=1)  # column k: of the first k + 1 eigenvectors
         bends = torch.cumsum(share.square() / values, dim=0).tolist()
         _recombine_(basis, sums.mT)
@@ -129,7 +129,7 @@ def _orthonormal(v: BlockVector, basis: list[BlockVector]) -> BlockVector | None
 
 def _symmetric(columns: list[list[float]]) -> Tensor:
     """The symmetric matrix of these columns of its upper half."""
-    C = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+    C = torch.zeros(len(columns), len(columns), dtype=torch.float64, device="cpu")
     for k, column in enumerate(columns):
-        C[: k + 1, k] = torch.tensor(column, dtype=torch.float64)
+        C[: k + 1, k] = torch.tensor(column, dtype=torch.float64, device="cpu")
     return C + C.mT - torch.diag(C.diagonal())

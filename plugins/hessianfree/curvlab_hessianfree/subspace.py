@@ -53,7 +53,7 @@ class Subspace(StepRule[None]):
 
     def search(self, state: None, line: Line, step: int) -> Step:
         space = _Space(line, self.lr * line.rate)
-        a = torch.zeros(len(line.iterates), dtype=torch.float64)
+        a = torch.zeros(len(line.iterates), dtype=torch.float64, device="cpu")
         H = torch.diag(space.inverse_curvature())
         start, g = space.differentiate(a)
         loss, left = start, self.tries - 1
@@ -90,13 +90,15 @@ class _Space:
     def differentiate(self, a: Tensor) -> tuple[float, Tensor]:
         """Loss at θ − rate · Σ a_k u_k on the acceptance sample, and its gradient in a."""
         loss, gradient = self.line.differentiate(self.combined(a), self.rate, acceptance=True)
-        along = torch.tensor([float(i.x.dot(gradient)) for i in self.line.iterates], dtype=torch.float64)
+        along = torch.tensor(
+            [float(i.x.dot(gradient)) for i in self.line.iterates], dtype=torch.float64, device="cpu"
+        )
         along[1:] -= along[:-1].clone()
         return loss, along * -self.rate
 
     def inverse_curvature(self) -> Tensor:
         """Of the undamped model along each stretch; 1 where that is not positive."""
-        bends = torch.tensor([i.curvature for i in self.line.iterates], dtype=torch.float64)
+        bends = torch.tensor([i.curvature for i in self.line.iterates], dtype=torch.float64, device="cpu")
         bends[1:] -= bends[:-1].clone()
         bends *= self.rate**2
         return torch.where(bends > 0, 1.0 / bends.clamp_min(torch.finfo(bends.dtype).tiny), 1.0)
@@ -107,5 +109,5 @@ def _updated(H: Tensor, s: Tensor, y: Tensor) -> Tensor:
     sy = float(s @ y)
     if not sy > 1e-10 * float(s.norm() * y.norm()):
         return H
-    V = torch.eye(len(s), dtype=H.dtype) - torch.outer(s, y) / sy
+    V = torch.eye(len(s), dtype=H.dtype, device=H.device) - torch.outer(s, y) / sy
     return V @ H @ V.mT + torch.outer(s, s) / sy

@@ -52,7 +52,7 @@ def weights(memory: Memory, damping: float) -> Weights | None:
     """
     if memory.count == 0:
         return None
-    rows = torch.tensor(memory.order)
+    rows = torch.tensor(memory.order, device="cpu")
     shift = damping - memory.damping[rows]
     SS, SY = memory.gram[:, rows[:, None], rows]
     ss, sy, yy = SS.diagonal(), SY.diagonal(), memory.yy[rows]

@@ -48,10 +48,11 @@ class PairEigen(Inverse):
         found: dict[str, BlockOperator] = {}
         for name, terms in _terms(C).items():
             with naming_block(name):
-                K_B, s_B = _together([t.B for t in terms], ctx)
-                K_A, s_A = _together([t.A for t in terms], ctx)
+                like = _like(terms[0])
+                K_B, s_B = _together([t.B for t in terms], ctx, like)
+                K_A, s_A = _together([t.A for t in terms], ctx, like)
             D = (1 + torch.outer(s_B.to(s_A), s_A)).reciprocal()
-            dtype = _like(terms[0]).dtype
+            dtype = like.dtype
             K_B, K_A = (None if K is None else K.to(dtype) for K in (K_B, K_A))
             found[name] = KroneckerEigen(K_B, K_A, D.to(dtype))
         return BlockDiagonal(found)
@@ -88,13 +89,13 @@ def _identity(side: Factor | None, like: Tensor) -> Float[Tensor, "d d"] | None:
 
 
 def _together(
-    sides: list[Factor | None], ctx: Context
+    sides: list[Factor | None], ctx: Context, like: Tensor
 ) -> tuple[Float[Tensor, "d d"] | None, Float[Tensor, " d"]]:
     """K and s with ``Kᵀ (M₁ + λI) K = I`` and ``Kᵀ (M₂ + λI) K = Diag(s)``; of identities K is ``None``."""
     spectra = []
     for side in sides:
         if side is None:
-            return None, torch.full((1,), float(len(sides) - 1), dtype=torch.float64)
+            return None, torch.full((1,), float(len(sides) - 1), dtype=torch.float64, device=like.device)
         M = _structure(side).dense()
         values, Q = factorizations.double_eigh(M)
         spectra.append((nonnegative(values, M.dtype) + ctx.damping, Q))

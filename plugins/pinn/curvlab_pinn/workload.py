@@ -30,10 +30,10 @@ class Cloud:
     @classmethod
     def drawn(cls, equation: Equation, inside: int, on: int, test: int, seed: int) -> Cloud:
         """Uniformly, in float64 on the CPU: the same points in every precision; as many on every face."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device="cpu").manual_seed(seed)
 
         def draw(n: int) -> Tensor:
-            return torch.rand(n, equation.dimension, dtype=torch.float64, generator=generator)
+            return torch.rand(n, equation.dimension, dtype=torch.float64, generator=generator, device="cpu")
 
         x, b, t = draw(inside), draw(on), draw(test)
         faces = equation.faces()

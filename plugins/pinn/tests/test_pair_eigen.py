@@ -17,6 +17,7 @@ from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, normal
 from curvlab.testing.reference import reference_context
 from curvlab_pinn.pair_eigen import PairEigen
+from tests.elsewhere import second_device
 
 LAMBDA = 0.3
 O, I = 4, 6  # noqa: E741
@@ -71,6 +72,18 @@ def test_identities_on_one_side_stay_identities() -> None:
     inverse = PairEigen()(BlockDiagonal({"w": C}), reference_context(LAMBDA)).blocks["w"]
     V, matrix = normal(O, I, seed=5), A[0].dense() + A[1].dense() + 2 * LAMBDA * torch.eye(I).double()
     assert_close(inverse @ V, V @ torch.linalg.inv(matrix), dimension=24, condition=1e3)
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["identity ⊗ A", "B ⊗ identity"])
+def test_identities_lie_beside_the_factors_on_another_device(left: bool) -> None:
+    A = [gram(I, 2).matrix, gram(I, 4, 3).matrix]
+    with second_device() as device:
+        sides = [DenseMatrix(M.to(device), Dense()) for M in A]
+        C = KroneckerSum(tuple(Kronecker(None, M) if left else Kronecker(M, None) for M in sides))
+        found = PairEigen()(BlockDiagonal({"w": C}), reference_context(LAMBDA)).blocks["w"]
+        shape = (O, I) if left else (I, O)
+        moved = found @ torch.ones(shape, dtype=DTYPE, device=device)
+        assert moved.device == device
 
 
 def test_it_begins_as_the_identity_with_what_it_will_hold() -> None:

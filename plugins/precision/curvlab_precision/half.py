@@ -16,13 +16,14 @@ from curvlab.protocols.dtypes import Dtypes
 class Bfloat16(Precision):
     """The model in bfloat16, with its gradients and rows; a step computes in float32 and stores less.
 
-    Stored between steps: in float32 what is factorized (factors of KFAC, EKFAC and Shampoo, their inverses and
-    bases), in bfloat16 factors of inverses (SINGD, INGD, IKFAC) and moving averages of gradients.
+    Stored between steps: in float32 what is factorized (factors of KFAC, EKFAC and Shampoo, their inverses
+    and bases), in bfloat16 factors of inverses (SINGD, INGD, IKFAC) and moving averages of gradients.
 
     bfloat16 has the range of float32 and 8 bits of a number: an increment below 1/512 of what it is added to
-    is lost if it is rounded to the nearest.  Rounding by chance keeps the mean.  That is the default for states
-    (``averages``) and for parameters (``parameter_write``).  With ``parameter_write = "master"`` steps write to
-    a copy of the parameters in float32, of 4 bytes each, from which those of the model are rounded.
+    is lost if it is rounded to the nearest.  Rounding by chance keeps the mean.  That is the default for
+    states (``averages``) and for parameters (``parameter_write``).  With ``parameter_write = "master"``
+    steps write to a copy of the parameters in float32, of 4 bytes each, from which those of the model are
+    rounded.
     """
 
     averages: Rounding = "stochastic"  #: rounding of states in bfloat16
@@ -54,8 +55,9 @@ class Bfloat16(Precision):
 class Float16(Precision):
     """The model in float16, for a caller who scales the loss; every state in float32.
 
-    float16 overflows at 65504 and loses gradients below 6e-8; "mixed-float16" scales the loss by itself.  Steps
-    write to a copy of the parameters in float32 (``"master"``), or round to the nearest number.
+    float16 overflows at 65504 and loses gradients below 6e-8; "mixed-float16" scales the loss by
+    itself.  Steps write to a copy of the parameters in float32 (``"master"``), or round to the nearest
+    number.
     """
 
     parameter_write: Literal["nearest", "master"] = "master"  #: how a step writes parameters

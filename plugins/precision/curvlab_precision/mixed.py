@@ -29,10 +29,10 @@ class Mixed(Precision):
 class MixedFloat16(Precision):
     """Parameters and everything stored in float32; passes through the model under autocast in float16.
 
-    The loss is multiplied by a scale before it is differentiated, and what arrives is divided by it in float32.
-    A step whose loss, gradient or statistics are not finite is not taken: parameters, states, counters and
-    random numbers are as before, the event ``loss-scale-overflow`` says so, and the scale is multiplied by
-    ``backoff``.  After ``interval`` steps without overflow it is multiplied by ``growth``.
+    The loss is multiplied by a scale before it is differentiated, and what arrives is divided by it in
+    float32. A step whose loss, gradient or statistics are not finite is not taken: parameters, states,
+    counters and random numbers are as before, the event ``loss-scale-overflow`` says so, and the scale is
+    multiplied by ``backoff``.  After ``interval`` steps without overflow it is multiplied by ``growth``.
     """
 
     scale: Annotated[float, Bounds(least=1)] = 65536.0  #: the loss scale at the start

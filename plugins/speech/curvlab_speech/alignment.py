@@ -42,4 +42,4 @@ def aligned(phonemes: Sequence[str], starts: Sequence[int], end: int) -> Alignme
         if start < after and not (name == SILENCE and kept and kept[-1][0] == SILENCE):
             kept.append((name, start))
     names = tuple(name for name, _ in kept)
-    return Alignment(names, torch.tensor([*(start for _, start in kept), end]))
+    return Alignment(names, torch.tensor([*(start for _, start in kept), end], device="cpu"))

@@ -50,5 +50,5 @@ def held_out(utterances: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """
     assert utterances >= 2
     count = min(max(1, round(share * utterances)), utterances - 1)
-    order = torch.randperm(utterances, generator=torch.Generator("cpu").manual_seed(seed))
+    order = torch.randperm(utterances, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     return order[count:].sort().values, order[:count].sort().values

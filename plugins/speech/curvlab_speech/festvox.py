@@ -79,9 +79,9 @@ def read(path: Path) -> Corpus:
     classes = tuple(sorted({phone for diphone in found for phone in diphone.phones}))
     number_of = {phone: k for k, phone in enumerate(classes)}
     labels = [number_of[d.phones[k >= d.middle]] for d in found for k in range(len(d.frames))]
-    bounds = torch.tensor([0, *(len(d.frames) for d in found)]).cumsum(0)
+    bounds = torch.tensor([0, *(len(d.frames) for d in found)], device="cpu").cumsum(0)
     frames = torch.from_numpy(np.concatenate([d.frames for d in found]))
-    return Corpus(frames, torch.tensor(labels), bounds, classes)
+    return Corpus(frames, torch.tensor(labels, device="cpu"), bounds, classes)
 
 
 def diphones(data: bytes) -> Iterator[Diphone]:

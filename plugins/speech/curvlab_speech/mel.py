@@ -53,8 +53,10 @@ class LogMel:
 
     def corners(self) -> Float[Tensor, " b"]:
         """Hz: where bands begin, peak and end; band k has corners k, k + 1 and k + 2."""
-        low, high = (mel(torch.tensor(f, dtype=torch.float64)) for f in (self.lowest, self.highest))
-        steps = torch.linspace(0, 1, self.bands + 2, dtype=torch.float64)
+        low, high = (
+            mel(torch.tensor(f, dtype=torch.float64, device="cpu")) for f in (self.lowest, self.highest)
+        )
+        steps = torch.linspace(0, 1, self.bands + 2, dtype=torch.float64, device="cpu")
         return hertz(low + (high - low) * steps)
 
     def filters(self) -> Float[Tensor, "b f"]:
@@ -69,9 +71,9 @@ class LogMel:
         """Features of every frame, float32."""
         starts = self.starts(len(sound))
         if not len(starts):  # of which no transform can be taken
-            return torch.zeros(0, self.bands)
-        window = torch.hann_window(self.window, periodic=False, dtype=torch.float64)
-        inside = torch.arange(self.window)
+            return torch.zeros(0, self.bands, device="cpu")
+        window = torch.hann_window(self.window, periodic=False, dtype=torch.float64, device="cpu")
+        inside = torch.arange(self.window, device="cpu")
         frames = sound.double()[starts[:, None] + inside] * window
         energy = torch.fft.rfft(frames, self.transform).abs().square() / window.square().sum()
         bands: Tensor = energy @ self.filters().mT

@@ -32,8 +32,8 @@ class Noise:
     @classmethod
     def drawn(cls, generator: torch.Generator) -> Noise:
         """Ratio, colour and gain, each uniform in its range."""
-        ranges = torch.tensor([(LOUDEST, QUIETEST), COLOURS, GAINS], dtype=torch.float64)
-        at = torch.rand(3, dtype=torch.float64, generator=generator)
+        ranges = torch.tensor([(LOUDEST, QUIETEST), COLOURS, GAINS], dtype=torch.float64, device="cpu")
+        at = torch.rand(3, dtype=torch.float64, generator=generator, device="cpu")
         return cls(*(ranges[:, 0] + at * (ranges[:, 1] - ranges[:, 0])).tolist())
 
     def added(self, sound: Float[Tensor, " s"], generator: torch.Generator) -> Float[Tensor, " s"]:
@@ -45,7 +45,7 @@ class Noise:
 
 def coloured(samples: int, colour: float, generator: torch.Generator) -> Float[Tensor, " s"]:
     """Gaussian noise whose energy falls as f^-colour, of mean square 1."""
-    white = torch.randn(samples, dtype=torch.float64, generator=generator)
+    white = torch.randn(samples, dtype=torch.float64, generator=generator, device="cpu")
     shape = torch.fft.rfftfreq(samples, dtype=torch.float64).clamp_min(FLAT) ** (-colour / 2)
     noise: Tensor = torch.fft.irfft(torch.fft.rfft(white) * shape, samples)
     noise /= noise.square().mean().sqrt()

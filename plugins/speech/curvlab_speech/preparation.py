@@ -104,7 +104,7 @@ class SyntheticSpeech(Preparation):
             features, states = _framed(spoken, portion.sample_rate, noise_seed)
             frames.append(features)
             names.append([name for name, _ in states])
-            labels.append(torch.tensor([part for _, part in states], dtype=torch.long))
+            labels.append(torch.tensor([part for _, part in states], dtype=torch.long, device="cpu"))
             seconds += len(spoken.sound) / portion.sample_rate
             if seconds >= told + 5 * SECONDS:
                 told = seconds
@@ -118,8 +118,8 @@ class SyntheticSpeech(Preparation):
             )
         phonemes = tuple(sorted({name for utterance in names for name in utterance}))
         number_of = {name: k for k, name in enumerate(phonemes)}
-        numbers = torch.tensor([number_of[name] for utterance in names for name in utterance])
-        bounds = torch.tensor([0, *(len(f) for f in frames)]).cumsum(0)
+        numbers = torch.tensor([number_of[name] for utterance in names for name in utterance], device="cpu")
+        bounds = torch.tensor([0, *(len(f) for f in frames)], device="cpu").cumsum(0)
         classes = tuple(f"{p} {k + 1}/{PARTS}" for p in phonemes for k in range(PARTS))
         corpus = Corpus(torch.cat(frames), PARTS * numbers + torch.cat(labels), bounds, classes)
         return corpus, made_by, phonemes
@@ -135,9 +135,9 @@ class SyntheticSpeech(Preparation):
     def _planned(self, chosen: Sequence[str]) -> list[tuple[Utterance, int]]:
         """How every sentence would be spoken, in random order, and a seed for its noise."""
         n, generator = len(chosen), torch.Generator("cpu").manual_seed(self.seed)
-        order = torch.randperm(n, generator=generator).tolist()
+        order = torch.randperm(n, generator=generator, device="cpu").tolist()
         drawn = [
-            torch.randint(low, high, (n,), generator=generator).tolist()
+            torch.randint(low, high, (n,), generator=generator, device="cpu").tolist()
             for low, high in ((0, len(self.voices)), RATES, PITCHES, (0, 2**62))
         ]
         return [

@@ -1,0 +1,25 @@
+"""How a device computes, where torch leaves a choice: entered around a computation, and left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Arithmetic(Hashable, Protocol):
+    """A choice of arithmetic.  Equal ones give equal numbers."""
+
+    def on(self) -> AbstractContextManager[Any]:
+        """Inside, the device computes so; afterwards as before."""
+
+
+@contextmanager
+def under(*choices: Arithmetic | None) -> Iterator[None]:
+    """Inside, every choice is on, the last one innermost; ``None`` changes nothing."""
+    with ExitStack() as stack:
+        for choice in choices:
+            if choice is not None:
+                stack.enter_context(choice.on())
+        yield
