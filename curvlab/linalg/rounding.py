@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,12 +16,16 @@ def stochastic(x: Tensor, generator: torch.Generator) -> Tensor:
 
     A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments
     below half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities
-    and NaN stay what they are.  Costs four passes and one random number per entry.
+    and NaN stay what they are.  Costs five passes and a random integer per four entries.
     """
     bits = x.contiguous().view(torch.int32)
-    noise = torch.randint(
-        0, 1 << DROPPED, bits.shape, generator=generator, dtype=torch.int32, device=bits.device
-    )
-    # carries run into the kept bits as often as the dropped ones are large
-    kept = torch.where(x.isfinite(), bits + noise, bits).bitwise_and_(-1 << DROPPED)
-    return kept.view(torch.float32).to(torch.bfloat16)
+    kept = _noise(bits, generator).add_(bits).bitwise_and_(-1 << DROPPED)
+    # carries run into the kept bits as often as the dropped ones are large; those of a NaN, beyond them
+    return kept.view(torch.float32).to(torch.bfloat16).where(x == x, math.nan)
+
+
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers of ``DROPPED`` bits, of the shape of ``like``: four are a random integer's 64 bits."""
+    count = like.numel()
+    drawn = like.new_empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
+    return drawn.view(torch.uint16)[:count].view(like.shape).to(torch.int32)
