@@ -32,8 +32,11 @@ def precisions() -> Iterator[tuple[str, torch.dtype]]:
         yield entry.name, found.dtypes.parameters
 
 
-def cell(method: str, precision: str, dtype: torch.dtype) -> str:
-    """Whether the loss of one batch falls; raises ``AssertionError`` if it does not, and is not refused."""
+def cell(method: str, precision: str, dtype: torch.dtype, notes: dict[str, int]) -> str:
+    """Whether the loss of one batch falls; raises ``AssertionError`` if it does not, and is not refused.
+
+    A refusal is the number of its reason in ``notes``.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)).to(dtype)
     x, y = torch.randn(64, 6), torch.arange(64) % 3
@@ -44,7 +47,7 @@ def cell(method: str, precision: str, dtype: torch.dtype) -> str:
             objective = curvlab.objective(model, nn.CrossEntropyLoss(), x.to(dtype), y)
             found.append(float(optimizer.step(objective)))
     except ConfigError as error:
-        return f"{NO} {error.faults[0].message}"
+        return f"{NO} ({notes.setdefault(error.faults[0].message, len(notes) + 1)})"
     finite = [loss for loss in found if math.isfinite(loss)]  # the first may overflow under a loss scale
     assert finite[-1] < finite[0], (method, precision, found)
     return YES
@@ -54,5 +57,7 @@ def by_precision() -> str:
     """The table."""
     methods = [e.name for e in installed().method_entries() if OURS.fullmatch(e.distribution)]
     columns = list(precisions())
-    rows = [(f"`{m}`", *(cell(m, name, dtype) for name, dtype in columns)) for m in methods]
-    return table(("method", *(f"`{name}`" for name, _ in columns)), rows)
+    notes: dict[str, int] = {}
+    rows = [(f"`{m}`", *(cell(m, name, dtype, notes) for name, dtype in columns)) for m in methods]
+    reasons = "\n".join(f"{k}. {message}" for message, k in notes.items())
+    return table(("method", *(f"`{name}`" for name, _ in columns)), rows) + f"\n\n{reasons}"
