@@ -67,7 +67,7 @@ class Call:
 
     def inputs(self) -> AnyRows:
         """The input as rows ``[n, r, i]``, bias column included."""
-        return input_rows(self.reader, self.module, self.x, self.dtype)
+        return input_rows(self.reader, self.module, self.x, self.output_dtype)
 
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""

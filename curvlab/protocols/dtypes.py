@@ -21,7 +21,7 @@ class Dtypes:
     |---|---|
     | ``parameters`` | parameters, their gradients, buffers |
     | ``compute`` | forward and backward passes, by autocast; ``None``: that of the parameters |
-    | ``rows`` | rows of layer statistics; ``None``: as they are captured, that of ``compute`` mostly |
+    | ``rows`` | rows of layer statistics; ``None``: that of the layer's output |
     | ``factors`` | estimates of curvature, to be factorized (KFAC's A and B); their inverses and bases |
     | ``inverse_factors`` | factors of inverses that only products touch (SINGD's K and C), their momenta |
     | ``moments`` | moving averages of gradients and of their squares |
