@@ -63,6 +63,8 @@ class Watch:
     def inspect(self, tensors: Iterable[Tensor]) -> tuple[bool, bool]:
         """Whether all are finite, and whether all are so small that no square overflows."""
         moderate, unknown = True, self.unknown(tensors)
+        if not unknown:
+            return True, True
         for small in _small(unknown):
             if len(small) > 1 and math.isfinite(size(torch.cat([t.detach().reshape(-1) for t in small]))):
                 self._known.update((id(t), (t, t._version)) for t in small)

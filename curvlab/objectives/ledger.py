@@ -377,8 +377,9 @@ class Ledger:
 
     def _complete(self, name: str, g: Tensor) -> None:
         """The gradient of a parameter is complete, and not yet added to ``.grad``."""
-        with without_autocast(g.device):  # which may be on around the caller's backward pass
-            self._completed(name, g)
+        if self.active:
+            with without_autocast(g.device):  # which may be on around the caller's backward pass
+                self._completed(name, g)
 
     def _completed(self, name: str, g: Tensor) -> None:
         if self.active and self.watch and not self.full:
@@ -394,9 +395,10 @@ class Ledger:
 
     def _added(self, name: str, p: Tensor) -> None:
         """It was added: what arrived in this task is now part of ``.grad``."""
-        self.coarse = autocast_rounding(p.device)  # of products that a backward pass makes under it
-        with without_autocast(p.device):
-            self._entered(name, p)
+        if self.active:
+            self.coarse = autocast_rounding(p.device)  # of products that a backward pass makes under it
+            with without_autocast(p.device):
+                self._entered(name, p)
 
     def _entered(self, name: str, p: Tensor) -> None:
         if self.active and self.watch and not self.full:
