@@ -24,6 +24,9 @@ BOUND = 0.05
 LONG = 1000
 KFAC_BROKEN = "kfac, factors in bfloat16, "
 
+#: events that say nothing of numbers
+EXPECTED = ("preconditioner-initialized",)
+
 #: what the numbers of the tables say of the claim
 VERDICT = ""
 
@@ -59,7 +62,7 @@ class Found:
 def table_of(precision: str, name: str = "", **more: str) -> dict[str, Any]:
     """A precision as the key of a run has it."""
     broken = (
-        {"factors": "bfloat16", "averages": name.removeprefix(KFAC_BROKEN)}
+        {"factors": "bfloat16", "averages": name.removeprefix(KFAC_BROKEN).split(",")[0]}
         if name.startswith(KFAC_BROKEN)
         else {}
     )
@@ -98,13 +101,16 @@ def lapsed(runs: Iterable[Run]) -> int:
     return sum(r["not_finite"] + bool(r["failure"]) for r in runs)
 
 
-def reported(runs: Iterable[Run]) -> str:
-    """Events of all runs, by kind, and why runs ended."""
+def reported(runs: Iterable[Run], *, short: bool = False) -> str:
+    """Events of all runs, by name, and why runs ended; in ``short`` only how many of either there are."""
     kinds: dict[str, int] = {}
     runs = list(runs)
     for r in runs:
         for kind, count in r["events"].items():
-            kinds[kind] = kinds.get(kind, 0) + count
+            if kind not in EXPECTED:
+                kinds[kind] = kinds.get(kind, 0) + count
+    if short:
+        return str(sum(kinds.values()) + sum(bool(r["failure"]) for r in runs) or "")
     ends = sorted({r["failure"] for r in runs if r["failure"]})
     return "; ".join([*(f"{count} × {kind}" for kind, count in kinds.items()), *ends])
 
@@ -236,6 +242,30 @@ def methods(found: Found, net: str, steps: int) -> str:
     return table(head, rows)
 
 
+def damping(found: Found) -> str:
+    """Losses with dense factors on the small network, by damping."""
+    names = [n for steps in found.steps("narrow") for n in found.names("narrow", steps) if "λ = " in n]
+    if not names:
+        return ""
+    values = list(dict.fromkeys(n.rpartition(", λ = ")[2] for n in names))
+    rows = []
+    for name in dict.fromkeys(n.rpartition(", λ = ")[0] for n in names):
+        for precision in ("float32", "bfloat16"):
+            cells = []
+            for value in values:
+                full = f"{name}, λ = {value}"
+                runs = [
+                    r
+                    for steps in found.steps("narrow")
+                    for r in found.seeds(full, table_of(precision, name), "narrow", steps).values()
+                ]
+                finished = [r["end"] for r in runs if not r["failure"]]
+                cells += [spread(finished) or ("ended" if runs else ""), reported(runs, short=True)]
+            if any(cells):
+                rows.append([name, precision, *cells])
+    return table(["", "", *(h for v in values for h in (f"λ = {v}", "events"))], rows)
+
+
 def families(found: Found) -> str:
     """SINGD by structure: float32 against bfloat16."""
     rows = []
@@ -269,25 +299,26 @@ ROLES: Mapping[str, tuple[str, Mapping[str, str]]] = {
 }
 
 
-def roles(found: Found) -> str:
+def roles(found: Found, net: str) -> str:
     """SINGD in bfloat16 but for one role, by structure; only structures with such runs."""
     shown = [
         name
-        for name in found.names("mlp", LONG)
-        if any(
-            found.seeds(name, table_of(use, **more), "mlp", LONG) for use, more in list(ROLES.values())[2:]
-        )
+        for name in found.names(net, LONG)
+        if any(found.seeds(name, table_of(use, **more), net, LONG) for use, more in list(ROLES.values())[2:])
     ]
     rows = []
     for title, (use, more) in ROLES.items():
         cells = [title]
         for name in shown:
-            base = found.seeds(name, table_of("float32"), "mlp", LONG)
-            runs = found.seeds(name, table_of(use, **more), "mlp", LONG)
-            runs = {s: r for s, r in runs.items() if s == 0}
-            cells += [spread([r["end"] for r in runs.values()], 4), excess(ratios(runs, base))]
+            base = found.seeds(name, table_of("float32"), net, LONG)
+            runs = found.seeds(name, table_of(use, **more), net, LONG)
+            cells += [
+                spread([r["end"] for r in runs.values()], 4),
+                excess(ratios(runs, base)),
+                str(len(runs)),
+            ]
         rows.append(cells)
-    return table(["", *(h for name in shown for h in (name, ""))], rows) if shown else ""
+    return table(["", *(h for name in shown for h in (name, "", "seeds"))], rows) if shown else ""
 
 
 def stability(found: Found) -> str:
@@ -295,14 +326,15 @@ def stability(found: Found) -> str:
     tables = []
     for steps in found.steps("narrow"):
         rows = []
-        for name in found.names("narrow", steps):
+        for name in (n for n in found.names("narrow", steps) if "T = " in n):
             runs = list(found.seeds(name, table_of("bfloat16"), "narrow", steps).values())
             good = [r for r in runs if not r["failure"]]
             worst = max((r["worst"] / r["start"] for r in good), default=math.nan)
             kept = f"{sum(map(held, runs))} of {len(runs)}"
             rows.append([name, spread([r["end"] for r in good]), f"{worst:.3f}", kept, reported(runs)])
         head = ["", "smoothed loss at the end", "worst ÷ start", "runs that held", "failures and events"]
-        tables.append(f"{steps:,} steps:\n\n{table(head, rows)}")
+        if rows:
+            tables.append(f"{steps:,} steps:\n\n{table(head, rows)}")
     return "\n\n".join(tables)
 
 
@@ -365,6 +397,12 @@ def short(found: Found, net: str) -> list[int]:
     return [steps for steps in found.steps(net) if steps != LONG]
 
 
+def steps_of_damping(found: Found) -> str:
+    """How long they are."""
+    lengths = [k for k in found.steps("narrow") if any("λ = " in n for n in found.names("narrow", k))]
+    return ", ".join(map(str, lengths))
+
+
 def written(ledger: Ledger) -> str:
     """The whole page."""
     found = Found(ledger.entries())
@@ -395,15 +433,25 @@ Fashion-MNIST, batch 128, defaults of every method, one CPU thread. Losses are t
 
 {nets}
 
+## KFAC with factors in bfloat16, by damping
+
+MLP 784-32-32-10, dense factors, {steps_of_damping(found)} steps: smoothed loss, and the number of events. λ is in units of the mean curvature, with IKFAC of each factor's.
+
+{damping(found)}
+
 ## SINGD in bfloat16, every structure
 
 The MLP after {LONG:,} steps: smoothed loss, and bytes of the state over those in float32.
 
 {families(found)}
 
-Which role costs what, seed 0. Each row differs from "bfloat16" in one setting:
+Which role costs what. Each row differs from "bfloat16" in one setting. The same MLP:
 
-{roles(found)}
+{roles(found, "mlp")}
+
+MLP 784-32-32-10, {LONG:,} steps:
+
+{roles(found, "narrow")}
 
 ## Stability
 
@@ -416,8 +464,9 @@ The protocol of [the study of stability](singd-stability.md) in bfloat16 on the 
 ```
 OMP_NUM_THREADS=1 python examples/studies/low_precision.py laws
 OMP_NUM_THREADS=1 python examples/studies/low_precision.py methods
+OMP_NUM_THREADS=1 python examples/studies/low_precision.py damping --seeds 0
 OMP_NUM_THREADS=1 python examples/studies/low_precision.py families
-OMP_NUM_THREADS=1 python examples/studies/low_precision.py roles --seeds 0
+OMP_NUM_THREADS=1 python examples/studies/low_precision.py roles
 OMP_NUM_THREADS=1 python examples/studies/low_precision.py stability --seeds 0 1
 python examples/studies/low_precision.py --draw
 ```
