@@ -28,7 +28,13 @@ KFAC_BROKEN = "kfac, factors in bfloat16, "
 EXPECTED = ("preconditioner-initialized",)
 
 #: what the numbers of the tables say of the claim
-VERDICT = ""
+VERDICT = """**KFAC breaks where its factors are stored in bfloat16.** On a layer of condition 1e6 and with λ = 1e-3, an inverse by LU of these factors ascends in 22 to 32 % of the steps; with λ = 1e-4 in half of them. Our inverse refuses 97.5 to 100 % of these factors instead. In training, the factorizations fail too: at the default damping 7 (nearest) and 22 (stochastic) times in 30 refreshes of dense factors, at smaller ones in every refresh. The engine raises the damping until they succeed, so that no run diverged.
+
+**KFAC with float32 factors on rows in bfloat16 holds.** This is the default of `bfloat16`. No step ascends, the cosine to the direction in float64 is 1.0000, and no factorization failed in training. So the claim that KFAC fails in half precision is true of its stored factors alone.
+
+**SINGD, INGD and IKFAC hold in bfloat16 throughout, at 50.0 % of the state bytes.** No step of IKFAC ascends, and no loss, parameter or state of any run was non-finite. K is a root of the inverse, so it holds the root of the condition number. This has a limit: at λ = 1e-4 the cosine of IKFAC falls from 0.93 to 0.81, and the loss of dense SINGD after 300 steps is 12 % above that in float32. At the defaults, λ = 0.03 and 0.1, it is between 2.5 % below and 4.1 % above after 1,000 steps of the larger MLP, in eight structures and one seed.
+
+**What is saved is a matter of the structure.** On the MLP, SINGD with blocks holds 2,334 kB, KFAC with float32 factors 3,842 kB, AdamW 3,729 kB. Dense SINGD holds 10,642 kB. In bfloat16 and at equal steps, the loss of SINGD with blocks is 25 % below that of AdamW on the MLP and 35 % below on the convnet; with diagonal factors it is the same on the MLP. Rates were not tuned."""
 
 
 class Found:
@@ -433,6 +439,8 @@ Fashion-MNIST, batch 128, defaults of every method, one CPU thread. Losses are t
 
 {nets}
 
+"layer-mismatch": on a CPU, torch sums the gradients of `LayerNorm`'s weight and bias in bfloat16. They are off by a tenth of their norm for 6,272 random rows, and by up to all of it in this network. So the rows of these layers do not explain their gradients, and the fallback trains them.
+
 ## KFAC with factors in bfloat16, by damping
 
 MLP 784-32-32-10, dense factors, {steps_of_damping(found)} steps: smoothed loss, and the number of events. λ is in units of the mean curvature, with IKFAC of each factor's.
@@ -452,6 +460,8 @@ Which role costs what. Each row differs from "bfloat16" in one setting. The same
 MLP 784-32-32-10, {LONG:,} steps:
 
 {roles(found, "narrow")}
+
+Parameters that are rounded to nearest cost 3 to 5 % of the loss. Rounded stochastically, the default, they cost about 1 %, and a float32 copy is no better.
 
 ## Stability
 
@@ -475,5 +485,5 @@ Every run is a line of `low-precision/runs.jsonl`. Runs that exist are not repea
 
 ## Limits
 
-The CPU has no products of bfloat16. They are computed in float32 and rounded once, as tensor cores do, so that the page says nothing of speed. Networks are small and runs are short. Rates are the defaults for float32.
+The CPU has no products of bfloat16. They are computed in float32 and rounded once, as tensor cores do, so that the page says nothing of speed. Networks are small and runs are short: most of them have one seed, of which a difference of two per cent says nothing. The runs of stability are shorter than in float32. Rates are the defaults for float32.
 """
