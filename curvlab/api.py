@@ -122,6 +122,11 @@ def _require_model(model: Any) -> None:
 
 def _require_precision(backend: Backend, name: str, dtype: torch.dtype) -> None:
     """Refuse a precision whose parameters are of another dtype than the model's."""
+    if backend.at(1.0) is not backend:
+        what = f'precision "{name}" goes by the budget of a run, which a loop of one\'s own does not have'
+        raise ConfigError(
+            Fault(what, path="precision", hint="name one of its precisions, or use curvlab.train")
+        )
     wanted = backend.dtypes.parameters
     if wanted == dtype:
         return

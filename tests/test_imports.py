@@ -55,7 +55,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 FACTS = frozenset({"__version__"})
 
 #: what a plugin may take from the core; ``hookimpl`` is a name of the package itself
-PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"structures", "tasks", "hookimpl"}
+PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"precision", "structures", "tasks", "hookimpl"}
 
 #: entered on every ``--help`` and listing, so what they import when they are imported is torch-free
 ENTRANCES = ("curvlab", "curvlab.cli.app", "curvlab.registry", "curvlab.default_plugin")

@@ -26,6 +26,9 @@ from curvlab.protocols.pieces import whole
 from curvlab.protocols.report import Event
 from curvlab.protocols.storage import Storage
 
+#: an odd number that sets the seeds of neighboring steps apart from those of neighboring optimizers
+SPREAD = 0x9E3779B97F4A7C15
+
 #: what an arm is called that the method's fallback runs
 FALLBACK = "fallback"
 
@@ -94,7 +97,7 @@ class Arms:
         if self.storage.by_chance:
             noise = self.storage.noise
             assert noise is not None
-            noise.manual_seed((self.generator.initial_seed() << 32) + step)
+            noise.manual_seed((self.generator.initial_seed() * SPREAD + step) % 2**63)
 
     def needing_objective(self, step: int) -> str:
         """The parts that need an objective in this step, by place."""

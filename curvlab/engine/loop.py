@@ -14,6 +14,7 @@ from time import perf_counter
 import torch
 
 from curvlab.engine.broadcast import Broadcast
+from curvlab.engine.conversion import keep_to_phase
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.placement import placed
 from curvlab.engine.training import Training
@@ -50,7 +51,7 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     """Compute the metrics, tell them, and remember them and the best so far."""
     progress = training.progress
     # metrics must not move the numbers that random layers draw: evaluating more often changes nothing
-    with torch.random.fork_rng(devices=_devices(training)), training.plan.backend.forward():
+    with torch.random.fork_rng(devices=_devices(training)), training.optimizer.backend.forward():
         metrics = {name: float(value) for name, value in training.workload.metrics().items()}
     progress.evaluated.set(progress.step, int(training.epochs))
     progress.metrics = metrics
@@ -67,13 +68,14 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
     begun = perf_counter()
-    draw = placed(training.samples.draw(), plan.backend.moved)
+    draw = placed(training.samples.draw(), training.optimizer.backend.moved)
     before = training.optimizer.steps
     training.optimizer.step(training.workload.objective(draw))
     taken = training.optimizer.steps > before  # or its batch was skipped, and an event says why
     progress.step += 1
     progress.examples += draw.gradient.numel()
     progress.seconds += perf_counter() - begun
+    keep_to_phase(training)
     if taken and (progress.step == 1 or is_due(progress.step, plan.run.log_every)):
         _log(training, tell)
 

@@ -22,7 +22,7 @@ from curvlab.engine.groups import resolve
 from curvlab.engine.live import live
 from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.engine.method import Method
-from curvlab.engine.passes import InPrecision, Passes, own_precision
+from curvlab.engine.passes import InPrecision, Passes
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import PEAK, Settings, share
@@ -31,6 +31,7 @@ from curvlab.engine.state import nbytes
 from curvlab.engine.step import StepEnvironment, take_step
 from curvlab.engine.trained import Trained
 from curvlab.errors import ConfigError, Fault, NeedsObjective
+from curvlab.linalg.work import without_autocast
 from curvlab.model.readers.shipped import SHIPPED
 from curvlab.objectives.ambient import Ambient, Reduction
 from curvlab.objectives.distributed import DistributedObjective, require_alike
@@ -249,8 +250,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Inside, nothing is recorded, and the method computes in its own precision."""
-        device = self.blocks.like.device.type
-        with self.ambient.aside(), own_precision(device), under(self.backend.arithmetic):
+        device = self.blocks.like.device
+        with self.ambient.aside(), without_autocast(device), under(self.backend.arithmetic):
             yield
 
     # the model and its groups

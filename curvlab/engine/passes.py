@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,11 +46,6 @@ class Cast:
     def on(self) -> AbstractContextManager[Any]:
         """Inside, it is on."""
         return torch.autocast(self.device, dtype=self.dtype)
-
-
-def own_precision(device: str) -> AbstractContextManager[Any]:
-    """Inside, no autocast is on: the method computes in the precision of the parameters."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 @dataclass(frozen=True)

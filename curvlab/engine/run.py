@@ -17,6 +17,7 @@ from torch import nn
 
 from curvlab.engine import checkpoint
 from curvlab.engine.broadcast import Broadcast
+from curvlab.engine.conversion import restore_in_phase
 from curvlab.engine.folder import CHECKPOINTS, claimed, create, summary_of, threads_of, write_resolved
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.loop import training_loop
@@ -24,7 +25,15 @@ from curvlab.engine.manifest import describe
 from curvlab.engine.memory import memory_in_words
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import MOST_THREADS, Plan
-from curvlab.engine.training import Training, capture, prepare, restore, restore_model
+from curvlab.engine.training import (
+    Progress,
+    Training,
+    capture,
+    fraction_of,
+    prepare,
+    require_same_run,
+    restore_model,
+)
 from curvlab.errors import (
     CheckpointError,
     CurvlabError,
@@ -94,7 +103,7 @@ def train_plan(
         else:
             folder = resume_from
             if found is not None:
-                restore(training, found.checkpoint)
+                restore_in_phase(training, found.checkpoint)
             before = summary_of(folder)
             if _is_over(training) and before.get("exit_reason") == "finished":
                 return _run(training, folder, before, was_over=True)
@@ -127,8 +136,13 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
         workload = plan.task.workload(
             model, dtype=plan.backend.dtypes.parameters, device=plan.backend.torch_device
         )
+        require_same_run(plan, saved, f"checkpoint {saved.path}")
+        progress = Progress.of(saved.plain["progress"])
+        backend = plan.backend.at(fraction_of(plan, progress, workload.size))
+        if backend.dtypes.parameters != plan.backend.dtypes.parameters:
+            workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
         restore_model(workload.model, plan, saved)
-        with plan.backend.forward():
+        with backend.forward():
             metrics = {name: float(value) for name, value in workload.metrics().items()}
     return {
         "run": str(folder),

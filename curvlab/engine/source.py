@@ -16,6 +16,7 @@ from curvlab.engine.health import non_finite_statistics
 from curvlab.engine.ladder import Emit, evaluated
 from curvlab.engine.loss_scale import LossScaleOverflow
 from curvlab.engine.undo import Undo
+from curvlab.linalg.work import without_autocast
 from curvlab.objectives.ambient import Ambient
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
@@ -69,7 +70,8 @@ class FromBackward(Source):
             self.ambient.clear()
             self.emit(Event("skipped-by-scaler", ctx.step, {}))
             return None
-        return self.ambient.collect(_scalar(self.returned), *scales)
+        with without_autocast(self.ambient.blocks.like.device):
+            return self.ambient.collect(_scalar(self.returned), *scales)
 
 
 def _scalar(value: Any) -> Tensor | None:

@@ -19,6 +19,7 @@ from curvlab.engine.plan import Plan
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
 from curvlab.errors import CheckpointError
+from curvlab.protocols.backend import Backend
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.report import Event
 from curvlab.protocols.sampler import SampleStream
@@ -105,27 +106,56 @@ class Training:
         assert run.epochs is not None, "a plan has exactly one budget"
         return done.examples >= run.epochs * self.workload.size
 
+    @property
+    def fraction(self) -> float:
+        """How much of the budget is used up, from 0 to 1."""
+        return fraction_of(self.plan, self.progress, self.workload.size)
+
+
+def fraction_of(plan: Plan, progress: Progress, size: int) -> float:
+    """How much of a plan's budget is used up by this progress on ``size`` training examples."""
+    run = plan.run
+    used, budget = {
+        "steps": (progress.step, run.steps),
+        "seconds": (progress.seconds, run.seconds),
+        "epochs": (progress.examples / size, run.epochs),
+    }["steps" if run.steps is not None else "seconds" if run.seconds is not None else "epochs"]
+    assert budget is not None
+    return min(used / budget, 1.0) if budget else 1.0
+
 
 def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
     """Model, data, optimizer and sampler of a plan, seeded, before the first step.  Seed torch first."""
-    model = plan.task.model()
-    workload = plan.task.workload(
-        model, dtype=plan.backend.dtypes.parameters, device=plan.backend.torch_device
-    )
-    samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)
+    model, backend = plan.task.model(), plan.backend.at(0.0)
+    workload, optimizer = assembled(plan, model, backend, None, on_event)
+    built = dict(workload.model.named_buffers())
+    infinite = frozenset(f"model/{n}" for n, t in built.items() if t.is_floating_point() and not is_finite(t))
+    assert optimizer.samples is not None
+    return Training(plan, workload.model, workload, optimizer, optimizer.samples, infinite=infinite)
+
+
+def assembled(
+    plan: Plan,
+    model: nn.Module,
+    backend: Backend,
+    samples: SampleStream[Any] | None,
+    on_event: Callable[[Event], None],
+) -> tuple[Workload, CurvatureOptimizer]:
+    """Data and optimizer of a plan in a precision, with ``samples`` or those of the plan's start."""
+    workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
+    if samples is None:
+        samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)
     optimizer = CurvatureOptimizer(
         plan.method,
         workload.model,
-        backend=plan.backend,
+        backend=backend,
         seed=plan.run.seed,
         name=plan.method_name,
         on_event=on_event,
         readers=plan.readers,
         samples=samples,
     )
-    built = dict(workload.model.named_buffers())
-    infinite = frozenset(f"model/{n}" for n, t in built.items() if t.is_floating_point() and not is_finite(t))
-    return Training(plan, workload.model, workload, optimizer, samples, infinite=infinite)
+    return workload, optimizer
 
 
 def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -159,7 +189,7 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Put ``training`` where ``capture`` found it; raises ``CheckpointError`` if it is another run's."""
     plain, where = checkpoint.plain, f"checkpoint {checkpoint.path}"
-    _require_same_run(training.plan, checkpoint, where)
+    require_same_run(training.plan, checkpoint, where)
     _require_same_device(training.plan, checkpoint, where)
     progress = Progress.of(plain["progress"])
     _restore_model(training.model, _part(checkpoint, "model/"), where)
@@ -174,12 +204,12 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
 def restore_model(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:
     """Parameters, buffers and torch's random numbers alone: enough to compute metrics."""
     where = f"checkpoint {checkpoint.path}"
-    _require_same_run(plan, checkpoint, where)
+    require_same_run(plan, checkpoint, where)
     _restore_model(model, _part(checkpoint, "model/"), where)
     _restore_random(_part(checkpoint, "random/"), plan, where)
 
 
-def _require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
+def require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
     """Raise ``CheckpointError`` for the checkpoint of another configuration, or one that lacks a part."""
     expected = _PARTS if checkpoint.format > 1 else _PARTS - _SINCE_2
     wrong = sorted(expected ^ set(checkpoint.plain))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from curvlab.linalg.operator import BlockOperator, LinearOperator
 from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
 
@@ -21,6 +23,20 @@ class Shifted(LinearOperator[BlockVector]):
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
         return (self.base @ v).add_(v, self.shift)
+
+
+@dataclass(frozen=True)
+class InDtype(LinearOperator[BlockVector]):
+    """``base``, whose products are made in ``dtype``, for vectors of any."""
+
+    base: LinearOperator[BlockVector]
+    dtype: torch.dtype
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        return (self.base @ v.to(self.dtype)).to(v.dtype)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
 from curvlab.linalg.verdict import holds
+from curvlab.linalg.work import work_dtype
 
 
 def cholesky(A: Float[Tensor, "*b d d"]) -> Float[Tensor, "*b d d"]:
@@ -70,7 +71,7 @@ def solve_triangular(
 
 
 def _wide(A: Tensor) -> torch.dtype:
-    return torch.promote_types(A.dtype, torch.float32)
+    return work_dtype(A.dtype)
 
 
 def _lifted(A: Tensor, factorize: Callable[[Tensor], Tensor]) -> Tensor:

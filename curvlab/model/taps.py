@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
+from curvlab.linalg.work import work_dtype
 from curvlab.model.arrangement import Arrangement, Called, arranged
 from curvlab.model.captured import gradient_rows, input_rows
 from curvlab.model.inside import Inside
@@ -66,7 +67,7 @@ class Call:
 
     def inputs(self) -> AnyRows:
         """The input as rows ``[n, r, i]``, bias column included."""
-        return input_rows(self.reader, self.module, self.x, self.dtype)
+        return input_rows(self.reader, self.module, self.x, self.output_dtype)
 
     def grads(self, g: Tensor | None) -> Float[Tensor, "n s o"]:
         """An output gradient as rows; ``None`` (the output was not used) as zeros."""
@@ -79,7 +80,7 @@ class Call:
 
     def gradient(self, g: Tensor | None) -> tuple[Float[Tensor, "o i"], Float[Tensor, "o i"]]:
         """What this call adds to the gradient of its block, and the same of the rows' absolute values."""
-        work = torch.promote_types(self.dtype, torch.float32)
+        work = work_dtype(self.dtype)
         inputs, rows = self.inputs().to(work), self.grads(g).to(work)
         sizes = inputs if isinstance(inputs, Lookups) else inputs.abs()
         found, bound = total(inputs, rows), total(sizes, rows.abs())

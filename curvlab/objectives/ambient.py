@@ -223,13 +223,12 @@ class Ambient:
         by_loss: dict[int, list[Entry]] = defaultdict(list)
         for use in uses:
             by_loss[id(use.forward.batch)].append(use)
-        dtype = self.blocks.value(self.blocks[name].parameters[0]).dtype
         builder = StatisticsBuilder(self.stored)
         for key, calls in by_loss.items():
             builder.add(
                 name,
                 arranged(name, [use.called for use in calls], batches[key][1]),
-                [use.inputs(dtype) for use in calls],
+                [use.inputs() for use in calls],
                 {Labels.DATA: [use.grads.unsqueeze(0) for use in calls if use.grads is not None]},
                 groups=calls[0].reader.groups(calls[0].module),
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import Outer
+from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant
 from curvlab.objectives.explained import drop_unexplained
@@ -80,10 +81,20 @@ class EvaluationBuilder:
             )
         more = bool(self.listening & {Labels.MODEL, Labels.EXACT}) or self.spread is not None
         share = chunk.share(rule, outputs, self.n)
+        with without_autocast(self.gradient.device):  # rows are widened where they are summed, not rounded
+            by_call = self._take_rows(chunk, outputs, share, tape, retain=more)
+        self.heard += chunk.examples if self.listening else 0
+        if self.spread is not None:
+            self._spread(self.spread, chunk, outputs, tape, by_call)
+
+    def _take_rows(
+        self, chunk: Chunk, outputs: Any, share: Tensor, tape: Tape, *, retain: bool
+    ) -> Sequence[Tensor | None]:
+        """Gradients and rows of one micro-batch; returns the gradients at the outputs of calls."""
         self._keep_explained(share, tape)
         tape.drop_transposed()
         self._choose(tape, self.n / chunk.examples)
-        by_call = self._differentiate(share, tape, retain=more)
+        by_call = self._differentiate(share, tape, retain=retain)
         rows: dict[Kind, Sequence[Tensor | None]] = {
             "gradient": [
                 None if g is None or self.formed[c.block.name] else g.unsqueeze(0)
@@ -111,9 +122,7 @@ class EvaluationBuilder:
                 groups=tape.calls[calls[0]].groups,
                 heard=bool(self.listening),
             )
-        self.heard += chunk.examples if self.listening else 0
-        if self.spread is not None:
-            self._spread(self.spread, chunk, outputs, tape, by_call)
+        return by_call
 
     def _spread(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlab.linalg.work import work_dtype
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
 from curvlab.objectives.loss_scale import gradients
@@ -90,7 +91,7 @@ def _close(mine: Tensor, true: Tensor, scale: float, rounding: float) -> bool:
     """
     if not bool(torch.isfinite(true).all()):
         return True
-    fine = torch.finfo(torch.promote_types(true.dtype, torch.float32)).eps
+    fine = torch.finfo(work_dtype(true.dtype)).eps
     tolerance = min(1e3 * rounding, max(4.0 * rounding, 1e3 * fine))
     if true.is_cuda and true.dtype == torch.float32:
         tolerance = max(tolerance, TF32)

@@ -29,6 +29,7 @@ from torch._C import _current_graph_task_id as current_task
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
+from curvlab.linalg.work import autocast_rounding, without_autocast, work_dtype
 from curvlab.model.arrangement import Called
 from curvlab.model.captured import gradient_rows, input_rows
 from curvlab.model.taps import arrival, listen
@@ -67,11 +68,23 @@ class Entry:
     ``transposed``: it uses the transposed matrix of its block.
     """
 
-    __slots__ = ("block", "forward", "grads", "kept", "module", "reader", "shape", "transposed", "x")
+    __slots__ = (
+        "block",
+        "forward",
+        "grads",
+        "kept",
+        "module",
+        "output_dtype",
+        "reader",
+        "shape",
+        "transposed",
+        "x",
+    )
 
     def __init__(self, use: Use, forward: Forward) -> None:
         self.block, self.module, self.reader, self.x = use.block, use.module, use.reader, use.x
-        self.shape, self.transposed, self.forward = use.output.shape, use.transposed, forward
+        self.shape, self.output_dtype = use.output.shape, use.output.dtype
+        self.transposed, self.forward = use.transposed, forward
         self.kept: AnyRows | None = None
         self.grads: Tensor | None = None
 
@@ -81,10 +94,10 @@ class Entry:
         axes = self.reader.axes(self.module, self.x, self.shape)
         return Called(axes, self.reader.rows(self.module, self.x, self.shape))
 
-    def inputs(self, dtype: torch.dtype) -> AnyRows:
-        """The input as rows ``[m, r, i]``, bias column included; made once.  Lookups are of ``dtype``."""
+    def inputs(self) -> AnyRows:
+        """The input as rows ``[m, r, i]``, bias column included; made once."""
         if self.kept is None:
-            self.kept = input_rows(self.reader, self.module, self.x, dtype)
+            self.kept = input_rows(self.reader, self.module, self.x, self.output_dtype)
         return self.kept
 
     def outputs(self, g: Tensor) -> Float[Tensor, "m s o"]:
@@ -93,7 +106,7 @@ class Entry:
 
     def along(self, u: Tensor, v: Tensor, start: int, g: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``uᵀ M v`` of what it adds to the block, v on the columns from ``start`` on, and a bound on it."""
-        k, a = self.reader.groups(self.module), self.inputs(dtype).to(dtype)
+        k, a = self.reader.groups(self.module), self.inputs().to(dtype)
         o = self.reader.shape(self.module)[0]
         flat = self.outputs(g).to(dtype).reshape(-1, o)
         if self.transposed:
@@ -108,7 +121,7 @@ class Entry:
         if not self.transposed:
             x, g = as_dtype(self.x, dtype), g.reshape(self.shape).to(dtype)
             return self.reader.row(self.module, x, g, k)
-        a = self.inputs(dtype).to(dtype)
+        a = self.inputs().to(dtype)
         flat = self.outputs(g).to(dtype).flatten(0, 1)
         column = (a.index == k).to(dtype) if isinstance(a, Lookups) else a[..., k]
         size = torch.linalg.vector_norm(flat) * torch.linalg.vector_norm(column)
@@ -172,6 +185,7 @@ class Ledger:
         self.current: Forward | None = None
         self.opaque: list[Forward] = []  # their outputs could not be looked into
         self.obstacles: set[str] = set()
+        self.coarse = 0.0
         self.tasks: dict[int, Task] = {}
         self.entries: dict[str, dict[Entry, None]] = defaultdict(dict)
         self.checked: dict[str, list[Arrived]] = defaultdict(list)
@@ -363,6 +377,10 @@ class Ledger:
 
     def _complete(self, name: str, g: Tensor) -> None:
         """The gradient of a parameter is complete, and not yet added to ``.grad``."""
+        with without_autocast(g.device):  # which may be on around the caller's backward pass
+            self._completed(name, g)
+
+    def _completed(self, name: str, g: Tensor) -> None:
         if self.active and self.watch and not self.full:
             self._begin_look(name)
         if not (self.active and self.counts):
@@ -376,6 +394,11 @@ class Ledger:
 
     def _added(self, name: str, p: Tensor) -> None:
         """It was added: what arrived in this task is now part of ``.grad``."""
+        self.coarse = autocast_rounding(p.device)  # of products that a backward pass makes under it
+        with without_autocast(p.device):
+            self._entered(name, p)
+
+    def _entered(self, name: str, p: Tensor) -> None:
         if self.active and self.watch and not self.full:
             self._look(name, p)
         if not (self.active and self.counts):
@@ -443,7 +466,7 @@ class Ledger:
         for use, arriving in arrived.pairs:
             value, bound = use.along(u, v, start, arriving, u.dtype)
             explained, size = explained + value, size + bound
-            coarse = max(coarse, _coarse(arriving, p))
+            coarse = max(coarse, self.coarse, _coarse(arriving, p))
         tolerance = max(ROUNDING * torch.finfo(u.dtype).eps, COARSE * coarse)
         arrived.errors[name] = (added - explained).abs(), tolerance * size
 
@@ -492,7 +515,7 @@ class Ledger:
         for use, g in arrived.pairs:
             values, bound = use.row(k, g, work)
             explained, size = explained + values, size + bound
-            coarse = max(coarse, _coarse(g, p))
+            coarse = max(coarse, self.coarse, _coarse(g, p))
         tolerance = max(FINE * torch.finfo(work).eps, COARSE * coarse)
         # of smaller gradients the norms above are 0: their squares underflow
         least = torch.finfo(work).tiny ** 0.5
@@ -602,4 +625,4 @@ def _remove(handles: Iterable[Any]) -> None:
 
 def _work(t: Tensor) -> torch.dtype:
     """What gradients are compared in: their dtype, float32 at least."""
-    return torch.promote_types(t.dtype, torch.float32)
+    return work_dtype(t.dtype)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlab.linalg.work import work_dtype
+
 _scale: ContextVar[float] = ContextVar("scale", default=1.0)
 
 
@@ -48,4 +50,4 @@ def gradients(
 
 def unscaled(g: Tensor, scale: float) -> Tensor:
     """``g / scale``, in float32 or wider."""
-    return g.to(torch.promote_types(g.dtype, torch.float32)) / scale
+    return g.to(work_dtype(g.dtype)) / scale

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from curvlab.linalg.work import work_dtype
 from curvlab.objectives.nested import each_tensor
 from curvlab.protocols.loss import Loss
 
@@ -21,4 +21,4 @@ def predicted(loss: Loss, outputs: Any) -> Any:
 
 
 def _wide(t: Tensor) -> Tensor:
-    return t.to(torch.promote_types(t.dtype, torch.float32)) if t.is_floating_point() else t
+    return t.to(work_dtype(t.dtype)) if t.is_floating_point() else t

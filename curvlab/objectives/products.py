@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.work import without_autocast
 from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.nested import arguments, as_one, each_tensor
 from curvlab.objectives.prediction import predicted
@@ -241,5 +242,6 @@ def curved(loss: Loss, chunk: Chunk, outputs: Tensor, apart: Apart, v: Tensor, e
     """
     f = apart(outputs)
     loss.require(f, chunk.targets)
-    bent, _ = as_one(loss.hessian_product(f, chunk.targets, chunk.weights, apart(v)))
-    return bent / examples
+    with without_autocast(outputs.device):
+        bent, _ = as_one(loss.hessian_product(f, chunk.targets, chunk.weights, apart(v)))
+        return bent / examples

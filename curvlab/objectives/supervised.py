@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.work import work_dtype
 from curvlab.objectives.evaluation import EvaluationBuilder, differentiated
 from curvlab.objectives.losses import ModelLoss, loss_of
 from curvlab.objectives.mark import Unmarked, mark_of, mark_of_module
@@ -198,7 +199,7 @@ class SupervisedObjective(Objective):
             if known.sample is sample:
                 return known
         p = next(self.model.parameters())
-        like = p.new_empty(0, dtype=torch.promote_types(as_real(p).dtype, torch.float32))
+        like = p.new_empty(0, dtype=work_dtype(as_real(p).dtype))
         found = MicroBatches(self.loss_rule, sample, like, self.micro_batch)
         self._cut.append(found)
         return found
@@ -242,7 +243,7 @@ def _given(sample: Sample) -> tuple[Any, ...]:
 
 def _own(g: Tensor, chunks: int) -> Tensor:
     """A gradient that more may be added to, in float32 or wider."""
-    return g if chunks == 1 else g.to(torch.promote_types(g.dtype, torch.float32), copy=True)
+    return g if chunks == 1 else g.to(work_dtype(g.dtype), copy=True)
 
 
 def objective(

@@ -26,6 +26,7 @@ from torch.func import grad, vmap
 from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import recording
 from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.nested import each_tensor
@@ -129,8 +130,9 @@ class GradientVariance:
         good = {name: r for name, r in rows.items() if self._by_example(name, r, chunk.examples)}
         outputs = self._read(outputs)
         squares = outputs.new_zeros(chunk.examples)
-        for name, (a, g) in good.items():
-            squares = squares + _squared_norms(dense_rows(a).detach(), g, self.blocks[name])
+        with without_autocast(squares.device):
+            for name, (a, g) in good.items():
+                squares = squares + _squared_norms(dense_rows(a).detach(), g, self.blocks[name])
         others = [b for b in self.blocks.members if b.name not in good and b.name not in self._idle(rows)]
         if others:
             squares = squares + self._others(chunk, outputs, others)
@@ -201,9 +203,11 @@ class GradientVariance:
     def _along_rows(self, gradient: BlockVector) -> Float[Tensor, " n"]:
         """⟨∇ℓ_i, ∇L⟩ from the rows of the one chunk there is."""
         assert self.rows is not None
-        parts = [
-            _inner(dense_rows(a).detach(), g, gradient.factored(name)) for name, (a, g) in self.rows.items()
-        ]
+        with without_autocast(gradient.device):
+            parts = [
+                _inner(dense_rows(a).detach(), g, gradient.factored(name))
+                for name, (a, g) in self.rows.items()
+            ]
         return torch.stack(parts).sum(0) if parts else gradient.flat.new_zeros(self.batches.examples)
 
     def _along_pushed(self, gradient: BlockVector) -> Float[Tensor, " n"]:

@@ -16,6 +16,7 @@ from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.lookups import Lookups
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.work import work_dtype
 from curvlab.parts.inverses import eigenbasis_of, identity_basis, relative_to
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, check_bounds
@@ -106,7 +107,7 @@ class Eigenbasis(Preconditioner[EigenState]):
             if name in state.basis:
                 state.observed[name] += 1
                 weight = newest_weight(self.decay, state.observed[name])
-                work = torch.promote_types(state.moments.dtype, torch.float32)
+                work = work_dtype(state.moments.dtype)
                 rows = tuple(t.to(work) for t in terms)
                 fresh = _moments(name, rows, state.basis[name].to(work), labels)
                 ctx.storage.updated_(state.moments[name], lambda S: S.lerp_(fresh, weight))  # noqa: B023

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.linalg.compose import Shifted
+from curvlab.linalg.compose import InDtype, Shifted
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.secants import Which
 from curvlab.linalg.vectors import BlockVector
@@ -109,7 +109,9 @@ class Iterative(Preconditioner[IterativeState]):
             self.inner.refresh(state.inner, ctx)
 
     def apply(self, state: IterativeState, v: BlockVector, ctx: Context) -> Solve:
-        A = Shifted(self.estimator.curvature(state.estimate), ctx.damping)
+        C = self.estimator.curvature(state.estimate)
+        factors = ctx.backend.dtypes.factors
+        A = Shifted(C if factors == v.dtype else InDtype(C, factors), ctx.damping)
         inner = self.inner
         M = None if inner is None else lambda r: inner.apply(state.inner, r, ctx).x
         pairs = None if inner is None else inner.pairs()

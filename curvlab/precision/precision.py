@@ -30,7 +30,7 @@ class Precision(OnDevice, Backend):
     half a unit in the last place.
     """
 
-    rows: Stored | None = None  #: dtype of rows of layer statistics; unset: as they are captured
+    rows: Stored | None = None  #: dtype of rows of layer statistics; unset: that of the layer's output
     factors: Stored | None = None  #: dtype of curvature factors and of factors of inverses, all of them
     moments: Stored | None = None  #: dtype of moving averages of gradients and their squares
     averages: Rounding = "nearest"  #: rounding of states in bfloat16

@@ -50,6 +50,10 @@ class Backend(ABC):
         """Indices of a batch, drawn on the host; on the device already, if that is worth a transfer here."""
         return indices
 
+    def at(self, fraction: float) -> Backend:
+        """The precision when this fraction of a run's budget is used up: itself, unless it has phases."""
+        return self
+
     @contextmanager
     def forward(self) -> Iterator[None]:
         """The context of every pass through the model: autocast, where passes have a dtype of their own."""

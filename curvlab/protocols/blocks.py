@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
+from curvlab.linalg.work import work_dtype
 from curvlab.protocols.pieces import cut, rows_of_piece, whole
 from curvlab.protocols.reader import LayerReader
 
@@ -118,7 +119,7 @@ class Blocks:
     def like(self) -> Tensor:
         """An empty tensor on the parameters' device, of the dtype of vectors: theirs, float32 at least."""
         p = as_real(next(iter(self.parameters.values()))).detach()
-        return p.new_empty(0, dtype=torch.promote_types(p.dtype, torch.float32))
+        return p.new_empty(0, dtype=work_dtype(p.dtype))
 
     def value(self, name: str) -> Tensor:
         """A parameter, or the piece of one that a name means, sharing its memory."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from curvlab.linalg.compose import InDtype
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.backend import Backend
@@ -37,4 +38,4 @@ class Context:
 
     def product(self, operator: LinearOperator[BlockVector], v: BlockVector, role: Role) -> BlockVector:
         """``operator`` times ``v``, whose factors are stored in this role: in their dtype, rounded to v's."""
-        return (operator @ v.to(self.backend.dtypes.of(role))).to(v.dtype)
+        return InDtype(operator, self.backend.dtypes.of(role)) @ v

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from curvlab.linalg.work import work_dtype
+
 #: what is stored between steps beside the parameters
 Role = Literal["factors", "inverse_factors", "moments", "work"]
 
@@ -19,7 +21,7 @@ class Dtypes:
     |---|---|
     | ``parameters`` | parameters, their gradients, buffers |
     | ``compute`` | forward and backward passes, by autocast; ``None``: that of the parameters |
-    | ``rows`` | rows of layer statistics; ``None``: as they are captured, that of ``compute`` mostly |
+    | ``rows`` | rows of layer statistics; ``None``: that of the layer's output |
     | ``factors`` | estimates of curvature, to be factorized (KFAC's A and B); their inverses and bases |
     | ``inverse_factors`` | factors of inverses that only products touch (SINGD's K and C), their momenta |
     | ``moments`` | moving averages of gradients and of their squares |
@@ -44,7 +46,7 @@ class Dtypes:
     @property
     def work(self) -> torch.dtype:
         """What a step computes in."""
-        return torch.promote_types(self.parameters, torch.float32)
+        return work_dtype(self.parameters)
 
     def of(self, role: Role) -> torch.dtype:
         """The dtype of what is stored in this role."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
 from curvlab.linalg.lookups import AnyRows, Lookups, flattened
+from curvlab.linalg.work import work_dtype
 from curvlab.protocols.evidence import Evaluation, LayerStats
 
 Rule = Literal["expand", "reduce", "auto"]
@@ -83,7 +84,7 @@ def rows_of(
         rows = None if g is None else g.flatten(0, 2).to(dtype)
         return Rows(flattened(a, 0, 1).to(dtype), 1.0 / (n * s), rows, 1.0 / n)
     assert isinstance(a, Tensor)
-    work = torch.promote_types(dtype, torch.float32)  # of the sums over positions
+    work = work_dtype(dtype)  # of the sums over positions
     rows = None if g is None else g.to(work).sum(2).flatten(0, 1).to(dtype)
     return Rows(a.to(work).mean(1).to(dtype), 1.0 / n, rows, 1.0 / n)
 

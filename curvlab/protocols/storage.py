@@ -15,6 +15,7 @@ from torch import Tensor
 
 from curvlab.linalg.rounding import stochastic
 from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.work import work_dtype
 from curvlab.protocols.backend import Backend, Rounding
 from curvlab.protocols.structure import Structure
 
@@ -70,7 +71,7 @@ class Storage:
         self, stored: Tensor, change: Callable[[Tensor], object], dtype: torch.dtype | None = None
     ) -> Tensor:
         """The same of a tensor; the result is not to be changed.  Without ``dtype``: float32 or wider."""
-        work = dtype or torch.promote_types(stored.dtype, torch.float32)
+        work = dtype or work_dtype(stored.dtype)
         if stored.dtype == work:
             change(stored)
             return stored
@@ -103,7 +104,7 @@ class Storage:
 
 def work_of(stored: Structure) -> torch.dtype:
     """The dtype in which a member of a structure is changed: its own, float32 at least."""
-    return torch.promote_types(stored.like.dtype, torch.float32)
+    return work_dtype(stored.like.dtype)
 
 
 def to_dtype(member: M, dtype: torch.dtype) -> M:

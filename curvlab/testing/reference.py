@@ -175,11 +175,13 @@ def nearest_member(family: Family, S: Float[Tensor, "d d"]) -> Float[Tensor, "d 
 
 @dataclass(frozen=True)
 class Lapack(Backend):
-    """float64 on the CPU through LAPACK alone: the slow twin of every faster backend."""
+    """The CPU through LAPACK alone, in float64 unless ``roles`` say otherwise: the slow twin of others."""
+
+    roles: Dtypes = Dtypes.uniform(torch.float64)
 
     @property
     def dtypes(self) -> Dtypes:
-        return Dtypes.uniform(torch.float64)
+        return self.roles
 
     @property
     def torch_device(self) -> torch.device:

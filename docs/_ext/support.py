@@ -24,6 +24,7 @@ import torch
 from layer_kinds import LAYERS, OTHERS, Case
 from listings import OURS, table
 from loss_support import by_loss
+from precision_support import by_precision, precisions
 from torch import nn
 
 import curvlab
@@ -75,12 +76,9 @@ class Outcome:
 
 def outcomes() -> Iterator[Outcome]:
     """Every combination."""
-    structures, precisions = (
-        [e.name for e in installed().parts(kind) if OURS.fullmatch(e.distribution)]
-        for kind in ("structure", "precision")
-    )
+    structures = [e.name for e in installed().parts("structure") if OURS.fullmatch(e.distribution)]
     for method, layer, labels, structure, precision in itertools.product(
-        TAKES, LAYERS, Labels, structures, precisions
+        TAKES, LAYERS, Labels, structures, dict(precisions())
     ):
         settings = {place: {"use": structure} for place in TAKES[method]}
         refusal = attempt(method, LAYERS[layer], precision, settings, labels=str(labels))
@@ -93,7 +91,7 @@ def attempt(method: str, case: Case, precision: str, settings: Mapping[str, Any]
     Raises ``AssertionError`` if it is not refused and does not train.
     """
     torch.manual_seed(0)
-    dtype = {"float64": torch.float64}.get(precision, torch.float32)
+    dtype = dict(precisions())[precision]
     model, x = case.model().to(dtype), case.inputs()
     x = x if case.tokens else x.to(dtype)
     y = torch.zeros(6, dtype=torch.long)
@@ -205,6 +203,7 @@ def page() -> str:
         reasons="\n".join(f"{k}. {message}" for message, k in notes.items()),
         layers=layers,
         losses=by_loss(),
+        by_precision=by_precision(),
         others=others,
         kinds=len(LAYERS) + len(OTHERS),
     )
@@ -252,6 +251,13 @@ fallback unless a part's setting `tied` asks for it.
 They read no layers; nothing is left out.
 
 {others}
+
+## Method × precision
+
+{yes}: the loss of a batch falls in twelve steps of a small network; {no}: it is refused, with the reason.
+[Backend](concepts/backend.md) says what each precision is. `phases` is made of these.
+
+{by_precision}
 
 ## Loss × what is evaluated
 

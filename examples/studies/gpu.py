@@ -85,10 +85,15 @@ class Bench:
         return float(torch.cuda.max_memory_allocated(self.device))
 
 
+def backend_of(precision: str) -> Backend:
+    """The part, on the CPU: which dtypes it has does not depend on the device."""
+    made: Backend = build_part(installed(), Backend, precision)
+    return made
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """Of the parameters."""
-    backend: Backend = build_part(installed(), Backend, precision)
-    return backend.dtype
+    return backend_of(precision).dtypes.parameters
 
 
 def stepper(method: str, net: Network, precision: str, device: torch.device, **knobs: Any) -> Step:
@@ -105,15 +110,16 @@ def stepper(method: str, net: Network, precision: str, device: torch.device, **k
 
 
 def fused(net: Network, precision: str, device: torch.device) -> Step:
-    """The same of torch's fused AdamW."""
-    dtype = dtype_of(precision)
+    """The same of torch's fused AdamW, under autocast where the precision is mixed."""
+    dtype, compute = dtype_of(precision), backend_of(precision).dtypes.compute
     model, data = net.model(dtype, device), net.batches(4, dtype, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> Tensor:
         x, y = next(data)
         optimizer.zero_grad()
-        loss: Tensor = nn.functional.cross_entropy(model(x), y)
+        with torch.autocast(device.type, dtype=compute, enabled=compute is not None):
+            loss: Tensor = nn.functional.cross_entropy(model(x), y)
         torch.autograd.backward(loss)
         optimizer.step()
         return loss.detach()

@@ -13,12 +13,11 @@ from training import ROOT, Ledger
 
 sys.path.append(str(ROOT))  # the experiments are among the tests
 
-from curvlab_precision.half import Bfloat16, Float16
-
 from curvlab.parts.inverses import Cholesky
 from curvlab.precision.full import Full
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.preconditioner import Inverse
+from curvlab_precision.half import Bfloat16, Float16
 from plugins.precision.tests import experiments
 
 #: how a factor is stored, for tables

@@ -76,3 +76,40 @@ def test_a_layer_that_a_method_trains_has_the_dense_gauss_newton_block(layer: st
             key = tuple(seen.layout.names)
             truths[key] = truths[key] if key in truths else behind.truth(seen)
             behind.assert_blocks(seen, f"{method}, {layer}", truths[key])
+
+
+#: torch computes this layer in float16 on a GPU alone
+NOT_IN_FLOAT16_ON_A_CPU = ("`nn.LSTM`",)
+
+
+def treated(layer: str, low: str) -> list[str]:
+    """Which parameters ``kfac`` trains itself after two steps; ``low`` is a way to low precision, or none."""
+    case = {**LAYERS, **OTHERS}[layer]
+    torch.manual_seed(0)
+    model, x = case.model(), case.inputs()
+    if low.startswith("bfloat16"):
+        model, x = model.bfloat16(), x if case.tokens else x.bfloat16()
+    precision = low if low.startswith("mixed") else None
+    optimizer = curvlab.optimizer("kfac", model, labels="data", precision=precision)
+    y = torch.zeros(6, dtype=torch.long)
+    for _ in range(2):
+        if low.endswith("plain loop"):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low.startswith("autocast")):
+                loss = torch.nn.functional.cross_entropy(model(x).float(), y)
+                loss.backward()
+                optimizer.step()
+        else:
+            optimizer.step(curvlab.objective(model, torch.nn.CrossEntropyLoss(), x, y))
+    return sorted(row.parameter for row in optimizer.coverage() if row.treatment == "kfac")
+
+
+@pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
+@pytest.mark.parametrize("layer", [*LAYERS, *OTHERS])
+def test_in_low_precision_a_layer_is_treated_as_in_float32(layer: str) -> None:
+    ways = ["bfloat16", "bfloat16, plain loop", "autocast, plain loop", "mixed-bfloat16"]
+    if layer not in NOT_IN_FLOAT16_ON_A_CPU:
+        ways.append("mixed-float16")
+    expected = treated(layer, "")
+    for low in ways:
+        assert treated(layer, low) == expected, low

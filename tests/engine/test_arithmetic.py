@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 import torch
 from torch import Tensor, nn
 
@@ -169,3 +171,18 @@ def test_a_run_goes_on_on_the_device_it_was_made_on_and_is_evaluated_on_any(tmp_
         run_small(tmp_path, elsewhere, resume=run.folder)
     assert evaluate(elsewhere, run.folder)["metrics"] == run.summary["metrics"]
     assert run_small(tmp_path, small_plan(steps=4), resume=run.folder).summary["steps"] == 4
+
+
+def test_a_run_records_the_device_that_auto_has_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    settings = {"device": "auto", "tf32": "forward", "pinned": True}
+    config = {
+        "task": {"use": "quadratic"}, "method": {"use": "sgd"}, "run": {"steps": 1},
+        "precision": settings, "report": {"use": "quiet"},
+    }  # fmt: skip
+    run = curvlab.train(config, out=tmp_path)
+    assert json.loads((run.folder / "manifest.json").read_text())["device"] == "cpu"
+    kept = tomli.loads((run.folder / "resolved.toml").read_text())["precision"]
+    assert {name: kept[name] for name in settings} == settings

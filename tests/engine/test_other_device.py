@@ -28,6 +28,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full
 from curvlab.protocols.step import At, Transform
+from curvlab.registry.imports import part_class
 from curvlab.reporting.runlog import RunLog
 from curvlab.testing.dispatch import host_syncs
 from tests.elsewhere import CPU, DEVICE, MixedDevices, counted_waits, second_device
@@ -177,6 +178,38 @@ def test_factors_of_every_structure_live_there(structure: str) -> None:
 def test_a_plain_loop_trains_there(name: str) -> None:
     knobs = {"labels": "data"} if name == "kfac" else {}
     assert_alike(NETWORKS["tokens"], method(name, **knobs), plain=True)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "kfac", "singd", "soap", "lbfgs"])
+@pytest.mark.parametrize("write", ["stochastic", "master"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameters_of_16_bits_are_written_there(dtype: str, write: str, name: str) -> None:
+    """To the bit: in 16 bits all kernels of the network are those of the CPU."""
+    if (dtype, write) == ("float16", "stochastic"):
+        write = "nearest"
+    part: Any = part_class(registry().part("precision", dtype))
+
+    class There(part):  # type: ignore[misc]
+        @property
+        def torch_device(self) -> torch.device:
+            return DEVICE
+
+    def steps(device: torch.device) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        backend = (part if device == CPU else There)(parameter_write=write)
+        model = images().to(backend.dtypes.parameters).to(device)
+        x = NETWORKS["images"].inputs().to(device, backend.dtypes.parameters)
+        y = torch.zeros(6, dtype=torch.long, device=device)
+        optimizer = CurvatureOptimizer(method(name), model, backend=backend)
+        torch.manual_seed(1)
+        for _ in range(STEPS):
+            optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y))
+        return {n: p.detach().cpu() for n, p in model.named_parameters()}
+
+    here = steps(CPU)
+    with second_device() as device:
+        there = steps(device)
+    assert all(torch.equal(p, there[n]) for n, p in here.items())
 
 
 SMALL = {"use": "digits", "hidden": [16], "batch_size": 32}

@@ -18,12 +18,12 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import curvlab
-from curvlab.config import build_method
+from curvlab.config import build_method, build_part
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CurvlabError, Diverged
 from curvlab.objectives.distributed import DistributedObjective
 from curvlab.objectives.ranks import Ranks
-from curvlab.precision.full import Full
+from curvlab.protocols.backend import Backend
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.structure import Group, NaiveFallback
@@ -122,6 +122,10 @@ CASES: dict[str, Case] = {
     "nothing to learn from": Case("kfac", {"labels": "exact"}, criterion=weighted, targets=1),
     "an infinity": singd(inputs=INFINITE),
     "an infinity, plain loop": singd(inputs=INFINITE, plain=True, shares=EVEN),
+    # rounded by chance: the ranks among themselves alike, and to others nearly
+    "singd, bfloat16": singd(dtype=torch.bfloat16, drawn=True),
+    "kfac, bfloat16": Case("kfac", {"labels": "exact"}, dtype=torch.bfloat16, drawn=True),
+    "adamw, bfloat16, plain loop": Case("adamw", dtype=torch.bfloat16, plain=True, shares=EVEN, drawn=True),
     "beyond float32": singd(inputs=partial(spoilt, 1e25, 2), dtype=torch.float32, rtol=1e-3),
 }
 
@@ -147,7 +151,7 @@ def trained(case: Case, rank: int | None) -> dict[str, Any]:
         optimizer = CurvatureOptimizer(
             build_method(registry(), case.method, case.knobs),
             model,
-            backend=Full(str(case.dtype).removeprefix("torch.")),
+            backend=build_part(registry(), Backend, str(case.dtype).removeprefix("torch."), {}),
             reduction=getattr(criterion, "reduction", "mean"),
             ranks=ranks,
         )

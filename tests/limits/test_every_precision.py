@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import curvlab
+from curvlab.errors import ConfigError
 from tests.limits.registered import methods
 
 PRECISIONS = ("float64", "bfloat16", "mixed-bfloat16", "mixed-float16")
@@ -102,3 +103,11 @@ def test_it_trains(method: str, network: str, precision: str) -> None:
     finite = [loss for loss in found if math.isfinite(loss)]
     assert len(finite) > STEPS - 15
     assert sum(finite[-10:]) < 0.998 * sum(finite[:10])
+
+
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "float64"])
+@pytest.mark.parametrize("method", REFUSED)
+def test_it_is_refused_in_one_sentence_before_the_first_step(method: str, precision: str) -> None:
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    with pytest.raises(ConfigError, match="does not work with passes in b?float16: residuals are"):
+        curvlab.optimizer(method, mlp().to(dtype), precision=precision)

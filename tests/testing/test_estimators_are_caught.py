@@ -57,17 +57,19 @@ class SoundEstimator(CurvatureEstimator[Squares]):
         return None if block.is_layer else "not a layer"
 
     def init(self, like: BlockVector, ctx: Context) -> Any:
-        return Squares(like.zeros_like())
+        return Squares(ctx.zeros(like, "factors"))
 
     def fresh(self, seen: Evaluation, name: str) -> Tensor:
-        (t,) = seen.layers[Labels.DATA][name]
+        (given,) = seen.layers[Labels.DATA][name]
+        t = given.to(seen.gradient.dtype)
         assert t.grads is not None
         return (t.grads[0, :, 0].square().mT @ t.inputs[:, 0].square()) / seen.examples
 
     def observe(self, state: Any, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
         for name in state.mean:
-            state.mean[name].lerp_(self.fresh(seen, name), 0.5 / (1 - 0.5**state.observed))
+            mean = state.mean[name]
+            mean.lerp_(self.fresh(seen, name).to(mean.dtype), 0.5 / (1 - 0.5**state.observed))
 
     def curvature(self, state: Any) -> Any:
         return self.operator(state.mean)
@@ -125,6 +127,13 @@ def in_double(self: Any, state: Any) -> Any:
     return Diagonal(C.entries.to(torch.float64))
 
 
+def unconverted(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None:
+    """Writes as if factors had the dtype of vectors."""
+    state.observed += 1
+    for name in state.mean:
+        state.mean[name].lerp_(self.fresh(seen, name), 0.5 / (1 - 0.5**state.observed))
+
+
 def late(self: Any, like: BlockVector, ctx: Context) -> Any:
     return Late()
 
@@ -161,6 +170,7 @@ def by_first_part(self: Any, seen: Evaluation, name: str) -> Tensor:
 
 E = SoundEstimator
 ESTIMATORS = [
+    breaking("roles", E, observe=unconverted),
     Broken("settings", broken(E, __eq__=lambda self, other: self is other, __hash__=object.__hash__)()),
     breaking("random_state", E, curvature=drawing),
     breaking(
@@ -179,7 +189,7 @@ ESTIMATORS = [
         also=("resume",),
         why="a fresh state cannot take what it has no tensor for",
     ),
-    breaking("resume", E, init=lambda self, like, ctx: Counting(like.zeros_like())),
+    breaking("resume", E, init=lambda self, like, ctx: Counting(ctx.zeros(like, "factors"))),
     breaking("obligations", E, operator=Silent),
     breaking("refusals", E, refuses=lambda self, block: None if block.is_layer else "  "),
     breaking("self_adjoint", E, operator=Shearing),

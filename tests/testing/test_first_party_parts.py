@@ -50,6 +50,8 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("krylov", "cg"): [{}, {"grid": 1.3, "progress": 5e-4}, {"max_iterations": 3}],
     ("krylov", "flexible-cg"): [{}, {"directions": 3}],
     ("step", "quadratic-model"): [{}, {"momentum": False}],
+    ("precision", "phases"): [{"phases": ["float32", "float64"], "until": [0.5]}],
+    ("precision", "bfloat16"): [{}, {"factors": "bfloat16"}],
     ("transform", "graft"): [{}, {"rule": "adafactor"}, {"rule": "adam"}],
     ("transform", "momentum"): [{}, {"nesterov": True}],
     ("transform", "ema"): [{}, {"bias_correction": False}],

@@ -40,7 +40,8 @@ class SoundPreconditioner(Preconditioner[Squares]):
 
     def observe(self, state: Any, seen: Evaluation, ctx: Context) -> None:
         state.observed += 1
-        state.mean.flat.lerp_(seen.gradient.flat.square(), 1 / state.observed)
+        square, weight = seen.gradient.flat.square(), 1 / state.observed
+        ctx.storage.updated_(state.mean.flat, lambda mean: mean.lerp_(square, weight), square.dtype)
 
     def scale(self, state: Any) -> Tensor:
         return 1 / (state.mean.flat.sqrt() + 0.1)
@@ -125,6 +126,12 @@ def late_squares(self: Any, like: BlockVector, ctx: Context) -> Any:
     return Late()
 
 
+def unrounded(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None:
+    """Writes as if states had the dtype of vectors."""
+    state.observed += 1
+    state.mean.flat.lerp_(seen.gradient.flat.square(), 1 / state.observed)
+
+
 def observe_later(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None:
     if state.mean is None:
         state.mean = seen.gradient.zeros_like()
@@ -133,6 +140,7 @@ def observe_later(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None
 
 P = SoundPreconditioner
 PRECONDITIONERS = [
+    breaking("roles", P, observe=unrounded),
     Broken("settings", broken(P, __eq__=lambda self, other: self is other, __hash__=object.__hash__)()),
     breaking("random_state", P, apply=applying(draw)),
     breaking(

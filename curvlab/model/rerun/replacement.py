@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.work import autocast_rounding
 from curvlab.model.rerun.modules import draws
 
 
@@ -106,7 +107,7 @@ def _fault(name: str, module: nn.Module) -> Fault:
 
 
 def alike(fused: Tensor, again: Tensor) -> bool:
-    """Whether two outputs agree to rounding: √ε of the largest entry, ε of the coarser of the two dtypes.
+    """Whether two outputs agree to rounding: √ε of the largest entry, ε of the coarsest dtype at work.
 
     Long recurrences magnify rounding, other dropout masks differ by the size of the entries; √ε lies
     between.  Entries that are not finite agree with entries that are not finite.
@@ -125,7 +126,8 @@ def alike(fused: Tensor, again: Tensor) -> bool:
 
 def _eps(t: Tensor) -> float:
     tf32 = t.is_cuda and t.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-    return 2.0**-10 if tf32 else torch.finfo(t.dtype).eps
+    own = 2.0**-10 if tf32 else torch.finfo(t.dtype).eps
+    return max(own, autocast_rounding(t.device))
 
 
 class _Replacement(torch.autograd.Function):

@@ -15,6 +15,7 @@ from curvlab.model.partition import partition
 from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
+from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.evidence import Evaluation, LayerStats, Solve, Step, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.testing.problems import labels, normal
@@ -35,6 +36,19 @@ def network() -> nn.Module:
         return nn.Sequential(*layers).to(torch.float64)
 
 
+#: dtypes that differ by role: vectors in float32, and nothing that is stored is
+MIXED = Dtypes(
+    parameters=torch.float32,
+    compute=None,
+    rows=torch.bfloat16,
+    factors=torch.float64,
+    inverse_factors=torch.bfloat16,
+    moments=torch.bfloat16,
+)
+#: relative change by rounding rows and states to bfloat16
+NEAR = 0.1
+
+
 @dataclass(frozen=True)
 class Bench:
     """A live model, the blocks of it that a part treats, and what refused the others."""
@@ -42,25 +56,32 @@ class Bench:
     model: nn.Module
     blocks: Blocks
     refused: dict[str, str]
+    roles: Dtypes
 
     @classmethod
     def of(
         cls,
         joins: Callable[[str], bool],
         refuses: Callable[[Block], str | None],
-        dtype: torch.dtype = torch.float64,
+        roles: Dtypes | torch.dtype = torch.float64,
     ) -> Bench:
         """The network as a part wants it partitioned."""
-        model = network().to(dtype)
+        roles = roles if isinstance(roles, Dtypes) else Dtypes.uniform(roles)
+        model = network().to(roles.parameters)
         whole = partition(model, joins)
         reasons = {b.name: refuses(b) for b in whole.members}
         treated = [name for name, reason in reasons.items() if reason is None]
-        return cls(model, whole.select(treated), {n: r for n, r in reasons.items() if r is not None})
+        return cls(model, whole.select(treated), {n: r for n, r in reasons.items() if r is not None}, roles)
+
+    def context(self, step: int) -> Context:
+        """A step's context, in the dtypes of the bench."""
+        return context(step, roles=self.roles)
 
     @property
     def like(self) -> BlockVector:
-        """A zero vector of the blocks."""
-        return self.blocks.layout.zeros(like=self.blocks.like.detach())
+        """A zero vector of the blocks, as parts are given one to begin with."""
+        vector = self.blocks.layout.zeros(like=self.blocks.like.detach())
+        return self.context(0).zeros(vector, "moments")
 
     def vector(self, seed: int) -> BlockVector:
         """A vector of normal numbers."""
@@ -75,12 +96,13 @@ class Bench:
 
     def evaluate(self, needs: Needs, step: int, *, micro_batch: int | None = None) -> Evaluation:
         """What is seen at θ on the step's batch; sampled labels are the step's own."""
-        return self.objective(step, micro_batch=micro_batch).evaluate(needs, self.blocks, context(step))
+        return self.objective(step, micro_batch=micro_batch).evaluate(needs, self.blocks, self.context(step))
 
 
-def context(step: int, damping: float = DAMPING) -> Context:
-    """A step's context, with randomness of its own."""
-    return Context(step, damping, Lapack(), torch.Generator().manual_seed(1000 + step))
+def context(step: int, damping: float = DAMPING, roles: Dtypes | None = None) -> Context:
+    """A step's context, with randomness of its own; in float64 unless ``roles`` say otherwise."""
+    backend = Lapack() if roles is None else Lapack(roles)
+    return Context(step, damping, backend, torch.Generator().manual_seed(1000 + step))
 
 
 def doubled(seen: Evaluation) -> Evaluation:
@@ -128,3 +150,12 @@ def held(seen: Evaluation) -> dict[str, Tensor]:
                 if t.grads is not None:
                     found[f"output gradients of {name} for {kind}, {k}"] = t.grads
     return found
+
+
+def require_near(expected: BlockVector, found: BlockVector, *, what: str) -> None:
+    """Raise ``AssertionError`` unless ``found`` differs from ``expected`` by rounding alone, in its dtype."""
+    dtype = found.dtype
+    assert dtype is expected.dtype, f"{what} is {dtype} where states have other dtypes than vectors"
+    assert found.is_finite(), f"{what} is not finite where states have other dtypes than vectors"
+    error, size = float((found - expected).norm()), float(expected.norm())
+    assert error <= NEAR * size, f"{what} changes by {error / size:.0%} where states are rounded to bfloat16"

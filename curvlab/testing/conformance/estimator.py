@@ -9,12 +9,13 @@ import torch
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.reader import products
 from curvlab.testing.asserts import assert_same, assert_self_adjoint
-from curvlab.testing.conformance.bench import Bench, context, copies, doubled, held
+from curvlab.testing.conformance.bench import MIXED, Bench, copies, doubled, held, require_near
 from curvlab.testing.conformance.check import Skipped, check
 from curvlab.testing.conformance.exercised import Found, Stateful
 
@@ -38,13 +39,13 @@ class EstimatorConformance(Stateful):
         """The class, for messages."""
         return type(self.part).__name__
 
-    def bench(self, dtype: torch.dtype = torch.float64) -> Bench:
+    def bench(self, roles: Dtypes | torch.dtype = torch.float64) -> Bench:
         """The network, partitioned for this estimator."""
-        return Bench.of(lambda layer: self.part.by_layer, self.part.refuses, dtype)
+        return Bench.of(lambda layer: self.part.by_layer, self.part.refuses, roles)
 
     def begin(self) -> Run:
         bench = self.bench()
-        return Run(bench, self.part.init(bench.like, context(0)))
+        return Run(bench, self.part.init(bench.like, bench.context(0)))
 
     def state_of(self, run: Run) -> Any:
         return run.state
@@ -55,7 +56,7 @@ class EstimatorConformance(Stateful):
 
     def observed(self, run: Run, seen: Evaluation, step: int = 0) -> LinearOperator[BlockVector]:
         """The estimate after one more evaluation."""
-        self.part.observe(run.state, seen, context(step))
+        self.part.observe(run.state, seen, run.bench.context(step))
         return self.part.curvature(run.state)
 
     @check()
@@ -157,10 +158,21 @@ class EstimatorConformance(Stateful):
     def check_float32(self) -> None:
         """In float32 the estimate's products are float32, and finite."""
         bench = self.bench(torch.float32)
-        run = Run(bench, self.part.init(bench.like, context(0)))
+        run = Run(bench, self.part.init(bench.like, bench.context(0)))
         image = self.observed(run, bench.evaluate(self.part.needs(), 0)) @ bench.vector(0)
         assert image.dtype is torch.float32, f"{self.name}: C v of float32 is {image.dtype}"
         assert image.is_finite(), f"{self.name}: C v in float32 is not finite"
+
+    @check()
+    def check_roles(self) -> None:
+        """States and rows in other dtypes than vectors' give nearly the same estimate."""
+        images = []
+        for roles in (Dtypes.uniform(torch.float32), MIXED):
+            bench = self.bench(roles)
+            run = Run(bench, self.part.init(bench.like, bench.context(0)))
+            C = self.observed(run, bench.evaluate(self.part.needs(), 0))
+            images.append(bench.context(0).product(C, bench.vector(0), "factors"))
+        require_near(*images, what=f"{self.name}: C v")
 
 
 def _trace(seen: Evaluation, block: str, labels: Labels) -> float:

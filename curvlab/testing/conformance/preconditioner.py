@@ -12,12 +12,13 @@ import torch
 from curvlab.engine.state import export
 from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
 from curvlab.testing.asserts import assert_close, assert_same
-from curvlab.testing.conformance.bench import Bench, context, copies, held
+from curvlab.testing.conformance.bench import MIXED, Bench, copies, held, require_near
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.exercised import Found, Stateful
 
@@ -46,16 +47,16 @@ class PreconditionerConformance(Stateful):
         """The class, for messages."""
         return type(self.part).__name__
 
-    def bench(self, dtype: torch.dtype = torch.float64) -> Bench:
+    def bench(self, roles: Dtypes | torch.dtype = torch.float64) -> Bench:
         """The network, partitioned for this preconditioner."""
-        return Bench.of(self.part.joins, self.part.refuses, dtype)
+        return Bench.of(self.part.joins, self.part.refuses, roles)
 
-    def begin(self, dtype: torch.dtype = torch.float64) -> Run:
-        bench = self.bench(dtype)
-        run = Run(bench, self.part.init(bench.like, context(0)))
+    def begin(self, roles: Dtypes | torch.dtype = torch.float64) -> Run:
+        bench = self.bench(roles)
+        run = Run(bench, self.part.init(bench.like, bench.context(0)))
         for k in range(PREPARATIONS):
             if not self.part.ready(run.state):
-                self.part.observe(run.state, bench.evaluate(self.part.needs(0), 100 + k), context(0))
+                self.part.observe(run.state, bench.evaluate(self.part.needs(0), 100 + k), bench.context(0))
         return run
 
     def state_of(self, run: Run) -> Any:
@@ -69,14 +70,14 @@ class PreconditionerConformance(Stateful):
         x = solve.x.clone()
         what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
         run.bench.blocks.subtract_(solve.x, ALPHA)
-        said = self.part.learn(run.state, self._with_pairs(what, run), context(step))
+        said = self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
         assert all(isinstance(e, Event) for e in said), f"{self.name}.learn must return Events, not {said!r}"
         return {"the update": x}
 
     def solved(self, run: Run, step: int) -> tuple[Evaluation, Solve]:
         """Observe, refresh, apply."""
         seen = run.bench.evaluate(self.part.needs(step), step)
-        ctx = context(step)
+        ctx = run.bench.context(step)
         self.part.observe(run.state, seen, ctx)
         self.part.refresh(run.state, ctx)
         return seen, self.part.apply(run.state, seen.gradient.borrow(), ctx)
@@ -148,7 +149,7 @@ class PreconditionerConformance(Stateful):
             if k == 3:
                 seen, solve = self.solved(run, k)
                 what = StepOutcome(seen, solve, Step(solve.x, 0.0, accepted=False))
-                self.part.learn(run.state, self._with_pairs(what, run), context(k))
+                self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(k))
                 continue
             found = self.advance(run, k)["the update"]
             assert found.is_finite(), f"{self.name}.apply: the update of step {k} is not finite"
@@ -159,8 +160,8 @@ class PreconditionerConformance(Stateful):
         run = self.trained()
         v, (tensors, plain) = run.bench.vector(1), export(run.state)
         kept, before = v.clone(), {n: t.clone() for n, t in tensors.items()}
-        first = self.part.apply(run.state, v, context(2)).x.clone()
-        again = self.part.apply(run.state, v, context(2)).x
+        first = self.part.apply(run.state, v, run.bench.context(2)).x.clone()
+        again = self.part.apply(run.state, v, run.bench.context(2)).x
         after, plain_after = export(run.state)
         assert torch.equal(v.flat, kept.flat), f"{self.name}.apply changes its argument v"
         wrong = [n for n in before if not torch.equal(before[n], after[n])]
@@ -174,7 +175,7 @@ class PreconditionerConformance(Stateful):
     def check_borrowed(self) -> None:
         """``apply`` hands out a fresh vector, or lends one: who may change it spoils nobody else's."""
         run = self.trained()
-        v, ctx = run.bench.vector(1), context(2)
+        v, ctx = run.bench.vector(1), run.bench.context(2)
         kept = v.clone()
         x = self.part.apply(run.state, v, ctx).x
         expected = x.clone()
@@ -190,7 +191,8 @@ class PreconditionerConformance(Stateful):
     @check(capability="linear")
     def check_linear(self) -> None:
         """``apply`` is one linear map during a step; where it is not, say ``varying = True``."""
-        run, ctx = self.trained(), context(2)
+        run = self.trained()
+        ctx = run.bench.context(2)
         u, v = (run.bench.vector(seed) for seed in (1, 2))
         X, Y = (self.part.apply(run.state, w, ctx).x.clone() for w in (u, v))
         both = self.part.apply(run.state, u * 2.0 - v, ctx).x
@@ -200,7 +202,8 @@ class PreconditionerConformance(Stateful):
     @check(capability="linear")
     def check_positive(self) -> None:
         """It is symmetric and positive definite, as solvers need it; where it is not, ``varying = True``."""
-        run, ctx = self.trained(), context(2)
+        run = self.trained()
+        ctx = run.bench.context(2)
         for seed in range(3):
             u, v = run.bench.vector(10 + seed), run.bench.vector(20 + seed)
             x, y = (self.part.apply(run.state, w, ctx).x.clone() for w in (u, v))
@@ -218,7 +221,7 @@ class PreconditionerConformance(Stateful):
         run = self.begin()
         for k in range(2):
             seen = run.bench.evaluate(self.part.needs(k), k)
-            kept, ctx = copies(seen), context(k)
+            kept, ctx = copies(seen), run.bench.context(k)
             self.part.observe(run.state, seen, ctx)
             self.part.refresh(run.state, ctx)
             solve = self.part.apply(run.state, seen.gradient.borrow(), ctx)
@@ -239,7 +242,7 @@ class PreconditionerConformance(Stateful):
             y = solve.x.clone()
             twin.bench.blocks.subtract_(solve.x, ALPHA)
             what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
-            self.part.learn(twin.state, self._with_pairs(what, twin), context(k))
+            self.part.learn(twin.state, self._with_pairs(what, twin), twin.bench.context(k))
             assert torch.equal(x.flat, y.flat), (
                 f"{self.name}: the update of step {k} changes if the memory of step {k - 1} is reused;"
                 " copy vectors to keep"
@@ -255,6 +258,16 @@ class PreconditionerConformance(Stateful):
         x = self.advance(run, 0)["the update"]
         assert x.dtype is torch.float32, f"{self.name}.apply of float32 gives {x.dtype}"
         assert x.is_finite(), f"{self.name}.apply in float32 is not finite"
+
+    @check()
+    def check_roles(self) -> None:
+        """States and rows in other dtypes than vectors' give nearly the same updates."""
+        updates = []
+        for roles in (Dtypes.uniform(torch.float32), MIXED):
+            run = self.begin(roles)
+            updates.append([self.advance(run, k)["the update"] for k in range(2)])
+        for k, pair in enumerate(zip(*updates, strict=True)):
+            require_near(*pair, what=f"{self.name}.apply in step {k}")
 
     @contextmanager
     def _unless_varying(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.work import work_dtype
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, check_bounds
 from curvlab.protocols.context import Context
@@ -75,7 +76,7 @@ class NewtonSchulz(Preconditioner[None]):
 
 def orthogonalised(v: Float[Tensor, "*b o i"], iterations: int) -> Float[Tensor, "*b o i"]:
     """Each matrix with its singular values moved near 1; in float32 at least."""
-    x = v.to(torch.promote_types(v.dtype, torch.float32))
+    x = v.to(work_dtype(v.dtype))
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # the Gram matrix on the short side is the small one
         x = x.mT

@@ -13,6 +13,7 @@ from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import KroneckerEigen
 from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.work import work_dtype
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Natural, check_bounds
 from curvlab.protocols.context import Context
@@ -72,7 +73,8 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
         for name, terms in seen.layers[Labels.MODEL].items():
             state.observed[name] += 1
             corrected = newest_weight(self.decay, state.observed[name])
-            fresh = torch.stack([self._diagonal(t.to(seen.gradient.dtype)) for t in terms]).sum(0)
+            work = work_dtype(state.diagonal.dtype)
+            fresh = torch.stack([self._diagonal(t.to(work)) for t in terms]).sum(0)
             share = corrected if self.bias_correction else 1 - self.decay
             ctx.storage.updated_(state.diagonal[name], lambda D: D.lerp_(fresh, share))  # noqa: B023
 

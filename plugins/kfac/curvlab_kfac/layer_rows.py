@@ -59,13 +59,13 @@ class LayerRows(CurvatureEstimator[RowsState]):
 
     def observe(self, state: RowsState, seen: Evaluation, ctx: Context) -> None:
         state.operators = {}
-        layers = seen.layers[self.labels]
+        layers, dtype = seen.layers[self.labels], ctx.backend.dtypes.factors
         for name, shape in state.shapes.items():
             if name not in layers:  # not called in this pass: no curvature, and its gradient is zero
-                empty = seen.gradient.flat.new_zeros
+                empty = ctx.like(seen.gradient, "factors").new_zeros
                 state.operators[name] = GramKronecker(empty(1, shape[0]), empty(1, shape[1]))
                 continue
-            rows = rows_of("layer-rows", name, layers[name], seen, self.sharing, seen.gradient.dtype)
+            rows = rows_of("layer-rows", name, layers[name], seen, self.sharing, dtype)
             g = None if rows.g is None else rows.g * rows.g_weight**0.5
             if isinstance(rows.a, Lookups):
                 state.operators[name] = GramDiagonal(g, rows.a.counts() * rows.a_weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
@@ -16,6 +17,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
+from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
@@ -76,6 +78,7 @@ class TermCovariance(CurvatureEstimator[TermState]):
         return None if block.is_layer else block.reason
 
     def init(self, like: BlockVector, ctx: Context) -> TermState:
+        _require_full_passes(ctx.backend.dtypes)
         shapes, empty = like.layout.shapes.items(), ctx.like(like, "factors")
         A = {n: [self.A.zeros(s[1], like=empty) for _ in range(self.terms)] for n, s in shapes}
         B = {n: [self.B.zeros(s[0], like=empty) for _ in range(self.terms)] for n, s in shapes}
@@ -109,6 +112,20 @@ class TermCovariance(CurvatureEstimator[TermState]):
             pairs = zip(state.B[name], factors, strict=True)
             blocks[name] = KroneckerSum(tuple(Kronecker(B, A) for B, A in pairs))
         return BlockDiagonal(blocks)
+
+
+def _require_full_passes(dtypes: Dtypes) -> None:
+    """Raise ``ConfigError`` for passes in 16 bits."""
+    passes = dtypes.compute or dtypes.parameters
+    if torch.finfo(passes).bits < 32:
+        raise ConfigError(
+            Fault(
+                f"{PART} does not work with passes in {str(passes).removeprefix('torch.')}: residuals are"
+                " differences of derivatives, of which 16 bits leave no digit",
+                path="precision",
+                hint='use precision = "float32" or "float64"',
+            )
+        )
 
 
 def _average_(M: Structure, keep: float, X: Tensor, weight: float, ctx: Context) -> None:

@@ -39,3 +39,9 @@ def curvlab_register(registry: Any) -> None:
         "curvlab_precision.mixed:MixedFloat16",
         summary="parameters and states in float32, passes under autocast in float16, with a loss scale",
     )
+    registry.add(
+        "precision",
+        "phases",
+        "curvlab_precision.phases:Phases",
+        summary="one precision after the other, by the fraction of a run's budget",
+    )

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from curvlab_precision.half import Bfloat16, Float16
 
 from curvlab.parts.inverses import Cholesky, Eigen
 from curvlab.precision.full import Full
 from curvlab.protocols.backend import Backend, Rounding
 from curvlab.protocols.preconditioner import Inverse
+from curvlab_precision.half import Bfloat16, Float16
 from plugins.precision.tests.experiments import (
     Unchecked,
     definiteness,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from curvlab_precision.half import Bfloat16
 from torch import Tensor, nn
 
 from curvlab.engine.method import Method
@@ -21,6 +20,7 @@ from curvlab.protocols.needs import Labels
 from curvlab.protocols.step import Transform
 from curvlab.protocols.structure import Family
 from curvlab.structures.dense import Dense
+from curvlab_precision.half import Bfloat16
 from curvlab_singd.singd import Singd
 from curvlab_singd.update import Factors
 

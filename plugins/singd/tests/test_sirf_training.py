@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from curvlab_precision.half import Bfloat16
 from torch import Tensor, nn
 
 import curvlab
@@ -17,6 +16,7 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.precision.full import Full
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE
+from curvlab_precision.half import Bfloat16
 from curvlab_singd.sirf_shampoo import Modes
 from plugins.singd.tests.bare import theta
 from tests.limits.registered import registry
