@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.linalg.lookups import AnyRows
+from curvlab.linalg.work import work_dtype
 from curvlab.protocols.reader import LayerReader, as_dtype
 
 
@@ -19,3 +20,8 @@ def input_rows(reader: LayerReader, module: nn.Module, x: Any, dtype: torch.dtyp
 def gradient_rows(reader: LayerReader, module: nn.Module, g: Tensor, x: Any) -> Tensor:
     """A gradient of its output, as rows ``[n, s, o]``."""
     return reader.grads(module, g, as_dtype(x, g.dtype))
+
+
+def sums_coarsely(reader: LayerReader, dtype: torch.dtype) -> bool:
+    """Whether torch may have lost most digits of a gradient, of a layer whose output has this dtype."""
+    return reader.coarse_sums and dtype != work_dtype(dtype)

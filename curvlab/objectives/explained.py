@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.work import work_dtype
+from curvlab.model.captured import sums_coarsely
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
 from curvlab.objectives.loss_scale import gradients
@@ -68,17 +69,21 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
     explained = {b.name: like.new_zeros(b.shape) for b in members}
     summed = {b.name: like.new_zeros(b.shape) for b in members}  # absolute values: rounding acts on these
     rounding = max(torch.finfo(blocks.parameters[p].dtype).eps for p in names)
+    coarse: set[str] = set()
     for call, g in zip(calls, got, strict=False):
         value, size = call.gradient(g)
         explained[call.block.name] += value
         summed[call.block.name] += size
         rounding = max(rounding, torch.finfo(call.output_dtype).eps)  # under a loss scale g is wider
+        if sums_coarsely(call.reader, call.output_dtype):
+            coarse.add(call.block.name)
     wrong = []
     for block in members:
         scale = float(summed[block.name].max())
         for p, mine in blocks.split(block, explained[block.name]).items():
             true = truth[whole(p)]
-            if not _close(mine, torch.zeros_like(mine) if true is None else cut(p, true), scale, rounding):
+            of_all = torch.zeros_like(mine) if true is None else cut(p, true)
+            if not _close(mine, of_all, scale, 1.0 if block.name in coarse else rounding):
                 wrong.append(block.name)
                 break
     return sorted(wrong)
@@ -92,7 +97,7 @@ def _close(mine: Tensor, true: Tensor, scale: float, rounding: float) -> bool:
     if not bool(torch.isfinite(true).all()):
         return True
     fine = torch.finfo(work_dtype(true.dtype)).eps
-    tolerance = min(1e3 * rounding, max(4.0 * rounding, 1e3 * fine))
+    tolerance = min(1.0, 1e3 * rounding, max(4.0 * rounding, 1e3 * fine))
     if true.is_cuda and true.dtype == torch.float32:
         tolerance = max(tolerance, TF32)
     return torch.allclose(

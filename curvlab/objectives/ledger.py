@@ -31,7 +31,7 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
 from curvlab.linalg.work import autocast_rounding, without_autocast, work_dtype
 from curvlab.model.arrangement import Called
-from curvlab.model.captured import gradient_rows, input_rows
+from curvlab.model.captured import gradient_rows, input_rows, sums_coarsely
 from curvlab.model.taps import arrival, listen
 from curvlab.model.use import Use
 from curvlab.objectives.examples import Declared, Forward, begun, outside
@@ -468,7 +468,7 @@ class Ledger:
         for use, arriving in arrived.pairs:
             value, bound = use.along(u, v, start, arriving, u.dtype)
             explained, size = explained + value, size + bound
-            coarse = max(coarse, self.coarse, _coarse(arriving, p))
+            coarse = max(coarse, self.coarse, _coarse(arriving, p, use))
         tolerance = max(ROUNDING * torch.finfo(u.dtype).eps, COARSE * coarse)
         arrived.errors[name] = (added - explained).abs(), tolerance * size
 
@@ -517,7 +517,7 @@ class Ledger:
         for use, g in arrived.pairs:
             values, bound = use.row(k, g, work)
             explained, size = explained + values, size + bound
-            coarse = max(coarse, self.coarse, _coarse(g, p))
+            coarse = max(coarse, self.coarse, _coarse(g, p, use))
         tolerance = max(FINE * torch.finfo(work).eps, COARSE * coarse)
         # of smaller gradients the norms above are 0: their squares underflow
         least = torch.finfo(work).tiny ** 0.5
@@ -612,8 +612,10 @@ def _place(block: Block, parameter: str) -> int:
     return [whole(p) for p in block.parameters].index(parameter)
 
 
-def _coarse(arriving: Tensor, g: Tensor) -> float:
+def _coarse(arriving: Tensor, g: Tensor, use: Entry) -> float:
     """Relative error of products where the model computes in halves, or TF32 rounds their operands."""
+    if sums_coarsely(use.reader, use.output_dtype):
+        return 1.0 / COARSE
     coarser = min((arriving.dtype, g.dtype), key=lambda dtype: -torch.finfo(dtype).eps)
     if coarser != _work(g):
         return float(torch.finfo(coarser).eps)

@@ -127,12 +127,13 @@ class Eigenbasis(Preconditioner[EigenState]):
             old = state.basis[name]
             with naming_block(name):
                 new = Basis(eigenbasis_of(block.B, ctx)[1], eigenbasis_of(block.A, ctx)[1])
-            S = state.moments[name]
-            if new.Q_B is not None and old.Q_B is not None:
-                S = (new.Q_B.mT @ old.Q_B).square_() @ S
-            if new.Q_A is not None and old.Q_A is not None:
-                S = S @ (old.Q_A.mT @ new.Q_A).square_()
-            state.moments[name].copy_(S)
+            work = work_dtype(state.moments.dtype)
+            S, here, there = state.moments[name].to(work), old.to(work), new.to(work)
+            if there.Q_B is not None and here.Q_B is not None:
+                S = (there.Q_B.mT @ here.Q_B).square_() @ S
+            if there.Q_A is not None and here.Q_A is not None:
+                S = S @ (here.Q_A.mT @ there.Q_A).square_()
+            ctx.storage.write_(state.moments[name], S)
             state.basis[name] = new
 
 

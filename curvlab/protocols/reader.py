@@ -35,6 +35,10 @@ class LayerReader(ABC):
     #: whether its uses are captured inside a call of the module (``CompositeReader``)
     composite: ClassVar[bool] = False
 
+    #: whether torch may add up its gradient row by row in 16 bits, where outputs have 16: then a gradient is
+    #: known to come from elsewhere only if it is larger than all rows together
+    coarse_sums: ClassVar[bool] = False
+
     def parts(self, module: nn.Module) -> tuple[LayerReader, ...]:
         """Readers of a layer of this kind that are tried in turn, for the parameters that are left."""
         return (self,)

@@ -30,6 +30,8 @@ class NormReader(LayerReader):
     The normalised input x̂ is made again from the input, whose statistics are part of it.
     """
 
+    coarse_sums = True  # kernels of norms do so on a CPU
+
     part: Literal["weight", "bias"] = "weight"
 
     def parts(self, module: nn.Module) -> tuple[LayerReader, ...]:
