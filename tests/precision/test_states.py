@@ -12,6 +12,7 @@ from torch import nn
 
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.testing.memory import alive
 from tests.engine.test_optimizer_state import WAYS
 from tests.precision.networks import METHODS, batch, network
 
@@ -104,3 +105,22 @@ def test_small_steps_add_up_only_where_rounding_keeps_the_mean(write: str, moves
         optimizer.step()
     mean = float(model.weight.detach().float().mean())
     assert mean == pytest.approx(0.99, abs=1e-3) if moves else mean == 1.0
+
+
+@pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("method", ["singd", "kfac", "ekfac", "soap", "adamw", "hf-gn"])
+def test_between_steps_nothing_else_is_held(method: str, precision: str) -> None:
+    def trained() -> CurvatureOptimizer:
+        model = network(BF16)
+        optimizer = curvlab.optimizer(method, model, precision=PRECISIONS[precision])
+        train(model, optimizer, range(3))
+        optimizer.zero_grad()
+        return optimizer
+
+    trained()  # constants that all optimizers of a process share are made here
+    before = alive()
+    optimizer = trained()
+    of_model = {t.untyped_storage().data_ptr() for t in optimizer.model.state_dict().values()}
+    held = {at: size for at, size in alive().items() if at not in before and at not in of_model}
+    assert sum(held.values()) == optimizer.state_bytes()
