@@ -96,10 +96,15 @@ def alive() -> dict[int, int]:
             is_tensor = issubclass(type(thing), Tensor)  # isinstance would look into lazy modules
         except ReferenceError:  # a dead weak proxy
             continue
-        if is_tensor and thing.layout == torch.strided:
+        if is_tensor and _has_memory(thing) and thing.layout == torch.strided:
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
     return found
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether it has a storage of its own: subclasses that dispatch, as fake tensors do, have none."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
