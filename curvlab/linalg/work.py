@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 
 
+@cache
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
     """``dtype``, or float32 for a half: sums of halves lose digits, and LAPACK has no routine for them."""
     return torch.promote_types(dtype, torch.float32)
