@@ -12,13 +12,13 @@ DROPPED = 16
 
 
 def stochastic(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Float32 as bfloat16, rounded up or down with probabilities that keep the mean.
+    """``x`` as bfloat16, rounded up or down with probabilities that keep the mean.
 
     A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments
     below half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities
-    and NaN stay what they are.  Costs five passes and a random integer per four entries.
+    and NaN stay what they are.  Float64 is rounded to float32 first.  Costs five passes and a random integer per four entries.
     """
-    bits = x.contiguous().view(torch.int32)
+    bits = x.to(torch.float32).contiguous().view(torch.int32)
     kept = _noise(bits, generator).add_(bits).bitwise_and_(-1 << DROPPED)
     # carries run into the kept bits as often as the dropped ones are large; those of a NaN, beyond them
     return kept.view(torch.float32).to(torch.bfloat16).where(x == x, math.nan)

@@ -119,3 +119,8 @@ def test_members_of_structures_are_written_by_chance_too() -> None:
     M.matrix.fill_(1.0)
     written("stochastic").change_(M, lambda M: M.matrix.add_(2.0**-8))
     assert 0.4 < float((M.matrix > 1).double().mean()) < 0.6
+
+
+def test_float64_is_rounded_as_its_float32() -> None:
+    x = torch.randn(5, 7, generator=generator(), dtype=torch.float64)
+    assert torch.equal(stochastic(x, generator(1)), stochastic(x.float(), generator(1)))
