@@ -101,9 +101,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.assignment = Arms(name, self.method, backend, self.generator, lambda event: self.on_event(event))
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
-        # a θ rounded by chance is not the one that the search has evaluated
         rule = backend.loss_scaling
         self.scale = None if rule is None else LossScale(rule)
+        # a θ rounded by chance is not the one that the search has evaluated
         exact = backend.parameter_rounding == "nearest"
         self.cache = GradientCache.of(self.blocks) if self.method.step.carries_gradient and exact else None
         self.ambient = Ambient(

@@ -24,9 +24,8 @@ def require_trainable(model: nn.Module) -> None:
     """Refuse what no method can train; the message names the parameter and the remedy.
 
     Every parameter that requires a gradient must be of one dtype, float32, float64, bfloat16 or float16;
-    complex64 goes with float32, complex128 with float64.  Backends refuse to factorise halves (``Full``), so
-    that they are for methods without inverses.  All must be on one device, ``meta`` included, and their
-    gradients dense.  Raises ``ConfigError`` with every fault found.
+    complex64 goes with float32, complex128 with float64.  All must be on one device, ``meta`` included, and
+    their gradients dense.  Raises ``ConfigError`` with every fault found.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     faults = [*_dtypes(trained), *_devices(trained), *_sparse(model)]

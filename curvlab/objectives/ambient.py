@@ -43,8 +43,8 @@ Batches = dict[int, tuple[list[Forward], int]]
 class Ambient:
     """Reads a model that its caller's own loop trains.
 
-    ``examples`` is what the user declares of a call's examples, ``rows`` the dtype of rows, if not the one
-    that they are captured in.  Raises ``ConfigError`` for an unknown ``reduction``.
+    ``examples`` is what the user declares of a call's examples, ``rows`` the dtype of rows, if not
+    that of the layer's output.  Raises ``ConfigError`` for an unknown ``reduction``.
     """
 
     def __init__(

@@ -27,8 +27,8 @@ class Dtypes:
     | ``moments`` | moving averages of gradients and of their squares |
 
     What exists within a step only (gradients as vectors, directions, updates, sums over rows), and what one
-    solve hands to the next (secant pairs, a start), is in ``work``, which is float32 or
-    wider.  Factorizations are in float32 or wider, too (``Backend``).
+    solve hands to the next (secant pairs, a start), is in ``work``, which is float32 or wider.
+    Factorizations are in float32 or wider, too (``Backend``).
     """
 
     parameters: torch.dtype
