@@ -14,7 +14,8 @@ from curvlab.protocols.loss import Loss
 def predicted(loss: Loss, outputs: Any) -> Any:
     """The prediction in ``outputs``, in float32 or wider.
 
-    Sums over classes and examples lose digits in halves.  Gradients are rounded to the dtype of the outputs where they flow back into the model.
+    Sums over classes and examples lose digits in halves.  Gradients are rounded to the dtype of
+    the outputs where they flow back into the model.
     """
     return each_tensor(_wide, loss.prediction(outputs))
 
