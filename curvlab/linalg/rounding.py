@@ -16,7 +16,8 @@ def stochastic(x: Tensor, generator: torch.Generator) -> Tensor:
 
     A number is between two of bfloat16; the nearer it is to one, the likelier it becomes it.  Increments
     below half a unit in the last place, which rounding to nearest loses, then add up on average.  Infinities
-    and NaN stay what they are.  Float64 is rounded to float32 first.  Costs five passes and a random integer per four entries.
+    and NaN stay what they are.  Float64 is rounded to float32 first.  Costs five passes and a random integer
+    per four entries.
     """
     bits = x.to(torch.float32).contiguous().view(torch.int32)
     kept = _noise(bits, generator).add_(bits).bitwise_and_(-1 << DROPPED)
