@@ -33,6 +33,7 @@ from curvlab.engine.trained import Trained
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.linalg.work import without_autocast
 from curvlab.model.readers.shipped import SHIPPED
+from curvlab.model.rerun.replacement import Generators
 from curvlab.objectives.ambient import Ambient, Reduction
 from curvlab.objectives.distributed import DistributedObjective, require_alike
 from curvlab.objectives.examples import Declared
@@ -157,7 +158,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
         env = StepEnvironment(self.assignment, self._allot, self._rates, self._quiet, self.samples)
-        random = None if self.scale is None else torch.get_rng_state()
+        random = None if self.scale is None else Generators.now(self.blocks.like.device)
         try:
             taken = take_step(source, env, self.steps)
         except LossScaleOverflow:
@@ -209,11 +210,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             raise NeedsObjective(f'{asking} of method "{self.name}"', needs.objective)
         return FromBackward(self.ambient, closure, partial(unscaled_by, self, needs), emit)
 
-    def _overflowed(self, random: Tensor | None) -> None:
+    def _overflowed(self, random: Generators | None) -> None:
         """A step overflowed under the loss scale: it is as if its batch had not come, at a lower scale."""
         assert self.scale is not None
         if random is not None:
-            torch.set_rng_state(random)
+            random.restore()
         self.scale.overflowed(self.steps)
         self.assignment.emit(Event("loss-scale-overflow", self.steps, {"scale": self.scale.value}))
 

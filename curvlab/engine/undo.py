@@ -89,14 +89,6 @@ class Undo:
         """Copy states that are about to change."""
         self._kept += [Kept(state) for state in states]
 
-    def revert(self) -> None:
-        """Put everything back that was kept: the step is not taken."""
-        if self._random is not None:
-            self._generator.set_state(self._random)
-            for kept in reversed(self._kept):
-                kept.put_back()
-        self.settle()
-
     def settle(self) -> None:
         """Nothing can fail any more: parameters are written next."""
         self._random = None
@@ -105,6 +97,8 @@ class Undo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.revert()
+        if kind is not None and self._random is not None:
+            self._generator.set_state(self._random)
+            for kept in reversed(self._kept):
+                kept.put_back()
         self.settle()
