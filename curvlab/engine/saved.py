@@ -100,13 +100,21 @@ def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
         "untapped": isinstance(plain.get("untapped"), (list, tuple)),
         "arms": rows,
         "generator": "generator" in tensors,
+        "loss_scale": _is_scale(plain.get("loss_scale", (1.0, 0))),
     }
-    unknown = {k for k in plain if k not in {*checks, "version", "loss_scale"} and not k.startswith(own)}
+    unknown = {k for k in plain if k not in {*checks, "version"} and not k.startswith(own)}
     wrong = [*(key for key, good in checks.items() if not good), *sorted(unknown)]
     if wrong:
         raise CheckpointError(
             f"the optimizer's state has missing, unknown or malformed entries: {', '.join(wrong[:5])}"
         )
+
+
+def _is_scale(pair: Any) -> bool:
+    """A loss scale and the number of steps since it last changed."""
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        return False
+    return isinstance(pair[0], (int, float)) and pair[0] > 0 and isinstance(pair[1], int)
 
 
 def _are_tables(groups: Any) -> bool:

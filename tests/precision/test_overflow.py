@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.errors import Diverged
+from curvlab.errors import CheckpointError, Diverged
 from tests.precision.networks import METHODS, batch, network
 
 STEPS = 9
@@ -94,3 +94,12 @@ def test_the_scale_comes_back_with_the_state() -> None:
     other.load_state_dict(optimizer.state_dict())
     assert other.scale is not None
     assert (other.scale.value, other.scale.good) == (8.0, 1)
+
+
+@pytest.mark.parametrize("pair", ["full", [16.0], [0.0, 3], [16.0, "3"], None], ids=str)
+def test_a_scale_that_is_none_is_refused_and_changes_nothing(pair: Any) -> None:
+    _, optimizer, _ = made("adamw")
+    tensors, plain = optimizer.snapshot()
+    with pytest.raises(CheckpointError, match="loss_scale"):
+        optimizer.restore(tensors, {**plain, "loss_scale": pair})
+    assert optimizer.snapshot()[1] == plain
