@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg import factorizations
 from curvlab.linalg.gram import gram_
 from curvlab.precision.device import OnDevice
@@ -27,7 +29,7 @@ class Precision(OnDevice, Backend):
 
     Subclasses say the dtypes (``base``).  A role's setting overrides what they say of it.  ``averages`` is
     how states in bfloat16 are rounded; by chance, an average moves on even where its increments are below
-    half a unit in the last place.
+    half a unit in the last place.  Raises ``ConfigError`` where it is set and no state is in bfloat16.
     """
 
     rows: Stored | None = None  #: dtype of rows of layer statistics; unset: that of the layer's output
@@ -35,10 +37,23 @@ class Precision(OnDevice, Backend):
     moments: Stored | None = None  #: dtype of moving averages of gradients and their squares
     averages: Rounding = "nearest"  #: rounding of states in bfloat16
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        default = next(f.default for f in fields(self) if f.name == "averages")
+        stored = (self.dtypes.factors, self.dtypes.inverse_factors, self.dtypes.moments)
+        if self.averages != default and torch.bfloat16 not in stored:
+            raise ConfigError(
+                Fault(
+                    f'averages = "{self.averages}" says how states in bfloat16 are rounded, and none is',
+                    path="averages",
+                    hint='remove it, or set factors or moments to "bfloat16"',
+                )
+            )
+
     @property
+    @abstractmethod
     def base(self) -> Dtypes:
         """The dtypes before a setting overrides one."""
-        raise NotImplementedError
 
     @cached_property
     def dtypes(self) -> Dtypes:

@@ -12,6 +12,7 @@ from torch import nn
 
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.errors import ConfigError
 from curvlab.testing.memory import alive
 from tests.engine.test_optimizer_state import WAYS
 from tests.precision.networks import METHODS, batch, network
@@ -124,3 +125,12 @@ def test_between_steps_nothing_else_is_held(method: str, precision: str) -> None
     of_model = {t.untyped_storage().data_ptr() for t in optimizer.model.state_dict().values()}
     held = {at: size for at, size in alive().items() if at not in before and at not in of_model}
     assert sum(held.values()) == optimizer.state_bytes()
+
+
+@pytest.mark.parametrize("use", ["float32", "float16", "mixed-bfloat16"])
+def test_a_rounding_of_states_that_are_not_rounded_is_refused(use: str) -> None:
+    given = {"use": use, "averages": "stochastic"}
+    model = network().half() if use == "float16" else network()
+    with pytest.raises(ConfigError, match=r"averages = \"stochastic\" says how states in bfloat16"):
+        curvlab.optimizer("adamw", model, precision=given)
+    curvlab.optimizer("adamw", model, precision={**given, "moments": "bfloat16"})
