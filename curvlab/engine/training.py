@@ -115,12 +115,13 @@ class Training:
 def fraction_of(plan: Plan, progress: Progress, size: int) -> float:
     """How much of a plan's budget is used up by this progress on ``size`` training examples."""
     run = plan.run
-    used, budget = {
-        "steps": (progress.step, run.steps),
-        "seconds": (progress.seconds, run.seconds),
-        "epochs": (progress.examples / size, run.epochs),
-    }["steps" if run.steps is not None else "seconds" if run.seconds is not None else "epochs"]
-    assert budget is not None
+    if run.steps is not None:
+        used, budget = float(progress.step), float(run.steps)
+    elif run.seconds is not None:
+        used, budget = progress.seconds, run.seconds
+    else:
+        assert run.epochs is not None
+        used, budget = progress.examples / size, run.epochs
     return min(used / budget, 1.0) if budget else 1.0
 
 
