@@ -19,7 +19,7 @@ from torch import Tensor
 from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
-from curvlab.objectives.loss_scale import scaled_by
+from curvlab.objectives.gradients import scaled_by
 from curvlab.protocols.arithmetic import Arithmetic, under
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Blocks

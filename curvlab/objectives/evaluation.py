@@ -18,8 +18,8 @@ from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant
 from curvlab.objectives.explained import drop_unexplained
+from curvlab.objectives.gradients import gradients
 from curvlab.objectives.labels import Backward
-from curvlab.objectives.loss_scale import gradients
 from curvlab.objectives.mismatch import LayerMismatch as LayerMismatch
 from curvlab.objectives.nested import arguments
 from curvlab.objectives.samples import Chunk, MicroBatches

@@ -18,7 +18,7 @@ from curvlab.linalg.work import work_dtype
 from curvlab.model.captured import sums_coarsely
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
-from curvlab.objectives.loss_scale import gradients
+from curvlab.objectives.gradients import gradients
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.pieces import cut, whole

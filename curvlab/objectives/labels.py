@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.model.taps import Tape
-from curvlab.objectives.loss_scale import gradients
+from curvlab.objectives.gradients import gradients
 from curvlab.objectives.nested import each_tensor, tensors_of
 from curvlab.objectives.prediction import predicted
 from curvlab.protocols.loss import Loss, Weights

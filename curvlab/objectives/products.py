@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.linalg.work import without_autocast
-from curvlab.objectives.loss_scale import gradients
+from curvlab.objectives.gradients import gradients
 from curvlab.objectives.nested import arguments, as_one, each_tensor
 from curvlab.objectives.prediction import predicted
 from curvlab.objectives.randomness import Randomness

@@ -28,7 +28,7 @@ from curvlab.linalg.lookups import AnyRows, dense_rows
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import recording
-from curvlab.objectives.loss_scale import gradients
+from curvlab.objectives.gradients import gradients
 from curvlab.objectives.nested import each_tensor
 from curvlab.objectives.prediction import predicted
 from curvlab.objectives.products import outputs_at, plain_kernels, trained, values_at

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.model.arrangement import Called, arranged
-from curvlab.objectives.loss_scale import gradients
+from curvlab.objectives.gradients import gradients
 from curvlab.objectives.losses import loss_of
 from curvlab.objectives.statistics import Kind, StatisticsBuilder
 from curvlab.objectives.supervised import SupervisedObjective

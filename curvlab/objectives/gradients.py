@@ -21,7 +21,7 @@ _scale: ContextVar[float] = ContextVar("scale", default=1.0)
 
 @contextmanager
 def scaled_by(scale: float) -> Iterator[None]:
-    """Inside, ``gradients`` and ``backward`` multiply what flows backward by ``scale``."""
+    """Inside, ``gradients`` multiplies what flows backward by ``scale``."""
     token = _scale.set(scale)
     try:
         yield
