@@ -47,10 +47,18 @@ class Method:
             what = f"{type(self.preconditioner).__name__} works only inside a solve, from which it learns"
             hint = 'set it as inner of [method.preconditioner] use = "iterative"'
             raise ConfigError(Fault(what, path="preconditioner", hint=hint))
-        if not self.step.chooses:
+        if not (self.step.chooses or self.step.follows):
             return
         rule, preconditioner = type(self.step).__name__, type(self.preconditioner).__name__
-        if not self.preconditioner.iterates:
+        if self.step.follows and not self.preconditioner.path:
+            raise ConfigError(
+                Fault(
+                    f"{rule} chooses the damping of a solve, but {preconditioner} solves for one damping alone",
+                    path="step",
+                    hint='use preconditioner = { use = "sample-space", solver = "spectrum" }',
+                )
+            )
+        if self.step.chooses and not self.preconditioner.iterates:
             raise ConfigError(
                 Fault(
                     f"{rule} chooses among the iterates of a solve, but {preconditioner} keeps none",
@@ -61,7 +69,7 @@ class Method:
         if self.on_update:
             raise ConfigError(
                 Fault(
-                    f"on_update does not work with {rule}, which chooses among the iterates of a solve",
+                    f"on_update does not work with {rule}, which chooses among the solutions of a solve",
                     path="on_update",
                     hint="remove on_update, or use another step rule",
                 )

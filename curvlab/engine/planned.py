@@ -13,7 +13,7 @@ from curvlab.engine.admission import Admitted
 from curvlab.engine.health import culprit, require_finite_state
 from curvlab.engine.ladder import Emit, NotFinite, with_more_damping
 from curvlab.engine.state import tensors_of
-from curvlab.engine.trials import Trials
+from curvlab.engine.trials import Followed, Trials
 from curvlab.engine.undo import Undo
 from curvlab.errors import Diverged, NotPositiveDefinite
 from curvlab.linalg.cg import Stop
@@ -170,6 +170,7 @@ class PlannedUpdate:
             ggn=seen.ggn,
             loss=float(seen.loss) if known else float("nan"),
             iterates=self._solve.iterates,
+            path=None if self._solve.path is None else Followed(self._solve.path, self.rates),
             rates=self.rates,
             objective=objective,
             seen=seen,

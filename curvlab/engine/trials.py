@@ -9,6 +9,7 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.line import Line
 from curvlab.protocols.objective import Objective
+from curvlab.protocols.path import DampedPath
 
 #: the key of the loss at θ: no object has the identity 0
 START = (0, 0.0)
@@ -50,3 +51,23 @@ class Trials(Line):
     def _objective(self) -> Objective:
         assert self.objective is not None, "trials without an objective are refused before the step"
         return self.objective
+
+
+class Followed(DampedPath):
+    """A path whose solutions are in units of the arm's rate, zero where nothing moves in this step."""
+
+    def __init__(self, base: DampedPath, rates: ParameterRates) -> None:
+        self.base, self.rates, self.least = base, rates, base.least
+
+    @property
+    def longest(self) -> float:
+        return self.base.longest
+
+    def damping(self, radius: float) -> float:
+        return self.base.damping(radius)
+
+    def at(self, damping: float) -> BlockVector:
+        return self.rates.scaled(self.base.at(damping))
+
+    def predicted(self, damping: float) -> float:
+        return self.base.predicted(damping)

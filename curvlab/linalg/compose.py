@@ -73,10 +73,7 @@ class Restricted(LinearOperator[BlockVector]):
     psd = True
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
-        padded = self.whole.zeros(like=v.flat)
-        for name, block in v.items():
-            padded[name].copy_(block)
-        return (self.base @ padded).restrict(self.part)
+        return (self.base @ v.padded(self.whole)).restrict(self.part)
 
 
 @dataclass

@@ -45,10 +45,11 @@ def double_eigh(A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Floa
     return eigh(A.double())
 
 
-def least_squares(A: Float[Tensor, "m d"], b: Float[Tensor, " m"]) -> Float[Tensor, " d"]:
+def least_squares(A: Float[Tensor, "*b m d"], b: Float[Tensor, "*b m"]) -> Float[Tensor, "*b d"]:
     """The shortest x of those with the least ``‖A x − b‖``, in float32 or wider, by singular values."""
     work = torch.promote_types(_wide(A), b.dtype)
-    x: Tensor = torch.linalg.lstsq(A.to(work), b.to(work), driver="gelsd").solution
+    found = torch.linalg.lstsq(A.to(work), b.to(work).unsqueeze(-1), driver="gelsd").solution
+    x: Tensor = found.squeeze(-1)
     return x.to(b.dtype)
 
 
@@ -59,6 +60,25 @@ def qr(A: Float[Tensor, "*b d k"], *, complete: bool = False) -> Float[Tensor, "
     """
     Q: Tensor = torch.linalg.qr(A.to(_wide(A)), mode="complete" if complete else "reduced").Q
     return _row_major(Q.to(A.dtype))
+
+
+def svd(
+    A: Float[Tensor, "m d"],
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"], Float[Tensor, "k d"]]:
+    """Thin singular value decomposition ``U diag(s) Vᵀ``, s descending; a matrix twice as long as wide by QR first.
+
+    Raises ``NotPositiveDefinite`` for non-finite numbers.
+    """
+    wide = A.to(_wide(A))
+    if not holds(torch.isfinite(wide).all()):
+        raise NotPositiveDefinite(_description(wide))
+    if wide.shape[0] >= 2 * wide.shape[1]:
+        Q, R = torch.linalg.qr(wide)
+        U, s, Vt = torch.linalg.svd(R, full_matrices=False)
+        U = Q @ U
+    else:
+        U, s, Vt = torch.linalg.svd(wide, full_matrices=False)
+    return _row_major(U.to(A.dtype)), s.to(A.dtype), _row_major(Vt.to(A.dtype))
 
 
 def solve_triangular(

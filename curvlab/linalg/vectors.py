@@ -288,6 +288,15 @@ class BlockVector:
                 part._view(name).copy_(self._view(name))
         return part
 
+    def padded(self, whole: BlockLayout) -> BlockVector:
+        """A vector of the blocks of ``whole`` that is zero in those this one lacks."""
+        if whole == self.layout:
+            return self
+        found = whole.zeros(like=self.flat)
+        for name, block in self.items():
+            found[name].copy_(block)
+        return found
+
     # arithmetic: in place
 
     def copy_(self, other: BlockVector) -> BlockVector:

@@ -183,6 +183,8 @@ class Listener:
         if len(rest) != 2:  # it was removed while other hooks ran, and torch forgot that it takes kwargs
             return
         kwargs, output = rest
+        if not isinstance(output, Tensor):  # a jet, whose objective reads products with the weight itself
+            return
         if torch.is_grad_enabled() and output.numel():  # no inputs, no rows
             x = self.reader.given(module, args, kwargs)
             self.record(Use(self.block, module, self.reader, x, output, self.transposed))

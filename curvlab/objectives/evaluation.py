@@ -17,6 +17,7 @@ from curvlab.linalg.vectors import Outer
 from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant
+from curvlab.objectives.example_rows import residuals_of, rows_of_blocks, vectors_of
 from curvlab.objectives.explained import drop_unexplained
 from curvlab.objectives.gradients import gradients
 from curvlab.objectives.labels import Backward
@@ -60,6 +61,10 @@ class EvaluationBuilder:
         self.present: set[str] = set()  # parameters to which some chunk gave a gradient
         self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
         self.statistics = StatisticsBuilder(ctx.backend.dtypes.rows)
+        #: of label kinds whose rows are weighted by known numbers in the gradient, if every block has rows
+        self.weighted = needs.layers & {Labels.EXACT, Labels.DATA} if needs.every_block else frozenset()
+        self.residuals: dict[Labels, list[Tensor]] = {kind: [] for kind in self.weighted}
+        self.others: dict[Labels, list[Mapping[str, Tensor]]] = {kind: [] for kind in self.weighted}
 
     def add(self, chunk: Chunk) -> None:
         """Forward and the backwards asked for, on one micro-batch."""
@@ -83,6 +88,7 @@ class EvaluationBuilder:
         share = chunk.share(rule, outputs, self.n)
         with without_autocast(self.gradient.device):  # rows are widened where they are summed, not rounded
             by_call = self._take_rows(chunk, outputs, share, tape, retain=more)
+            self._take_example_rows(chunk, outputs, tape)
         self.heard += chunk.examples if self.listening else 0
         if self.spread is not None:
             self._spread(self.spread, chunk, outputs, tape, by_call)
@@ -123,6 +129,17 @@ class EvaluationBuilder:
                 heard=bool(self.listening),
             )
         return by_call
+
+    def _take_example_rows(self, chunk: Chunk, outputs: Any, tape: Tape) -> None:
+        """Residuals of one micro-batch, and rows of the blocks that no call explains."""
+        called = tape.by_block()
+        members = [b for b in self.blocks.members if b.name not in called]
+        for kind in self.weighted if self.listening else ():
+            self.residuals[kind].append(residuals_of(self.batches.loss, kind, outputs, chunk))
+            vectors = vectors_of(self.batches.loss, kind, outputs, chunk)
+            self.others[kind].append(
+                rows_of_blocks(self.model, self.batches.loss, vectors, chunk, members, self.blocks)
+            )
 
     def _spread(
         self,
@@ -224,6 +241,9 @@ class EvaluationBuilder:
             if name not in self.blocks.untapped:
                 for kind, found in rows.stats(stats, self.heard).items():
                     stats[kind][name] = (found,)
+        for kind, parts in self.others.items():
+            for name in {name for some in parts for name in some}:
+                stats[kind][name] = (LayerStats.flat(torch.cat([some[name] for some in parts], 1)),)
         loss = self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
         terms = self.batches.terms
         return Evaluation(
@@ -234,6 +254,7 @@ class EvaluationBuilder:
             positions=self.positions,
             terms=terms,
             absent=frozenset(self.blocks.parameters) - self.present,
+            residuals={kind: (torch.cat(found, 1),) for kind, found in self.residuals.items() if found},
         )
 
     def _outer(self, name: str, outer: Outer) -> None:

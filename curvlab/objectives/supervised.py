@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.linalg.vectors import BlockVector
 from curvlab.linalg.work import work_dtype
 from curvlab.objectives.evaluation import EvaluationBuilder, differentiated
+from curvlab.objectives.example_rows import second_along
 from curvlab.objectives.losses import ModelLoss, loss_of
 from curvlab.objectives.mark import Unmarked, mark_of, mark_of_module
 from curvlab.objectives.nested import Unpacked, accepted, arguments
@@ -178,7 +181,16 @@ class SupervisedObjective(Objective):
             ggn=GaussNewton(self.model, blocks, curvature, self.randomness) if needs.ggn else None,
             curvature_examples=curvature.examples,
             variance=None if spread is None else spread.finish(seen.gradient),
+            bend=partial(self._bend, blocks) if needs.bend else None,
         )
+
+    def _bend(self, blocks: Blocks, v: BlockVector) -> tuple[Float[Tensor, "v n"], ...]:
+        """Second derivatives of the residuals along v."""
+        at, batches = dict(self.model.named_parameters()), self._batches(self.gradient_sample)
+        along = {n: t.to(at[n].dtype) for n, t in blocks.assembled(v).items()}
+        with self.randomness.repeated():
+            found = [second_along(self.model, batches.loss, at, along, chunk) for chunk in batches]
+        return (torch.cat(found, 1),)
 
     def _outputs(self, chunk: Chunk) -> Any:
         args, kwargs = arguments(chunk.inputs, self.model)

@@ -108,8 +108,9 @@ class Eigenbasis(Preconditioner[EigenState]):
                 state.observed[name] += 1
                 weight = newest_weight(self.decay, state.observed[name])
                 work = work_dtype(state.moments.dtype)
-                rows = tuple(t.to(work) for t in terms)
-                fresh = _moments(name, rows, state.basis[name].to(work), labels)
+                present = [t for t in terms if len(t.inputs)] or terms[:1]
+                basis = state.basis[name].to(work)
+                fresh = torch.stack([_moments(name, t.to(work), basis, labels) for t in present]).sum(0)
                 ctx.storage.updated_(state.moments[name], lambda S: S.lerp_(fresh, weight))  # noqa: B023
 
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
@@ -137,14 +138,13 @@ class Eigenbasis(Preconditioner[EigenState]):
             state.basis[name] = new
 
 
-def _moments(name: str, terms: tuple[LayerStats, ...], basis: Basis, labels: Labels) -> Float[Tensor, "o i"]:
+def _moments(name: str, term: LayerStats, basis: Basis, labels: Labels) -> Float[Tensor, "o i"]:
     """Mean over examples of the squared per-example gradient in the basis, summed over vectors."""
-    if len(terms) != 1:
-        raise UnsupportedEvidence("eigenbasis", name, "statistics of 1 loss term", f"{len(terms)}")
-    a, g = terms[0].inputs, terms[0].grads
+    a, g = term.inputs, term.grads
     if g is None:
         raise UnsupportedEvidence("eigenbasis", name, "output gradients", f'labels = "{labels}"')
     v, n, s, o = g.shape
+    n = max(n, 1)
     i = a.shape[-1]
     if isinstance(a, Lookups):  # their factor is diagonal, and so its basis the identity
         return squared(a, _turned(g, basis.Q_B), CHUNK).div_(n)

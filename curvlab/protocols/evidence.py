@@ -10,7 +10,7 @@ over ``positions`` terms (tokens), each row of ``grads`` carries ``1/√position
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,6 +25,7 @@ from curvlab.linalg.progress import Iterate
 from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.needs import Labels
+from curvlab.protocols.path import DampedPath
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,22 @@ class LayerStats:
 
     ``inputs`` are ``[n, r, i]``, dense or one-hot.  ``r = s``, except for a layer of k groups
     (``LayerReader.groups``): ``r = s k``, and ``reader.products`` knows which row belongs to which outputs.
+    ``channels``: positions are the channels of a jet, a value and its derivatives, whose mean has no meaning.
     """
 
     inputs: AnyRows
     grads: Float[Tensor, "v n s o"] | None
+    channels: bool = False
 
     def to(self, dtype: torch.dtype) -> LayerStats:
         """The same rows in another dtype: that of the products they go into."""
         grads = None if self.grads is None else self.grads.to(dtype)
-        return LayerStats(self.inputs.to(dtype), grads)
+        return replace(self, inputs=self.inputs.to(dtype), grads=grads)
+
+    @classmethod
+    def flat(cls, rows: Float[Tensor, "v n d"]) -> LayerStats:
+        """Gradients of single examples: a block of d numbers as a matrix of one column whose input is 1."""
+        return cls(rows.new_ones(rows.shape[1], 1, 1), rows.unsqueeze(2))
 
 
 #: layer statistics by label kind and block name; one entry per loss term
@@ -70,6 +78,11 @@ class Evaluation:
     of several terms only if its reduction is ``"mean-tokens"``; it counts ``examples`` only if a part needs
     their number (``Needs.examples``, ``Needs.layers``), else they are 0.  ``absent`` names the parameters
     that this evaluation gave no gradient, where ``gradient`` holds zeros.
+
+    ``residuals`` are what rows of statistics are weighted with in the gradient: of each loss term,
+    ``∇L = Σ_terms (1/n) Σ_{v,n} residual_vn · Σ_s g aᵀ``; kinds whose labels are drawn have none.
+    ``bend(v)`` is the second derivative of these residuals along a direction v, by term, valid during this
+    step only (for losses that are no squares, with the root of the output Hessian held fixed).
     """
 
     examples: int
@@ -82,6 +95,8 @@ class Evaluation:
     terms: int = 1
     variance: Variance | None = None
     absent: frozenset[str] = frozenset()
+    residuals: Mapping[Labels, tuple[Float[Tensor, "v n"], ...]] = field(default_factory=dict)
+    bend: Callable[[BlockVector], tuple[Float[Tensor, "v n"], ...]] | None = None
 
     def restrict(self, layout: BlockLayout) -> Evaluation:
         """What this pass says of some of its blocks; itself if that is all of them."""
@@ -93,7 +108,13 @@ class Evaluation:
             for kind, found in self.layers.items()
         }
         ggn = None if self.ggn is None else Restricted(self.ggn, whole, layout)
-        return replace(self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn)
+        bend, every = None, self.bend
+        if every is not None:
+
+            def bend(v: BlockVector) -> tuple[Tensor, ...]:
+                return every(v.padded(whole))
+
+        return replace(self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn, bend=bend)
 
 
 @dataclass(frozen=True)
@@ -101,7 +122,8 @@ class Solve:
     """The preconditioned gradient ``x`` and how it was come by.
 
     ``iterates``, of solvers that keep them, run from early to late and end with ``x`` itself.
-    ``secants`` are the pairs that were asked for (``Preconditioner.pairs``).
+    ``secants`` are the pairs that were asked for (``Preconditioner.pairs``).  ``path`` holds the solutions for
+    other dampings, of parts that know them (``Preconditioner.path``).
     """
 
     x: BlockVector
@@ -109,6 +131,7 @@ class Solve:
     reason: Stop = Stop.DIRECT
     iterates: tuple[Iterate, ...] = ()
     secants: tuple[Secant, ...] = ()
+    path: DampedPath | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +168,7 @@ class StepOutcome:
             before=self.before.restrict(layout),
             solve=replace(
                 solve,
+                path=None,
                 x=solve.x.restrict(layout),
                 iterates=tuple(replace(i, x=i.x.restrict(layout)) for i in solve.iterates),
                 secants=tuple(

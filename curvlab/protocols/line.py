@@ -10,6 +10,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Step
+from curvlab.protocols.path import DampedPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Line(ABC):
     """What a step rule may evaluate before it chooses: trial losses, trial gradients, the quadratic model.
 
     ``rate`` multiplies the rule's own rate (a torch ``lr_scheduler`` writes it).  ``iterates`` are those of
-    the solve, which end with ``update``.  Trials are functional: no parameter and no buffer changes.
+    the solve, which end with ``update``, and ``path`` its solutions for other dampings.  Trials are functional: no parameter and no buffer changes.
     """
 
     update: BlockVector
@@ -27,6 +28,7 @@ class Line(ABC):
     ggn: LinearOperator[BlockVector] | None = None
     loss: float = float("nan")  #: at θ, on the gradient sample
     iterates: tuple[Iterate, ...] = ()
+    path: DampedPath | None = None
 
     @abstractmethod
     def start(self) -> float:

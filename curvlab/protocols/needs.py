@@ -29,7 +29,9 @@ class Needs:
     multiplies with it counts the products.  ``variance``: how much the gradients of single examples differ.
     ``products``, ``losses`` and ``gradients`` bound how many GGN products, trial losses and trial gradients
     the parts will ask for in this step; they add up.  ``examples``: the number of examples enters what a part
-    does, so that a plain loop must know it.
+    does, so that a plain loop must know it.  ``every_block``: statistics are also wanted of the blocks that no
+    layer explains, as gradients of single examples.  ``bend``: second derivatives along a direction are asked
+    for (``Evaluation.bend``).
     """
 
     layers: frozenset[Labels] = frozenset()
@@ -42,6 +44,8 @@ class Needs:
     variance: bool = False
     layer_examples: int = 0
     examples: bool = False
+    every_block: bool = False
+    bend: bool = False
 
     @classmethod
     def statistics(
@@ -65,6 +69,8 @@ class Needs:
             implicit=self.implicit or other.implicit,
             variance=self.variance or other.variance,
             examples=self.examples or other.examples,
+            every_block=self.every_block or other.every_block,
+            bend=self.bend or other.bend,
             products=self.products + other.products,
             losses=self.losses + other.losses,
             gradients=self.gradients + other.gradients,
@@ -92,8 +98,10 @@ class Needs:
             asked.append("trial losses")
         if self.gradients:
             asked.append("trial gradients")
-        if self.variance:
+        if self.variance or self.every_block:
             asked.append("gradients of single examples")
+        if self.bend:
+            asked.append("second derivatives along a direction")
         return tuple(asked)
 
 

@@ -111,6 +111,11 @@ class Preconditioner(ABC, Generic[S]):
         return None
 
     @property
+    def path(self) -> bool:
+        """Whether its ``Solve`` carries the solutions for other dampings, for a step rule to follow."""
+        return False
+
+    @property
     def iterates(self) -> bool:
         """Whether its ``Solve`` carries earlier iterates, for a step rule to choose from."""
         return False

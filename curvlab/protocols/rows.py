@@ -61,32 +61,53 @@ def rows_of(
     """The rows of one block's statistics, in ``dtype``, that of the products that they go into.
 
     ``auto`` expands where the loss has a term per position (or nothing is shared) and reduces where
-    it has one per example, which the loss says; a pattern of block names overrides it.  Raises
-    ``UnsupportedEvidence`` for more than one loss term and ``ConfigError`` if no pattern matches.
+    it has one per example, which the loss says; a pattern of block names overrides it.  Channels of a jet are
+    always expanded.  Of several loss terms A is the mean of their factors and B the sum, which is exact where
+    the terms have the same inputs.  Raises ``ConfigError`` if no pattern matches, and ``UnsupportedEvidence``
+    for several terms of a layer of lookups.
     """
-    if len(terms) != 1:
-        raise UnsupportedEvidence(
-            part,
-            block,
-            "statistics of 1 loss term",
-            f"{len(terms)}",
-            hint="route this block to another preconditioner",
-        )
-    a, g = terms[0].inputs, terms[0].grads
+    present = [t for t in terms if len(t.inputs)] or list(terms[:1])
+    found = [_of_term(part, block, t, seen, sharing, dtype) for t in present]
+    return found[0] if len(found) == 1 else _together(part, block, found)
+
+
+def _together(part: str, block: str, terms: list[Rows]) -> Rows:
+    """The rows of several terms as those of one; those of the others are scaled to the first one's weight."""
+    first, inputs, grads = terms[0], [], []
+    for term in terms:
+        if isinstance(term.a, Lookups):
+            raise UnsupportedEvidence(
+                part, block, "one loss term for a layer of lookups", f"{len(terms)} terms"
+            )
+        inputs.append(term.a * (term.a_weight / first.a_weight) ** 0.5)
+        if term.g is not None:
+            grads.append(term.g * (term.g_weight / first.g_weight) ** 0.5)
+    return Rows(
+        torch.cat(inputs),
+        first.a_weight / len(terms),
+        torch.cat(grads) if grads else None,
+        first.g_weight,
+    )
+
+
+def _of_term(
+    part: str, block: str, term: LayerStats, seen: Evaluation, sharing: Sharing, dtype: torch.dtype
+) -> Rows:
+    a, g = term.inputs, term.grads
     n, s = a.shape[:2]
-    if isinstance(a, Lookups):  # rows of lookups at different places are orthogonal: their mean is no lookup
-        sharing = "expand"
+    if isinstance(a, Lookups) or term.channels:
+        sharing = "expand"  # rows of lookups at different places are orthogonal: their mean is no lookup
     rule = sharing if isinstance(sharing, str) else _matching(sharing, part, block)
     if rule == "auto":
         positions = s if g is None else g.shape[2]  # a grouped layer has several rows of inputs at each
         rule = "expand" if seen.terms > 1 or positions == 1 else "reduce"
     if rule == "expand":
         rows = None if g is None else g.flatten(0, 2).to(dtype)
-        return Rows(flattened(a, 0, 1).to(dtype), 1.0 / (n * s), rows, 1.0 / n)
+        return Rows(flattened(a, 0, 1).to(dtype), 1.0 / max(n * s, 1), rows, 1.0 / max(n, 1))
     assert isinstance(a, Tensor)
     work = work_dtype(dtype)  # of the sums over positions
     rows = None if g is None else g.to(work).sum(2).flatten(0, 1).to(dtype)
-    return Rows(a.to(work).mean(1).to(dtype), 1.0 / n, rows, 1.0 / n)
+    return Rows(a.to(work).mean(1).to(dtype), 1.0 / max(n, 1), rows, 1.0 / max(n, 1))
 
 
 def _matching(sharing: Mapping[str, Rule], part: str, block: str) -> Rule:

@@ -40,10 +40,12 @@ class StepRule(ABC, Generic[S]):
     """Chooses how far to go along an update, and whether to go at all.
 
     ``chooses``: whether it chooses among the iterates of the solve; then the preconditioner must carry
-    them, and nothing may transform the update in between.
+    them, and nothing may transform the update in between.  ``follows``: the same of the solutions for other
+    dampings (``Preconditioner.path``).
     """
 
     chooses: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     @property
     def carries_gradient(self) -> bool:

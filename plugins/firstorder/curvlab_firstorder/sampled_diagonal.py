@@ -84,7 +84,7 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
     def _diagonal(self, stats: LayerStats) -> Float[Tensor, "o i"]:
         """The diagonal of one term's Fisher matrix; rows of gradients carry the weight of a sample."""
         assert stats.grads is not None, "labels sampled from the model come with gradients"
-        a, grads, n = stats.inputs, stats.grads, len(stats.inputs)
+        a, grads, n = stats.inputs, stats.grads, max(len(stats.inputs), 1)
         if self.squares != "batch":
             return squared(a, grads, ENTRIES).div_(n)
         found = grads.new_zeros(grads.shape[-1], a.shape[-1])

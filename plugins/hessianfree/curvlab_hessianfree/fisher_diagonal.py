@@ -80,5 +80,5 @@ def mean_square(stats: LayerStats, positions: int) -> Tensor:
     """``mean_n (∂ℓ_n/∂W)²`` elementwise, ``[o, i]``; rows carry ``√positions`` too much for a sum."""
     assert stats.grads is not None, 'labels = "data" come with output gradients'
     a = stats.inputs
-    scale = 1.0 / (len(a) * positions)
+    scale = 1.0 / (max(len(a), 1) * positions)
     return squared(a, stats.grads[:1], ENTRIES) * scale

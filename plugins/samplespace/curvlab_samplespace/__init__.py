@@ -1,0 +1,27 @@
+"""Exact Gauss–Newton and natural-gradient steps in sample space: ENGD, SPRING, D-NGD, Levenberg–Marquardt, FNGD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curvlab import hookimpl
+
+api_version = "1.0"
+
+
+@hookimpl
+def curvlab_register(registry: Any) -> None:
+    """Parts by import string; nothing here imports torch."""
+    registry.add(
+        "preconditioner",
+        "sample-space",
+        "curvlab_samplespace.sample_space:SampleSpace",
+        summary="the exact damped Gauss-Newton step of a batch, by its kernel or by singular values",
+    )
+    registry.add(
+        "step",
+        "target-ratio",
+        "curvlab_samplespace.target_ratio:TargetRatio",
+        summary="the longest step of a trust region whose reduction ratio reaches a target",
+    )
+    registry.methods("curvlab_samplespace")

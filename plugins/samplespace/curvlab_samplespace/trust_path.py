@@ -1,0 +1,66 @@
+"""The damped solutions of a least-squares problem, from its singular values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.path import DampedPath
+from curvlab_samplespace.solvers import Spectral
+
+
+@dataclass
+class SpectralPath(DampedPath):
+    """``x(λ) = W s β / (s² + λ)``; ``‖x(λ)‖ = radius`` is solved by Newton's method on ``1/‖x‖`` in log λ.
+
+    Conn, Gould and Toint 2000, *Trust-Region Methods*, §7.3.1.
+    """
+
+    spectrum: Spectral
+    beta: Float[Tensor, " k"]
+
+    def __post_init__(self) -> None:
+        used = self.spectrum.squares > self.spectrum.least
+        self._squares = self.spectrum.squares[used]
+        self._beta = self.beta[used]
+        self._used = used
+        self.least = 0.0
+
+    @property
+    def longest(self) -> float:
+        return self._length(0.0)
+
+    def damping(self, radius: float) -> float:
+        if radius >= self.longest or not len(self._squares):
+            return 0.0
+        # ‖x‖ lies between that of the smallest and of the largest singular value alone
+        low, high = 0.0, float((self._squares.sqrt() * self._beta).norm()) / radius
+        damping = high
+        for _ in range(100):
+            d = self._squares + damping
+            x = self._squares.sqrt() * self._beta / d
+            length = float(x.norm())
+            off = length / radius - 1.0
+            if abs(off) < 1e-12:
+                break
+            low, high = (damping, high) if off > 0 else (low, damping)
+            slope = float((x * x / d).sum()) / length**2
+            step = damping + off / slope if slope > 0 else low
+            damping = step if low < step < high else 0.5 * (low + high)
+        return damping
+
+    def at(self, damping: float) -> BlockVector:
+        w = torch.zeros_like(self.beta)
+        w[self._used] = self._beta / (self._squares + damping)
+        return self.spectrum.back(w)
+
+    def predicted(self, damping: float) -> float:
+        share = self._squares / (self._squares + damping)
+        return -float((self._beta.square() * share * (1 - 0.5 * share)).sum())
+
+    def _length(self, damping: float) -> float:
+        return float((self._squares.sqrt() * self._beta / (self._squares + damping)).norm())
