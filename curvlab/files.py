@@ -76,15 +76,16 @@ def parsed_object(data: bytes) -> dict[str, Any]:
     return found
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one move: readers see the old text or the new; raises ``RunFolderError``.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one move: readers see the old content or the new; raises ``RunFolderError``.
 
     A path that is not UTF-8, quoted in the text, is written with backslash escapes.
     """
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
         try:
-            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+            partial.write_bytes(data)
             flush(partial)
             os.replace(partial, path)
         except OSError:

@@ -36,6 +36,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "structures": FLOOR_3,
     "precision": FLOOR_3,
     "reporting": FLOOR_3,
+    "plotting": FLOOR_3 | {"reporting"},
     "scaffold": frozenset({"errors", "registry"}),
     "bench": frozenset({"errors"}),
     "registry": frozenset({"protocols", "errors"}),
@@ -47,7 +48,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "default_plugin": frozenset({"registry"}),
     "api": FLOOR_6 | {"registry", "config", "reporting"},
     "__init__": frozenset({"errors", "registry", "api", "engine", "objectives"}),
-    "cli": FLOOR_6 | {"registry", "config", "reporting", "api", "scaffold", "bench", "testing", "__init__"},
+    "cli": FLOOR_6
+    | {"registry", "config", "reporting", "plotting", "api", "scaffold", "bench", "testing", "__init__"},
     "__main__": frozenset({"cli"}),
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -127,6 +127,31 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
     equal, bit for bit, the run's evaluation line of that step, on the same machine with as many threads,
     which it takes.  Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
     """
+    with rebuilt(plan, folder) as (workload, saved, faults):
+        metrics = {name: float(value) for name, value in workload.metrics().items()}
+    return {
+        "run": str(folder),
+        "step": saved.step,
+        "checkpoint": saved.path.name,
+        "metrics": metrics,
+        "damaged": list(faults),
+    }
+
+
+class Rebuilt(NamedTuple):
+    """A run's workload at a checkpoint: the newest whole one, and what is wrong with newer ones."""
+
+    workload: Workload
+    checkpoint: checkpoint.Checkpoint
+    faults: tuple[str, ...]
+
+
+@contextmanager
+def rebuilt(plan: Plan, folder: Path) -> Iterator[Rebuilt]:
+    """Inside, the run's workload as it was evaluated at its newest whole checkpoint, with as many threads.
+
+    Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
+    """
     found = _to_go_on_from(folder)
     if found is None:
         raise CheckpointError(f"{folder} has no checkpoint; continue the run with `curvlab resume {folder}`")
@@ -143,14 +168,7 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
             workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
         restore_model(workload.model, plan, saved)
         with backend.forward():
-            metrics = {name: float(value) for name, value in workload.metrics().items()}
-    return {
-        "run": str(folder),
-        "step": saved.step,
-        "checkpoint": saved.path.name,
-        "metrics": metrics,
-        "damaged": list(found.faults),
-    }
+            yield Rebuilt(workload, saved, found.faults)
 
 
 @contextmanager

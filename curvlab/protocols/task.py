@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from curvlab.protocols.objective import Objective
+from curvlab.protocols.picture import Picture
 from curvlab.protocols.preparation import Preparation
 from curvlab.protocols.sampler import Draw
 
@@ -31,6 +32,13 @@ class Workload(ABC):
     @abstractmethod
     def metrics(self) -> Mapping[str, float]:
         """Held-out metrics by name (``val_loss``, ``val_accuracy``, …) at the current parameters."""
+
+    def pictures(self) -> Sequence[Picture]:
+        """What there is to see at the current parameters, for ``curvlab plot``; by default nothing.
+
+        As ``metrics``, it changes neither the model nor its modes.
+        """
+        return ()
 
 
 class Task(ABC):

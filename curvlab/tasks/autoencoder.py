@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,8 +10,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.objectives.losses import BinaryCrossEntropy
+from curvlab.protocols.picture import Images, Picture
 from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
-from curvlab.tasks.supervised import Examples, SupervisedWorkload
+from curvlab.tasks.supervised import Examples, SupervisedWorkload, evaluating
+
+#: images of a row: the first validation examples
+SHOWN = 12
+
+
+class ReconstructionWorkload(SupervisedWorkload):
+    """Square images and a network that gives them back; its picture shows some beside what comes back."""
+
+    @torch.no_grad()
+    def pictures(self) -> Sequence[Picture]:
+        inputs, _ = self.validation.rows(torch.arange(min(SHOWN, len(self.validation)), device="cpu"))
+        with evaluating(self.model):
+            outputs = self.model(inputs).sigmoid()
+        side = math.isqrt(inputs.shape[1])
+        rows = {
+            name: pixels.reshape(-1, side, side)
+            for name, pixels in (("inputs", inputs), ("reconstructions", outputs))
+        }
+        return [Picture("reconstructions", Images(rows))]
 
 
 def mirrored(encoder: Sequence[int], activation: Activation, connections: int) -> nn.Sequential:
@@ -33,9 +54,9 @@ def reconstruction(
     dtype: torch.dtype,
     device: torch.device,
     on_training: bool,
-) -> SupervisedWorkload:
+) -> ReconstructionWorkload:
     """``model`` to give back its inputs: cross-entropy summed over pixels, measured by squared error."""
-    return SupervisedWorkload(
+    return ReconstructionWorkload(
         model.to(dtype=dtype, device=device),
         BinaryCrossEntropy(over="sum"),
         Examples(training, training).to(dtype=dtype, device=device),

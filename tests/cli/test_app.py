@@ -13,7 +13,7 @@ from curvlab.cli.app import app, blocked, words
 from curvlab.errors import ConfigError, CurvlabError, Fault, PluginError, Stopped, UsageError
 from tests.cli.conftest import Invoke, Shell
 
-COMMANDS = ["train", "resume", "eval", "methods", "parts", "tasks", "config", "plugins", "env"]
+COMMANDS = ["train", "resume", "eval", "plot", "methods", "parts", "tasks", "config", "plugins", "env"]
 
 
 def test_help_names_every_command(invoke: Invoke) -> None:

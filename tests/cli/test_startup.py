@@ -23,13 +23,14 @@ LISTINGS = [
     ["tasks", "prepare", "--help"],
     ["plugins", "list"],
     ["train", "--help"],
+    ["plot", "--help"],
     ["config", "--help"],
     ["bench", "--help"],
     ["bench", "compare", "--help"],
 ]
 
 #: too slow to import for a listing
-HEAVY = ("torch", "numpy", "sklearn", "scipy", "safetensors", "jaxtyping")
+HEAVY = ("torch", "numpy", "sklearn", "scipy", "matplotlib", "safetensors", "jaxtyping")
 
 #: what listings import of ours; Typer itself may import pydantic while it reads arguments
 OURS = (
@@ -37,6 +38,7 @@ OURS = (
     "cli.app",
     "cli.benching",
     "cli.listing",
+    "cli.plotting",
     "cli.preparing",
     "cli.run",
     "config",

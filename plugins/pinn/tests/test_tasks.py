@@ -91,3 +91,29 @@ def test_wrong_settings_are_all_named() -> None:
     assert {fault.path for fault in failed.value.faults} == {"dimension", "interior", "hidden.0"}
     with pytest.raises(ConfigError, match="dimension = 1"):
         Heat(dimension=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "axes"),
+    [
+        (Poisson(dimension=1, hidden=(4,), test=500), ("x", "u")),
+        (Poisson(hidden=(4,), test=500), ("x₁", "x₂")),
+        (Heat(hidden=(4,), test=500), ("time t", "x")),
+        (Poisson(dimension=3, hidden=(4,)), None),
+    ],
+    ids=["line", "square", "heat", "cube"],
+)
+def test_pictures_show_the_solution_and_the_error_that_is_measured(
+    task: Poisson | Heat, axes: tuple[str, str] | None
+) -> None:
+    made = workload(task)
+    pictures = made.pictures()
+    assert [(p.title, p.axes) for p in pictures] == ([("solution", axes), ("error", axes)] if axes else [])
+    if not axes:
+        return
+    solution, error = (p.content.values for p in pictures)
+    assert torch.equal(error["network − exact"], solution["network"] - solution["exact"])
+    size = float(error["network − exact"].norm() / solution["exact"].norm())
+    assert size == pytest.approx(made.metrics()["val_l2"], rel=0.2)  # on other points
+    if isinstance(task, Heat):  # decays in time, and rises in space
+        assert solution["exact"][0, -1] > solution["exact"][-1, -1] > solution["exact"][-1, 0]

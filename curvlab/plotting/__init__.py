@@ -1,0 +1,1 @@
+"""Curves of runs and pictures of tasks, drawn with matplotlib, which is an extra: ``curvlab[plot]``."""
