@@ -271,6 +271,13 @@ def _tasks(registry: Registry) -> None:
     )
     add(
         "task",
+        "pde",
+        "curvlab.pde.task:OwnProblem",
+        summary="a differential equation of your own, as a Python function, solved by a network",
+        source="points drawn from a seed",
+    )
+    add(
+        "task",
         "teacher-student",
         "curvlab.tasks.teacher_student:TeacherStudent",
         summary="regression on the outputs of a network of the same shape",

@@ -107,7 +107,7 @@ def packed_rows(block: Block, blocks: Blocks, grads: Mapping[str, Tensor]) -> Fl
         g, p = grads.get(whole(name)), blocks.parameters[whole(name)]
         flat = p.new_zeros(n * v, *p.shape).detach() if g is None else g.flatten(0, 1)
         if block.reader is None:
-            columns.append(as_real(torch.stack([cut(name, one) for one in flat])).flatten(1))
+            columns.append(as_real(vmap(partial(cut, name))(flat)).reshape(n * v, -1))
         else:
             columns.append(vmap(partial(blocks.matrix, block, name))(flat))
     rows = columns[0] if block.reader is None else torch.cat(columns, -1)

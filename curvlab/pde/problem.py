@@ -112,16 +112,28 @@ class Problem:
     def rows(self, points: tuple[Tensor, ...], like: Tensor | None = None) -> Float[Tensor, "k d+c+2"]:
         """Points of every term as rows: coordinates, data, weight, number of the term; terms in order.
 
-        The weight is ``√(weight_t k / (2 k_t))`` with k_t points of a term and k of all, so that the mean over
-        rows of ``Σ_q (weight r)²`` is the loss.  With ``like``, in its dtype and on its device.
+        With ``like``, in its dtype and on its device.
         """
-        total, found = sum(len(x) for x in points), []
+        found = []
         for t, (term, x) in enumerate(zip(self.terms, points, strict=True)):
             data = x.new_zeros(len(x), self.columns)
             known = term.points.data
-            if known is not None:
+            if known is not None and len(x):
                 data[:, : known.shape[1]] = known.to(x)
-            weight = x.new_full((len(x), 1), (term.weight * total / (2 * max(len(x), 1))) ** 0.5)
-            found.append(torch.cat([x, data, weight, torch.full_like(weight, t)], 1))
-        rows = torch.cat(found)
+            found.append(torch.cat([x, data, x.new_zeros(len(x), 1), x.new_full((len(x), 1), t)], 1))
+        rows = self.weighted(torch.cat(found))
         return rows if like is None else rows.to(dtype=like.dtype, device=like.device)
+
+    def weighted(self, rows: Float[Tensor, "k d+c+2"]) -> Float[Tensor, "k d+c+2"]:
+        """Rows with the weights that they have as a batch.
+
+        A weight is ``√(weight_t k / (2 k_t))`` with k_t rows of a term and k of all, so that the mean over rows of
+        ``Σ_q (weight r)²`` is the loss.
+        """
+        term = rows[:, -1].long()
+        counts = torch.bincount(term, minlength=len(self.terms)).clamp(min=1).to(rows.dtype)
+        own = rows.new_tensor([t.weight for t in self.terms])
+        weight = (own * len(rows) / (2 * counts)).sqrt()
+        found = rows.clone()
+        found[:, -2] = weight[term]
+        return found

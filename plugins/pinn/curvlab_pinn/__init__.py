@@ -30,15 +30,50 @@ def curvlab_register(registry: Any) -> None:
     registry.add(
         "task",
         "poisson",
-        "curvlab_pinn.tasks:Poisson",
+        "curvlab_pinn.tasks.poisson:Poisson",
         summary="-Δu = f on the unit cube, solved by an MLP; the error against the known solution",
         source="points drawn from a seed",
     )
     registry.add(
         "task",
         "heat",
-        "curvlab_pinn.tasks:Heat",
+        "curvlab_pinn.tasks.heat:Heat",
         summary="∂u/∂t = Δu on the unit cube, solved by an MLP; the error against the known solution",
         source="points drawn from a seed",
+    )
+    registry.add(
+        "task",
+        "helmholtz",
+        "curvlab_pinn.tasks.helmholtz:Helmholtz",
+        summary="Δu + k²u = q on a square, with four waves; the error against the known solution",
+        source="points drawn from a seed",
+    )
+    registry.add(
+        "task",
+        "burgers",
+        "curvlab_pinn.tasks.burgers:Burgers",
+        summary="Burgers' equation until its shock; the error against the exact solution",
+        source="points drawn from a seed; an exact solution",
+    )
+    registry.add(
+        "task",
+        "allen-cahn",
+        "curvlab_pinn.tasks.allen_cahn:AllenCahn",
+        summary="the Allen-Cahn equation, periodic; the error against a spectral solution",
+        source="points drawn from a seed; `curvlab tasks prepare allen-cahn`",
+    )
+    registry.add(
+        "task",
+        "kdv",
+        "curvlab_pinn.tasks.kdv:KdV",
+        summary="the Korteweg-de Vries equation, periodic; the error against a spectral solution",
+        source="points drawn from a seed; `curvlab tasks prepare kdv`",
+    )
+    registry.add(
+        "task",
+        "inverse-poisson",
+        "curvlab_pinn.tasks.inverse_poisson:InversePoisson",
+        summary="-κΔu = f with κ unknown, from measurements of u",
+        source="points and measurements drawn from a seed",
     )
     registry.methods("curvlab_pinn")

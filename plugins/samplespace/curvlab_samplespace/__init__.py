@@ -19,6 +19,18 @@ def curvlab_register(registry: Any) -> None:
         summary="the exact damped Gauss-Newton step of a batch, by its kernel or by singular values",
     )
     registry.add(
+        "preconditioner",
+        "layer-space",
+        "curvlab_samplespace.layer_space:LayerSpace",
+        summary="the exact natural gradient of every layer on a batch, by the layer's kernel",
+    )
+    registry.add(
+        "preconditioner",
+        "frozen-coefficients",
+        "curvlab_samplespace.frozen:FrozenCoefficients",
+        summary="weighted gradients of examples, with weights from the first steps' natural gradients",
+    )
+    registry.add(
         "step",
         "target-ratio",
         "curvlab_samplespace.target_ratio:TargetRatio",

@@ -45,6 +45,8 @@ class Jacobian:
     terms: tuple[Term, ...]
     layout: BlockLayout
     like: Tensor
+    #: D⁻¹ of each block, rows and columns, if this is J D⁻¹
+    metric: Mapping[str, tuple[Float[Tensor, " o"], Float[Tensor, " i"]]] | None = None
 
     @classmethod
     def of(cls, seen: Evaluation, labels: Labels, part: str) -> Jacobian:
@@ -61,6 +63,10 @@ class Jacobian:
             if sized is None or sized.grads is None:
                 continue
             v, n = sized.grads.shape[:2]
+            for name, stats in own.items():
+                if len(stats.inputs) and (stats.grads is None or stats.grads.shape[:2] != (v, n)):
+                    got = "none" if stats.grads is None else f"{stats.grads.shape[1]} rows for {n} examples"
+                    raise UnsupportedEvidence(part, name, "one row for each example", got)
             # rows for labels of the data carry √positions too much for the gradient of an example
             positions = seen.positions if labels is Labels.DATA else 1
             scale = (n * positions) ** -0.5
@@ -72,18 +78,54 @@ class Jacobian:
         """m."""
         return sum(term.rows for term in self.terms)
 
+    def scaled(self, power: float) -> Jacobian:
+        """``J D⁻¹``, where entry (o, i) of D's block is ``(‖g_o‖ ‖a_i‖)^power``, of the block's gradients and inputs.
+
+        These are root mean squares over rows, no less than 1e-4 of the largest of their side: with power 1 about
+        the norms of J's columns, as Marquardt scales them, and never more than two vectors a layer.
+        """
+        if power == 0.0:
+            return self
+        metric = {}
+        for name in self.layout.names:
+            mine = [(t, t.layers[name]) for t in self.terms if name in t.layers]
+            if mine:
+                metric[name] = tuple(
+                    _root(sum(squares)).pow(-power)
+                    for squares in zip(*(_squares(s, t.scale) for t, s in mine), strict=True)
+                )
+        terms = tuple(
+            Term({n: _divided(s, *metric[n]) for n, s in t.layers.items()}, t.examples, t.vectors, t.scale)
+            for t in self.terms
+        )
+        return Jacobian(terms, self.layout, self.like, metric)
+
+    def unscaled(self, x: BlockVector) -> BlockVector:
+        """``D⁻¹ x``, in place."""
+        for name, (rows, columns) in (self.metric or {}).items():
+            x[name].view(len(rows), len(columns)).mul_(rows.unsqueeze(1)).mul_(columns)
+        return x
+
     def block(self, name: str) -> Jacobian:
         """The columns of one block."""
         terms = tuple(
             Term({k: s for k, s in t.layers.items() if k == name}, t.examples, t.vectors, t.scale)
             for t in self.terms
         )
-        return Jacobian(terms, self.layout.restrict((name,)), self.like)
+        return Jacobian(terms, self.layout.restrict((name,)), self.like, self.metric)
 
     def residual(self, parts: tuple[Float[Tensor, "v n"], ...]) -> Float[Tensor, " m"]:
         """Numbers by term, vector and example, as evidence has them, in the order and scale of the rows."""
         present = [r for r in parts if r.shape[1]]
         return torch.cat([r.reshape(-1) * t.scale for r, t in zip(present, self.terms, strict=True)]).to(self.like)
+
+    def mean_square(self) -> float:
+        """The mean squared norm of a row: the mean of the kernel's diagonal."""
+        total = 0.0
+        for term in self.terms:
+            rows = sum(_square_norms(stats) for stats in term.layers.values())
+            total += float(torch.as_tensor(rows).sum()) * term.scale**2
+        return total / max(self.rows, 1)
 
     # products
 
@@ -200,6 +242,20 @@ def _rows(stats: LayerStats) -> Float[Tensor, "v n size"]:
     return products(stats.inputs, stats.grads).flatten(2)
 
 
+def _square_norms(stats: LayerStats) -> Float[Tensor, "v n"]:
+    """Squared norms of rows, a few examples at a time."""
+    g = stats.grads
+    assert g is not None
+    if g.shape[2] == 1 and stats.inputs.shape[1] == 1 and isinstance(stats.inputs, Tensor):
+        return g.square().sum((2, 3)) * stats.inputs.square().sum((1, 2))
+    each = max(1, GROUP // (g.shape[0] * g.shape[3] * stats.inputs.shape[-1]))
+    parts = [
+        _rows(LayerStats(stats.inputs[k : k + each], g[:, k : k + each])).square().sum(2)
+        for k in range(0, g.shape[1], each)
+    ]
+    return torch.cat(parts, 1)
+
+
 def _inner(stats: LayerStats, v: Tensor) -> Float[Tensor, "v n"]:
     """Every row times a vector."""
     g = stats.grads
@@ -226,3 +282,24 @@ def _weighted(stats: LayerStats, share: Float[Tensor, "v n"]) -> Float[Tensor, "
         return products(stats.inputs, own).sum(0)
     a = dense_rows(stats.inputs)
     return own.flatten(0, 1).mT @ a.flatten(0, 1)
+
+
+def _squares(stats: LayerStats, scale: float) -> tuple[Float[Tensor, " o"], Float[Tensor, " i"]]:
+    """Sums over rows of squared gradients and squared inputs, of a term whose rows have this scale."""
+    assert stats.grads is not None
+    g = stats.grads.square().sum((0, 1, 2)) * scale**2
+    if isinstance(stats.inputs, Lookups):
+        return g, g.new_ones(stats.inputs.d)
+    return g, stats.inputs.square().sum((0, 1)) * scale**2
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Roots relative to the largest, no less than 1e-4; 1 where all are zero."""
+    largest = squares.max()
+    return (squares / largest).sqrt().clamp(min=1e-4) if float(largest) > 0 else torch.ones_like(squares)
+
+
+def _divided(stats: LayerStats, rows: Tensor, columns: Tensor) -> LayerStats:
+    assert stats.grads is not None
+    inputs = stats.inputs if isinstance(stats.inputs, Lookups) else stats.inputs * columns
+    return LayerStats(inputs, stats.grads * rows, stats.channels)

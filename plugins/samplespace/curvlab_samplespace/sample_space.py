@@ -55,7 +55,9 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
     data the natural gradient of the empirical Fisher matrix.
 
     ``solver``: "spectrum" (eigen- or singular values; all dampings at once), "cholesky" (m³/3 flops), or "nystrom"
-    (randomized, ``rank``; for thousands of residuals).  ``momentum`` μ is SPRING's (arXiv 2401.10190):
+    (randomized, ``rank``; for thousands of residuals).  ``relative``: λ is in units of the mean squared norm of J's rows.
+    ``scaling`` p > 0 measures steps in a metric: the norms of J's columns to the power p, by layer
+    the product of a number for each input and each output; 1 is about Marquardt's.  ``momentum`` μ is SPRING's (arXiv 2401.10190):
     ``x ← μ x' + Jᵀ(JJᵀ + λI)⁻¹(r − μ J x')`` with the last update x'.  ``acceleration`` > 0 adds the geodesic correction
     ``½ (…)⁻¹ r''[x, x]`` where twice its length is at most this fraction of the length of x (D-NGD, arXiv 2505.21404).
 
@@ -67,6 +69,8 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
     space: Space = "auto"
     solver: SolverName = "spectrum"
     rank: Count = 500
+    relative: bool = False
+    scaling: Annotated[float, Bounds(least=0, most=1)] = 0.0
     momentum: Fraction = 0.0
     acceleration: Annotated[float, Bounds(least=0)] = 0.0
 
@@ -108,35 +112,36 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
 
     def observe(self, state: SampleSpaceState, seen: Evaluation, ctx: Context) -> None:
         state.seen = seen
-        state.jacobian = Jacobian.of(seen, self.labels, PART)
+        state.jacobian = Jacobian.of(seen, self.labels, PART).scaled(self.scaling)
         state.residual = state.jacobian.residual(seen.residuals[self.labels])
 
     def refresh(self, state: SampleSpaceState, ctx: Context) -> None:
         if state.solver is None:  # a repeated attempt has more damping, and the same Jacobian
-            assert state.jacobian is not None, "refresh comes after observe"
-            state.solver = self._factorized(state.jacobian, ctx)
+            assert state.jacobian is not None and state.residual is not None, "observe comes first"  # noqa: PT018
+            state.solver = self._factorized(state.jacobian, state.residual, ctx)
 
-    def _factorized(self, J: Jacobian, ctx: Context) -> Solver:
+    def _factorized(self, J: Jacobian, r: Tensor, ctx: Context) -> Solver:
         if self.solver == "cholesky":
             return cholesky_in_samples(J)
         if self.solver == "nystrom":
             return nystrom(J, self.rank, ctx.generator)
         if self.space == "parameter" or (self.space == "auto" and J.layout.size <= J.rows):
-            return spectral_in_parameters(J)
-        return spectral_in_samples(J)
+            return spectral_in_parameters(J, r)
+        return spectral_in_samples(J, r)
 
     def apply(self, state: SampleSpaceState, v: BlockVector, ctx: Context) -> Solve:
         solver, J, r, seen = state.solver, state.jacobian, state.residual, state.seen
         assert solver is not None and J is not None and r is not None and seen is not None  # noqa: PT018
+        damping = ctx.damping * J.mean_square() if self.relative else ctx.damping
         last = None if state.last is None else state.last.to(v.dtype)
         zeta = r if last is None else r.add(J.times(last), alpha=-self.momentum)
-        x = solver.combined(zeta, ctx.damping)
+        x = solver.combined(zeta, damping)
         if last is not None:
             x.add_(last, self.momentum)
         if v.flat.data_ptr() != seen.gradient.flat.data_ptr():
-            x.add_(self._beside(solver, J, v - seen.gradient, ctx.damping))
+            x.add_(self._beside(solver, J, v - seen.gradient, damping))
         if self.acceleration:
-            self._accelerate_(x, solver, J, seen, ctx.damping)
+            self._accelerate_(x, solver, J, seen, damping)
         path = None
         if self.path and isinstance(solver, Spectral):
             path = SpectralPath(solver, solver.coefficients(r))

@@ -30,26 +30,36 @@ class Solver(ABC):
 class Spectral(Solver):
     """``J = U diag(s) Wᵀ`` with k directions: all dampings at the cost of one.
 
-    ``squares`` are s², ascending or descending; directions below ``least`` are rounding and are left out.  Either W
-    ``[P, k]`` is held (parameter space) or U ``[m, k]`` alone (sample space), and then ``Jᵀ U w`` is a product with J.
+    ``squares`` are s²; directions with s² of at most ``least`` are rounding and are left out.  In parameter space W
+    ``[P, k]`` is held, in sample space U ``[m, k]``, and then ``Jᵀ U w`` is a product with J.  ``own`` are the
+    coefficients ``Uᵀ r`` of the residual ``r`` that the solver was made with.
     """
 
     J: Jacobian
     squares: Float[Tensor, " k"]
-    U: Float[Tensor, "m k"]
+    U: Float[Tensor, "m k"] | None
     W: Float[Tensor, "P k"] | None
     least: float
+    r: Float[Tensor, " m"]
+    own: Float[Tensor, " k"]
 
     def coefficients(self, r: Float[Tensor, " m"]) -> Float[Tensor, " k"]:
-        """``Uᵀ r``."""
-        return self.U.mT @ r.to(self.U.dtype)
+        """``Uᵀ r``, zero for directions that are rounding."""
+        if r is self.r:
+            return self.own
+        if self.U is not None:
+            return self.U.mT @ r.to(self.U.dtype)
+        assert self.W is not None
+        pulled = self.J.transposed(r.to(self.J.like.dtype)).flat.to(self.W.dtype)
+        return torch.where(self.squares > self.least, (self.W.mT @ pulled) / self.squares.sqrt(), 0.0)
 
     def back(self, w: Float[Tensor, " k"]) -> BlockVector:
         """``Jᵀ U w``."""
-        if self.W is None:
-            return self.J.transposed((self.U @ w).to(self.J.like.dtype))
+        if self.U is not None:
+            return self.J.unscaled(self.J.transposed((self.U @ w).to(self.J.like.dtype)))
+        assert self.W is not None
         flat = self.W @ (self.squares.sqrt() * w)
-        return BlockVector(self.J.layout, flat.to(self.J.like.dtype))
+        return self.J.unscaled(BlockVector(self.J.layout, flat.to(self.J.like.dtype)))
 
     def inverse(self, damping: float) -> Float[Tensor, " k"]:
         """``1/(s² + λ)``, zero for directions that are rounding."""
@@ -79,7 +89,7 @@ class Cholesky(Solver):
         A.diagonal().add_(max(damping, least))
         L = factorizations.cholesky(A)
         c = torch.cholesky_solve(r.double().unsqueeze(1), L).squeeze(1)
-        return self.J.transposed(c.to(self.J.like.dtype))
+        return self.J.unscaled(self.J.transposed(c.to(self.J.like.dtype)))
 
 
 @dataclass(frozen=True)
@@ -99,26 +109,24 @@ class Nystrom(Solver):
         inside = self.U.mT @ r
         rest = 1.0 / (float(self.squares.min()) + damping)
         c = self.U @ (inside / (self.squares + damping) - inside * rest) + r * rest
-        return self.J.transposed(c.to(self.J.like.dtype))
+        return self.J.unscaled(self.J.transposed(c.to(self.J.like.dtype)))
 
 
-def spectral_in_samples(J: Jacobian) -> Spectral:
+def spectral_in_samples(J: Jacobian, r: Float[Tensor, " m"]) -> Spectral:
     """By an eigendecomposition of JJᵀ in float64: about ``9 m³`` flops."""
     K = J.gram()
     values, U = factorizations.double_eigh(K)
     rounding = torch.finfo(K.dtype).eps * J.rows * float(values[-1].clamp(min=0.0))
-    return Spectral(J, nonnegative(values), U, None, rounding)
+    return Spectral(J, nonnegative(values), U, None, rounding, r, U.mT @ r.to(U.dtype))
 
 
-def spectral_in_parameters(J: Jacobian) -> Spectral:
-    """By a singular value decomposition of J: ``2 m P² + 20 P³`` flops for m > P rows, and none of J's digits lost.
-
-    A tall J is reduced by QR first.
-    """
+def spectral_in_parameters(J: Jacobian, r: Float[Tensor, " m"]) -> Spectral:
+    """By singular values of J: ``2 m P² + 20 P³`` flops for m > P rows, and none of J's digits lost."""
     A = J.dense().double()
-    U, s, Wt = factorizations.svd(A)
-    rounding = (torch.finfo(J.like.dtype).eps * max(A.shape) * float(s[0])) ** 2 if len(s) else 0.0
-    return Spectral(J, s.square(), U, Wt.mT, rounding)
+    s, Wt, own = factorizations.singular_system(A, r.double())
+    largest = float(s[0]) if len(s) else 0.0
+    rounding = (torch.finfo(J.like.dtype).eps * max(A.shape) * largest) ** 2
+    return Spectral(J, s.square(), None, Wt.mT, rounding, r, own)
 
 
 def cholesky_in_samples(J: Jacobian) -> Cholesky:

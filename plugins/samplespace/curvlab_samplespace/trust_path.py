@@ -48,7 +48,8 @@ class SpectralPath(DampedPath):
             if abs(off) < 1e-12:
                 break
             low, high = (damping, high) if off > 0 else (low, damping)
-            slope = float((x * x / d).sum()) / length**2
+            y = x / length if length > 0 else x
+            slope = float((y * y / d).sum())
             step = damping + off / slope if slope > 0 else low
             damping = step if low < step < high else 0.5 * (low + high)
         return damping
