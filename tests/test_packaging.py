@@ -86,7 +86,7 @@ def closure() -> set[str]:
 def test_there_is_a_plugin() -> None:
     found = {
         "firstorder", "graphs", "hessianfree", "huggingface", "kfac", "lbfgs", "pinn", "precision",
-        "shampoo", "singd", "speech", "structures",
+        "samplespace", "shampoo", "singd", "speech", "structures",
     }  # fmt: skip
     assert found <= set(PLUGINS)
 

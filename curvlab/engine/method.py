@@ -53,7 +53,7 @@ class Method:
         if self.step.follows and not self.preconditioner.path:
             raise ConfigError(
                 Fault(
-                    f"{rule} chooses the damping of a solve, but {preconditioner} solves for one damping alone",
+                    f"{rule} chooses the damping of a solve, but {preconditioner} solves for one alone",
                     path="step",
                     hint='use preconditioner = { use = "sample-space", solver = "spectrum" }',
                 )

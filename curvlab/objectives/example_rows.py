@@ -1,7 +1,7 @@
 """Rows of the Jacobian that no layer explains, and what rows are weighted with in the gradient.
 
-For a loss ℓ_n whose curvature in the outputs is ``Σ_v s_v s_vᵀ``, the rows of an example are ``s_vᵀ J_n``, and the
-numbers r_v with ``∇_f ℓ_n = Σ_v r_v s_v`` are its *residuals*: the loss is locally ``½ Σ_v r_v²``.
+For a loss ℓ_n whose curvature in the outputs is ``Σ_v s_v s_vᵀ``, the rows of an example are ``s_vᵀ J_n``,
+and the numbers r_v with ``∇_f ℓ_n = Σ_v r_v s_v`` are its *residuals*: the loss is locally ``½ Σ_v r_v²``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def rows_of_blocks(
         def f(at: Mapping[str, Tensor]) -> Tensor:
             return as_one(predicted(loss, outputs_at(model, at, one)))[0].reshape(-1)
 
-        _, pull = vjp(f, at)
+        pull = vjp(f, at)[1]
         found: dict[str, Tensor] = vmap(pull)(V)[0]
         return found
 

@@ -35,7 +35,7 @@ class Differentiator:
     def __call__(
         self, x: Float[Tensor, "n d"], wanted: Iterable[Derivative], hear: Hear | None = None
     ) -> Mapping[Derivative, Float[Tensor, "n q"]]:
-        """Every derivative that is wanted; ``hear`` is called with all products with a matrix, by jets alone."""
+        """Every derivative that is wanted; jets call ``hear`` with each product with a matrix."""
         asked = tuple(wanted)
         if self.reason is None and (hear is not None or any(d != () for d in asked)):
             keys = closed(asked)

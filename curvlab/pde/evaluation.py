@@ -111,7 +111,7 @@ class TermsEvaluation:
         """All chunks as one evaluation, without products."""
         gradient = self.blocks.layout.zeros(like=self.blocks.like.detach())
         layers: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.needs.layers}
-        residuals: dict[Labels, tuple[Tensor, ...]] = {kind: () for kind in _weighted(self.needs.layers)}
+        residuals: dict[Labels, tuple[Tensor, ...]] = dict.fromkeys(_weighted(self.needs.layers), ())
         heard = {name for term in self.terms for uses in term.heard for name in uses}
         loss, formed = gradient.flat.new_zeros(()), dict[str, Tensor]()
         for term in self.terms:
@@ -169,9 +169,9 @@ class TermsEvaluation:
                 if float((found - expected).norm()) > room * len(self.terms) * 10:
                     raise ConfigError(
                         Fault(
-                            f'the gradient of "{p}" is not explained by the calls of its layer: it is also used'
-                            " in another way, as in the transform",
-                            hint="use the parameter in its layer alone, or choose a method that reads no layers",
+                            f'the gradient of "{p}" is not explained by the calls of its layer: it is also'
+                            " used in another way, as in the transform",
+                            hint="use the parameter in its layer alone, or a method that reads no layers",
                         )
                     )
 
@@ -200,8 +200,8 @@ class TermsEvaluation:
                 found[kind][name] = replace(stats, channels=True)
         for kind in kinds:
             for name in {name for some in term.others for name in some} if kind is not Labels.NONE else ():
-                rows = torch.cat([some[name] for some in term.others], 1)
-                found[kind][name] = LayerStats.flat(_mixed(rows, shares[kind], slice(None)))
+                alone = torch.cat([some[name] for some in term.others], 1)
+                found[kind][name] = LayerStats.flat(_mixed(alone, shares[kind], slice(None)))
             for name in heard - set(found[kind]):
                 found[kind][name] = self._nothing(name, kind)
         return found

@@ -26,7 +26,7 @@ def example_gradients(
     blocks: Blocks,
     scale: float,
 ) -> Mapping[str, Float[Tensor, "q n size"]]:
-    """``scale · ∂r_nq`` of each block of ``members``, packed as the block is, by reverse mode over single points.
+    """``scale · ∂r_nq`` of each block of ``members``, packed as the block is, by reverse mode.
 
     Costs q backward passes, vectorized over points; memory ``q n size``.
     """

@@ -21,8 +21,8 @@ class Field(ABC):
 
     ``u()`` is its value, ``u.d("x", "x")`` a partial derivative of order one to four, ``u.gradient()`` and
     ``u.laplacian()`` combinations of them.  Each is ``[n]``; of a solution with q outputs ``[n, q]``, and
-    ``u[k]`` is one of them.  Coordinates are given by name or number.  ``values`` are the data of a term at
-    its points, ``[n]`` or ``[n, k]``; ``u.coefficient("nu")`` is an unknown coefficient that is trained.
+    ``u[k]`` is one of them.  Coordinates are given by name or number.  ``u.data()`` are the values known at
+    the points, ``[n]`` or ``[n, k]``; ``u.coefficient("nu")`` is an unknown coefficient that is trained.
     """
 
     names: Sequence[str]
@@ -65,6 +65,17 @@ class Field(ABC):
                 )
             )
         return replace(self, component=component)
+
+    def data(self) -> Tensor:
+        """The values that are known at the points of this term, ``[n]`` or ``[n, k]``."""
+        if self.values is None:
+            raise ConfigError(
+                Fault(
+                    "the residual reads data, and the points of its term have none",
+                    hint="use points = Fixed(points, values) in this term",
+                )
+            )
+        return self.values
 
     def coefficient(self, name: str) -> Tensor:
         """An unknown coefficient: a scalar that is trained with the network."""

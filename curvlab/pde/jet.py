@@ -107,37 +107,37 @@ class Jet:
             raise NoAttribute(f"Tensor.{name}")
         return lambda *args, **kwargs: _apply(name, (self, *args), kwargs)
 
-    def __add__(self, other: Any) -> Jet:
+    def __add__(self, other: Any) -> Any:
         return _apply("add", (self, other), {})
 
-    def __radd__(self, other: Any) -> Jet:
+    def __radd__(self, other: Any) -> Any:
         return _apply("add", (self, other), {})
 
-    def __sub__(self, other: Any) -> Jet:
+    def __sub__(self, other: Any) -> Any:
         return _apply("sub", (self, other), {})
 
-    def __rsub__(self, other: Any) -> Jet:
+    def __rsub__(self, other: Any) -> Any:
         return _apply("sub", (other, self), {})
 
-    def __mul__(self, other: Any) -> Jet:
+    def __mul__(self, other: Any) -> Any:
         return _apply("mul", (self, other), {})
 
-    def __rmul__(self, other: Any) -> Jet:
+    def __rmul__(self, other: Any) -> Any:
         return _apply("mul", (self, other), {})
 
-    def __truediv__(self, other: Any) -> Jet:
+    def __truediv__(self, other: Any) -> Any:
         return _apply("div", (self, other), {})
 
-    def __rtruediv__(self, other: Any) -> Jet:
+    def __rtruediv__(self, other: Any) -> Any:
         return _apply("div", (other, self), {})
 
-    def __pow__(self, other: Any) -> Jet:
+    def __pow__(self, other: Any) -> Any:
         return _apply("pow", (self, other), {})
 
     def __neg__(self) -> Jet:
         return self.like(-self.Z)
 
-    def __matmul__(self, other: Any) -> Jet:
+    def __matmul__(self, other: Any) -> Any:
         return _apply("matmul", (self, other), {})
 
     @classmethod
@@ -162,9 +162,9 @@ def _apply(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _default(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an elementwise function is called in the form that its derivatives are of."""
     if name == "softplus":
-        return tuple(args[1:]) in ((), (1, 20), (1.0, 20.0)) and not kwargs
+        return args[1:] in ((), (1, 20)) and not kwargs
     if name == "gelu":
-        return kwargs.get("approximate", "none") == "none"
+        return bool(kwargs.get("approximate", "none") == "none")
     return len(args) == 1 and set(kwargs) <= {"inplace"}
 
 
@@ -209,11 +209,12 @@ def _kinked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Jet:
             Fault(
                 f"{name} has no {what} derivative everywhere, and the residual differentiates the network"
                 f" {jet.order} times",
-                hint="use a smooth activation: nn.Tanh, nn.SiLU, nn.GELU, nn.Softplus, nn.Sigmoid or torch.sin",
+                hint="use a smooth activation: nn.Tanh, nn.SiLU, nn.GELU, nn.Softplus, nn.Sigmoid or sin",
             )
         )
     values = [a.Z[0] if isinstance(a, Jet) else a for a in args]
-    return jet.like(getattr(F, name, getattr(torch, name, None))(*values, **kwargs).unsqueeze(0))
+    function: Any = getattr(F, name, None) or getattr(torch, name)
+    return jet.like(function(*values, **kwargs).unsqueeze(0))
 
 
 # sums and products
@@ -227,7 +228,7 @@ def _sub(a: Any, b: Any, *, alpha: float = 1) -> Jet:
     return _sum(a, b, -alpha)
 
 
-def _sum(a: Any, b: Any, alpha: float) -> Jet:
+def _sum(a: Any, b: Any, alpha: float) -> Any:
     """``a + alpha · b``; a constant changes the value alone."""
     if isinstance(a, Jet) and isinstance(b, Jet):
         left, right = _aligned(a, b)
@@ -238,7 +239,7 @@ def _sum(a: Any, b: Any, alpha: float) -> Jet:
     return b.like(_shifted(alpha * b.Z, a))
 
 
-def _shifted(Z: Tensor, constant: Any) -> Tensor:
+def _shifted(Z: Tensor, constant: Any) -> Any:
     """Channels whose value is moved by a constant."""
     if not isinstance(constant, Tensor) or constant.dim() == 0:
         return torch.cat([Z[:1] + constant, Z[1:]])
@@ -266,7 +267,7 @@ def _mul(a: Any, b: Any) -> Jet:
     return a.like(torch.stack([_product(left, right, key) for key in a.keys]))
 
 
-def _scaled(Z: Tensor, constant: Any) -> Tensor:
+def _scaled(Z: Tensor, constant: Any) -> Any:
     if isinstance(constant, Tensor):
         while Z.dim() <= constant.dim():
             Z = Z.unsqueeze(1)
@@ -297,7 +298,7 @@ def _pow(a: Any, exponent: Any) -> Jet:
 
 
 def _linear(x: Jet, weight: Tensor, bias: Tensor | None = None) -> Jet:
-    if not isinstance(x, Jet) or isinstance(weight, Jet) or isinstance(bias, Jet):
+    if not isinstance(x, Jet) or any(isinstance(t, Jet) for t in (weight, bias)):
         raise NoRule("torch.nn.functional.linear of weights that depend on the coordinates")
     Y = F.linear(x.Z, weight)
     if bias is not None:
@@ -370,7 +371,7 @@ def _chunk(x: Jet, chunks: int, dim: int = 0) -> tuple[Jet, ...]:
 
 
 def _split(x: Jet, size: Any, dim: int = 0) -> tuple[Jet, ...]:
-    return tuple(x.like(Z) for Z in x.Z.split(size, _axis(dim)))
+    return tuple(x.like(Z) for Z in torch.split(x.Z, size, _axis(dim)))
 
 
 def _to(x: Jet, *args: Any, **kwargs: Any) -> Jet:

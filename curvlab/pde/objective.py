@@ -26,10 +26,11 @@ from curvlab.protocols.needs import Needs
 class PdeObjective(SupervisedObjective):
     """``Σ_t ½ weight_t mean_n Σ_q r²`` of ``Residuals`` at points: value, gradient, products, trial losses.
 
-    Layer statistics have one entry per term of the problem.  The examples of a term are its points; a layer is
-    shared by the channels of a jet (a bias is an input of the value alone).  With the residual r of a point,
-    weighted by the root of the term's weight, "exact" vectors are gradients of r, "data" ones r times those, and
-    "model" ones ξ times those, ξ ~ N(0, 1).  Where the network's derivatives are nested, no layer is read.
+    Layer statistics have one entry per term of the problem.  The examples of a term are its points; a layer
+    is shared by the channels of a jet (a bias is an input of the value alone).  With the residual r of a
+    point, weighted by the root of the term's weight, "exact" vectors are gradients of r, "data" ones r times
+    those, and "model" ones ξ times those, ξ ~ N(0, 1).  Where the network's derivatives are nested, no layer
+    is read.
     """
 
     model: Residuals

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
-#: a partial derivative: its coordinates, sorted, each as often as it is differentiated in; ``()`` is the value
+#: a partial derivative: its coordinates, sorted, each once for every derivative in it; ``()`` is the value
 Partial = tuple[int, ...]
 
 #: the highest order that is supported
@@ -54,7 +54,7 @@ def _place(derivative: Derivative) -> tuple[int, int, Partial]:
 
 @lru_cache(maxsize=1024)
 def chain(partial: Partial) -> tuple[tuple[int, int, tuple[Partial, ...]], ...]:
-    """Faà di Bruno's formula: ``∂^α σ(z) = Σ coefficient · σ^(k)(z) · Π_factors ∂^β z``, as (coefficient, k, β…).
+    """Faà di Bruno's formula ``∂^α σ(z) = Σ coefficient · σ^(k)(z) · Π ∂^β z``, as (coefficient, k, β…).
 
     The term of ``σ'`` and ``∂^α z`` is left out.
     """

@@ -11,10 +11,10 @@ from torch import nn
 
 
 class Periodic(nn.Module):
-    """Feeds ``cos(2π k x/L)`` and ``sin(2π k x/L)``, k = 1 … ``harmonics``, of periodic coordinates to a network.
+    """Features ``cos(2π k x/L)`` and ``sin(2π k x/L)``, k = 1 … ``harmonics``, of periodic coordinates.
 
-    ``periods`` maps numbers of coordinates to their periods L; other coordinates are read as they are.  Stands
-    before the first layer, which reads ``width(d)`` features of d coordinates.
+    ``periods`` maps numbers of coordinates to their periods L; other coordinates are read as they are.
+    Stands before the first layer, which reads ``width(d)`` features of d coordinates.
     """
 
     def __init__(self, periods: Mapping[int, float], harmonics: int = 1) -> None:

@@ -171,7 +171,8 @@ class Adaptive(Points):
         pool = _scaled(_unit(self.count * self.candidates, len(box), "uniform", generator), box)
         size = sizes(pool).detach().to(device="cpu", dtype=torch.float64) ** self.power
         weight = size / size.mean().clamp(min=torch.finfo(size.dtype).tiny) + self.floor
-        return pool[torch.multinomial(weight, self.count, generator=generator)]
+        chosen: Tensor = pool[torch.multinomial(weight, self.count, generator=generator)]
+        return chosen
 
 
 def _unit(n: int, d: int, design: Design, generator: torch.Generator) -> Float[Tensor, "n d"]:
@@ -191,7 +192,8 @@ def _scaled(unit: Tensor, box: Box) -> Tensor:
     if not box:
         return unit
     low, high = torch.tensor(list(box.values()), dtype=torch.float64, device="cpu").mT
-    return low + unit * (high - low)
+    scaled: Tensor = low + unit * (high - low)
+    return scaled
 
 
 def _axis(name: str, box: Box) -> int:

@@ -1,4 +1,4 @@
-"""A differential equation to be solved: coordinates, terms, unknown coefficients, and a solution if one is known."""
+"""Problems: a differential equation with its terms, unknown coefficients, and a solution if it is known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Residual = Callable[[Field, Tensor], Any]
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss, ``½ weight · mean_n Σ_q r_nq²``: a residual and the points where it is imposed."""
+    """One term of the loss, ``½ weight · mean_n Σ_q r_nq²``: a residual and the points where it holds."""
 
     residual: Residual
     points: Points
@@ -107,7 +107,8 @@ class Problem:
         generator = torch.Generator(device="cpu").manual_seed((seed * 1_000_003 + len(self.terms)) % 2**63)
         low, high = torch.tensor(list(self.coordinates.values()), dtype=torch.float64, device="cpu").mT
         unit = torch.rand(count, self.dimension, dtype=torch.float64, generator=generator, device="cpu")
-        return low + unit * (high - low)
+        points: Tensor = low + unit * (high - low)
+        return points
 
     def rows(self, points: tuple[Tensor, ...], like: Tensor | None = None) -> Float[Tensor, "k d+c+2"]:
         """Points of every term as rows: coordinates, data, weight, number of the term; terms in order.
@@ -127,8 +128,8 @@ class Problem:
     def weighted(self, rows: Float[Tensor, "k d+c+2"]) -> Float[Tensor, "k d+c+2"]:
         """Rows with the weights that they have as a batch.
 
-        A weight is ``√(weight_t k / (2 k_t))`` with k_t rows of a term and k of all, so that the mean over rows of
-        ``Σ_q (weight r)²`` is the loss.
+        A weight is ``√(weight_t k / (2 k_t))`` with k_t rows of a term and k of all, so that the mean over
+        rows of ``Σ_q (weight r)²`` is the loss.
         """
         term = rows[:, -1].long()
         counts = torch.bincount(term, minlength=len(self.terms)).clamp(min=1).to(rows.dtype)

@@ -20,9 +20,9 @@ from curvlab.pde.problem import Problem, Term
 class Residuals(nn.Module):
     """A network and a problem: weighted residuals of rows of points (``Problem.rows``), ``[k, q]``.
 
-    The mean over rows of their squares, summed over q, is the loss of the problem.  ``net`` maps points
-    ``[n, d]`` to ``[n, outputs]``; its parameters and the unknown coefficients are trained.  A term with fewer
-    than q residuals a point has zeros in the last columns.
+    The mean over rows of their squares, summed over q, is the loss of the problem.  ``net`` maps points ``[n,
+    d]`` to ``[n, outputs]``; its parameters and the unknown coefficients are trained.  A term with fewer than
+    q residuals a point has zeros in the last columns.
     """
 
     def __init__(self, net: nn.Module, problem: Problem) -> None:
@@ -62,7 +62,7 @@ class Residuals(nn.Module):
     def parts(self, rows: Float[Tensor, "k d+c+2"]) -> tuple[Float[Tensor, "n d+c+2"], ...]:
         """The rows of each term."""
         counts = torch.bincount(rows[:, -1].long(), minlength=len(self.problem.terms)).tolist()
-        return tuple(rows.split(counts))
+        return tuple(torch.split(rows, counts))
 
     def residual(
         self, term: int, rows: Float[Tensor, "n d+c+2"], hear: Hear | None = None
@@ -88,7 +88,7 @@ class Residuals(nn.Module):
 
     def _field(self, term: Term, rows: Tensor, found: Mapping[Derivative, Tensor]) -> Field:
         d, known = self.problem.dimension, term.points.data
-        for derivative, t in found.items():
+        for t in found.values():
             if t.shape[1] != self.problem.outputs:
                 raise ConfigError(
                     Fault(
@@ -126,7 +126,7 @@ def _tried(problem: Problem, term: Term) -> tuple[list[Derivative], int]:
     if not u.asked:
         raise ConfigError(
             Fault(
-                f'the residual of term "{term.label}" does not use u: its value does not depend on the network',
+                f'the residual of term "{term.label}" does not use u: it does not depend on the network',
                 hint="compute it of u(), u.d(...), u.gradient() or u.laplacian()",
             )
         )

@@ -81,7 +81,7 @@ class PdeTask(Task):
 
 @dataclass(frozen=True)
 class OwnProblem(PdeTask):
-    """A problem of your own: ``equation = "module:name"`` names a ``curvlab.pde.Problem``, or a function that makes one.
+    """A problem of your own: ``equation = "module:name"`` names a ``Problem`` or a function that makes one.
 
     ``net = "module:name"`` names a function from the problem to a network; without it the network is an MLP.
     The numbers of points are those of the problem's terms.  Importing a module runs its code.
@@ -105,8 +105,8 @@ class OwnProblem(PdeTask):
         if not isinstance(made, Problem):
             raise ConfigError(
                 Fault(
-                    f'"{self.equation}" is of type {type(made).__name__}; expected a curvlab.pde.Problem, or a'
-                    " function that returns one",
+                    f'"{self.equation}" is of type {type(made).__name__}; expected a curvlab.pde.Problem,'
+                    " or a function that returns one",
                     path="equation",
                 )
             )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.pde.objective import PdeObjective, objective
+from curvlab.pde.points import Sizes
 from curvlab.pde.residuals import Residuals
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.picture import Curve, Field, Picture
@@ -24,11 +25,11 @@ APART = 7919
 class PdeWorkload(Workload):
     """Points of all terms, and how well the network does elsewhere.
 
-    ``val_loss`` is the loss at points drawn anew; ``val_l2`` the relative error ``‖u − u*‖ / ‖u*‖`` at ``test``
-    uniform points, if the solution is known.  Each unknown coefficient is a metric of its own.
+    ``val_loss`` is the loss at points drawn anew; ``val_l2`` the relative error ``‖u − u*‖ / ‖u*‖`` at
+    ``test`` uniform points, if the solution is known.  Each unknown coefficient is a metric of its own.
 
-    With ``resample`` the points are drawn again every so many steps, those of ``Adaptive`` sets by the residuals
-    there.  What that depends on is in buffers of the model, so that a checkpoint holds it.
+    With ``resample`` the points are drawn again every so many steps, those of ``Adaptive`` sets by the
+    residuals there.  What that depends on is in buffers of the model, so that a checkpoint holds it.
     """
 
     model: Residuals
@@ -99,7 +100,7 @@ class PdeWorkload(Workload):
             self.rows.copy_(self.problem.rows(points, self.like))
         self._round = index
 
-    def _sizes(self, t: int) -> object:
+    def _sizes(self, t: int) -> Sizes:
         """The size of term t's residual at points."""
 
         @torch.no_grad()
@@ -151,5 +152,5 @@ class PdeWorkload(Workload):
                 if len(names) == 1:
                     pictures.append(Picture(title, Curve(sides[0], shown), (names[0], "u")))
                 else:
-                    pictures.append(Picture(title, Field(*sides, shown), (names[0], names[1])))
+                    pictures.append(Picture(title, Field(sides[0], sides[1], shown), (names[0], names[1])))
         return pictures

@@ -121,9 +121,9 @@ class Evaluation:
 class Solve:
     """The preconditioned gradient ``x`` and how it was come by.
 
-    ``iterates``, of solvers that keep them, run from early to late and end with ``x`` itself.
-    ``secants`` are the pairs that were asked for (``Preconditioner.pairs``).  ``path`` holds the solutions for
-    other dampings, of parts that know them (``Preconditioner.path``).
+    ``iterates``, of solvers that keep them, run from early to late and end with ``x`` itself. ``secants`` are
+    the pairs that were asked for (``Preconditioner.pairs``).  ``path`` holds the solutions for other
+    dampings, of parts that know them (``Preconditioner.path``).
     """
 
     x: BlockVector

@@ -18,7 +18,8 @@ class Line(ABC):
     """What a step rule may evaluate before it chooses: trial losses, trial gradients, the quadratic model.
 
     ``rate`` multiplies the rule's own rate (a torch ``lr_scheduler`` writes it).  ``iterates`` are those of
-    the solve, which end with ``update``, and ``path`` its solutions for other dampings.  Trials are functional: no parameter and no buffer changes.
+    the solve, which end with ``update``, and ``path`` its solutions for other dampings.  Trials are
+    functional: no parameter and no buffer changes.
     """
 
     update: BlockVector

@@ -24,14 +24,14 @@ class Needs:
 
     ``layers``: label kinds for which layer statistics are captured, of at least the first ``layer_examples``
     of the gradient sample (whole micro-batches; 0: all of it), all of which are held until the parts have
-    seen them.  ``samples``: labels sampled per example under ``Labels.MODEL``.  ``factored``: layer
-    gradients may stay as outer products.  ``implicit``: an estimator wants the GGN as an operator; who
-    multiplies with it counts the products.  ``variance``: how much the gradients of single examples differ.
-    ``products``, ``losses`` and ``gradients`` bound how many GGN products, trial losses and trial gradients
-    the parts will ask for in this step; they add up.  ``examples``: the number of examples enters what a part
-    does, so that a plain loop must know it.  ``every_block``: statistics are also wanted of the blocks that no
-    layer explains, as gradients of single examples.  ``bend``: second derivatives along a direction are asked
-    for (``Evaluation.bend``).
+    seen them.  ``samples``: labels sampled per example under ``Labels.MODEL``.  ``factored``: layer gradients
+    may stay as outer products.  ``implicit``: an estimator wants the GGN as an operator; who multiplies with
+    it counts the products.  ``variance``: how much the gradients of single examples differ. ``products``,
+    ``losses`` and ``gradients`` bound how many GGN products, trial losses and trial gradients the parts will
+    ask for in this step; they add up.  ``examples``: the number of examples enters what a part does, so that
+    a plain loop must know it.  ``every_block``: statistics are also wanted of the blocks that no layer
+    explains, as gradients of single examples.  ``bend``: second derivatives along a direction are asked for
+    (``Evaluation.bend``).
     """
 
     layers: frozenset[Labels] = frozenset()

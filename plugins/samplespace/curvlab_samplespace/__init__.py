@@ -1,4 +1,4 @@
-"""Exact Gauss–Newton and natural-gradient steps in sample space: ENGD, SPRING, D-NGD, Levenberg–Marquardt, FNGD."""
+"""Exact Gauss–Newton and natural-gradient steps in sample space: LM, ENGD, SPRING, D-NGD, FNGD."""
 
 from __future__ import annotations
 

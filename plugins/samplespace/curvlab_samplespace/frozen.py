@@ -36,15 +36,16 @@ class FrozenState:
 class FrozenCoefficients(Preconditioner[FrozenState]):
     """FNGD: ``x_l = (1/n) Σ_i w_li g_li`` with a weight for every layer l and slot i of a batch.
 
-    The natural gradient of a layer is such a sum with ``w = √n (K_l + λI)⁻¹ r``.  In the first ``warmup`` steps these
-    weights are computed, as by ``layer-space``, and used; afterwards their averages are, and no system is solved
-    (arXiv 2403.03473).  ``slots`` says what a weight belongs to: "batch" averages over batches by the position in a batch,
-    "epoch" keeps a weight for each position of each of the ``warmup`` batches, which needs a sampler that repeats its
-    batches in order (``sequential``) and ``warmup`` as the number of batches of an epoch.  With batches that are
-    shuffled the averages of all positions tend to one number: stochastic gradients with a rate for each layer.
+    The natural gradient of a layer is such a sum with ``w = √n (K_l + λI)⁻¹ r``.  In the first ``warmup``
+    steps these weights are computed, as by ``layer-space``, and used; afterwards their averages are, and no
+    system is solved (arXiv 2403.03473).  ``slots`` says what a weight belongs to: "batch" averages over
+    batches by the position in a batch, "epoch" keeps a weight for each position of each of the ``warmup``
+    batches, which needs a sampler that repeats its batches in order (``sequential``) and ``warmup`` as the
+    number of batches of an epoch.  With batches that are shuffled the averages of all positions tend to one
+    number: stochastic gradients with a rate for each layer.
 
-    ``size`` is the largest batch; further examples get the mean weight.  State: ``size`` numbers a layer, times
-    ``warmup`` for "epoch".  A later step costs what a weighted backward pass does.
+    ``size`` is the largest batch; further examples get the mean weight.  State: ``size`` numbers a layer,
+    times ``warmup`` for "epoch".  A later step costs what a weighted backward pass does.
     """
 
     warmup: Count = 100
@@ -80,7 +81,10 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
         n = J.rows
         if n > self.size:
             raise ConfigError(
-                Fault(f"{PART}: a batch has {n} examples and there are {self.size} slots", hint=f"set size = {n}")
+                Fault(
+                    f"{PART}: a batch has {n} examples and there are {self.size} slots",
+                    hint=f"set size = {n}",
+                )
             )
         state.observed[k] += 1
         share = 1.0 / state.observed[k]

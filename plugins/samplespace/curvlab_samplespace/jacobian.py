@@ -22,7 +22,7 @@ GROUP = 2**22
 
 @dataclass(frozen=True)
 class Term:
-    """The rows of one loss term: v vectors of n examples, each row times ``scale``; row ``k n + i`` is vector k of i."""
+    """The rows of one loss term, each times ``scale``: row ``k n + i`` is that of vector k and example i."""
 
     layers: Mapping[str, LayerStats]
     examples: int
@@ -79,10 +79,10 @@ class Jacobian:
         return sum(term.rows for term in self.terms)
 
     def scaled(self, power: float) -> Jacobian:
-        """``J D⁻¹``, where entry (o, i) of D's block is ``(‖g_o‖ ‖a_i‖)^power``, of the block's gradients and inputs.
+        """``J D⁻¹``; entry (o, i) of D's block is ``(‖g_o‖ ‖a_i‖)^power``, of the block's gradients and inputs.
 
-        These are root mean squares over rows, no less than 1e-4 of the largest of their side: with power 1 about
-        the norms of J's columns, as Marquardt scales them, and never more than two vectors a layer.
+        These are root mean squares over rows, no less than 1e-4 of the largest of their side: with power 1
+        about the norms of J's columns, as Marquardt scales them, and never more than two vectors a layer.
         """
         if power == 0.0:
             return self
@@ -90,10 +90,8 @@ class Jacobian:
         for name in self.layout.names:
             mine = [(t, t.layers[name]) for t in self.terms if name in t.layers]
             if mine:
-                metric[name] = tuple(
-                    _root(sum(squares)).pow(-power)
-                    for squares in zip(*(_squares(s, t.scale) for t, s in mine), strict=True)
-                )
+                rows, columns = zip(*(_squares(s, t.scale) for t, s in mine), strict=True)
+                metric[name] = _power(rows, -power), _power(columns, -power)
         terms = tuple(
             Term({n: _divided(s, *metric[n]) for n, s in t.layers.items()}, t.examples, t.vectors, t.scale)
             for t in self.terms
@@ -117,7 +115,9 @@ class Jacobian:
     def residual(self, parts: tuple[Float[Tensor, "v n"], ...]) -> Float[Tensor, " m"]:
         """Numbers by term, vector and example, as evidence has them, in the order and scale of the rows."""
         present = [r for r in parts if r.shape[1]]
-        return torch.cat([r.reshape(-1) * t.scale for r, t in zip(present, self.terms, strict=True)]).to(self.like)
+        return torch.cat([r.reshape(-1) * t.scale for r, t in zip(present, self.terms, strict=True)]).to(
+            self.like
+        )
 
     def mean_square(self) -> float:
         """The mean squared norm of a row: the mean of the kernel's diagonal."""
@@ -163,11 +163,13 @@ class Jacobian:
         return J
 
     def gram(self) -> Float[Tensor, "m m"]:
-        """``K = J Jᵀ``, layer by layer: of inputs and gradients, or of a layer's rows where that is cheaper."""
+        """``K = J Jᵀ``, layer by layer: of inputs and gradients, or of a layer's rows if that is cheaper."""
         K = self.like.new_zeros(self.rows, self.rows)
         starts = [sum(t.rows for t in self.terms[:k]) for k in range(len(self.terms))]
         for name in self.layout.names:
-            mine = [(s, t, t.layers[name]) for s, t in zip(starts, self.terms, strict=True) if name in t.layers]
+            mine = [
+                (s, t, t.layers[name]) for s, t in zip(starts, self.terms, strict=True) if name in t.layers
+            ]
             if _cheaper_as_rows(mine, self.layout.shapes[name].numel()):
                 R = self.like.new_zeros(self.rows, self.layout.shapes[name].numel())
                 for start, term, stats in mine:
@@ -177,7 +179,10 @@ class Jacobian:
             for k, (start, term, stats) in enumerate(mine):
                 for other_start, other, theirs in mine[k:]:
                     part = _pairs(stats, theirs).mul_(term.scale * other.scale)
-                    rows, columns = slice(start, start + term.rows), slice(other_start, other_start + other.rows)
+                    rows, columns = (
+                        slice(start, start + term.rows),
+                        slice(other_start, other_start + other.rows),
+                    )
                     K[rows, columns] += part
                     if other is not term:
                         K[columns, rows] += part.mT
@@ -293,10 +298,13 @@ def _squares(stats: LayerStats, scale: float) -> tuple[Float[Tensor, " o"], Floa
     return g, stats.inputs.square().sum((0, 1)) * scale**2
 
 
-def _root(squares: Tensor) -> Tensor:
-    """Roots relative to the largest, no less than 1e-4; 1 where all are zero."""
-    largest = squares.max()
-    return (squares / largest).sqrt().clamp(min=1e-4) if float(largest) > 0 else torch.ones_like(squares)
+def _power(squares: tuple[Tensor, ...], power: float) -> Tensor:
+    """A power of the roots of sums over terms, relative to the largest, no less than 1e-4; 1 if zero."""
+    total = torch.stack(squares).sum(0)
+    largest = total.max()
+    if not float(largest) > 0:
+        return torch.ones_like(total)
+    return (total / largest).sqrt().clamp(min=1e-4).pow(power)
 
 
 def _divided(stats: LayerStats, rows: Tensor, columns: Tensor) -> LayerStats:

@@ -32,10 +32,11 @@ class LayerSpaceState:
 class LayerSpace(Preconditioner[LayerSpaceState]):
     """``x_l = (J_lᵀ J_l + λI)⁻¹ g_l`` for each layer l by its own kernel ``K_l = J_l J_lᵀ`` of the batch.
 
-    By the identity of Sherman, Morrison and Woodbury ``x_l = J_lᵀ (K_l + λI)⁻¹ r``: an ``[m, m]`` Cholesky factor a layer
-    in place of a matrix of the layer's parameters (SMW-NGD, SENG; TENGraD, arXiv 2106.03947, for how K_l is made of
-    inputs and gradients).  ``relative``: λ is in units of the mean of K_l's diagonal, so that it does not depend on
-    the scale of the loss.  No state; a step costs ``m³/3`` flops a layer and the kernels.
+    By the identity of Sherman, Morrison and Woodbury ``x_l = J_lᵀ (K_l + λI)⁻¹ r``: an ``[m, m]`` Cholesky
+    factor a layer in place of a matrix of the layer's parameters (SMW-NGD, SENG; TENGraD, arXiv 2106.03947,
+    for how K_l is made of inputs and gradients).  ``relative``: λ is in units of the mean of K_l's diagonal,
+    so that it does not depend on the scale of the loss.  No state; a step costs ``m³/3`` flops a layer and
+    the kernels.
     """
 
     labels: Labels = Labels.DATA

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
@@ -49,17 +48,18 @@ class SampleSpaceState:
 class SampleSpace(Preconditioner[SampleSpaceState]):
     """``x = (JᵀJ + λI)⁻¹ g``, exactly, where J are the rows of all residuals of the batch and ``g = Jᵀ r``.
 
-    In sample space ``x = Jᵀ (JJᵀ + λI)⁻¹ r`` by the kernel JJᵀ ``[m, m]``, which is made of layer statistics without
-    J; in parameter space by singular values of J ``[m, P]``.  ``space = "auto"`` takes the smaller of m and P.
-    With exact labels it is the Gauss–Newton step of any loss (ENGD, arXiv 2302.13163 and 2505.12149), with those of the
-    data the natural gradient of the empirical Fisher matrix.
+    In sample space ``x = Jᵀ (JJᵀ + λI)⁻¹ r`` by the kernel JJᵀ ``[m, m]``, which is made of layer statistics
+    without J; in parameter space by singular values of J ``[m, P]``.  ``space = "auto"`` takes the smaller of
+    m and P. With exact labels it is the Gauss–Newton step of any loss (ENGD, arXiv 2302.13163 and
+    2505.12149), with those of the data the natural gradient of the empirical Fisher matrix.
 
-    ``solver``: "spectrum" (eigen- or singular values; all dampings at once), "cholesky" (m³/3 flops), or "nystrom"
-    (randomized, ``rank``; for thousands of residuals).  ``relative``: λ is in units of the mean squared norm of J's rows.
-    ``scaling`` p > 0 measures steps in a metric: the norms of J's columns to the power p, by layer
-    the product of a number for each input and each output; 1 is about Marquardt's.  ``momentum`` μ is SPRING's (arXiv 2401.10190):
-    ``x ← μ x' + Jᵀ(JJᵀ + λI)⁻¹(r − μ J x')`` with the last update x'.  ``acceleration`` > 0 adds the geodesic correction
-    ``½ (…)⁻¹ r''[x, x]`` where twice its length is at most this fraction of the length of x (D-NGD, arXiv 2505.21404).
+    ``solver``: "spectrum" (eigen- or singular values; all dampings at once), "cholesky" (m³/3 flops), or
+    "nystrom" (randomized, ``rank``; for thousands of residuals).  ``relative``: λ is in units of the mean
+    squared norm of J's rows. ``scaling`` p > 0 measures steps in a metric: the norms of J's columns to the
+    power p, by layer the product of a number for each input and each output; 1 is about Marquardt's.
+    ``momentum`` μ is SPRING's (arXiv 2401.10190): ``x ← μ x' + Jᵀ(JJᵀ + λI)⁻¹(r − μ J x')`` with the last
+    update x'.  ``acceleration`` > 0 adds the geodesic correction ``½ (…)⁻¹ r''[x, x]`` where twice its length
+    is at most this fraction of the length of x (D-NGD, arXiv 2505.21404).
 
     Every block is treated: what no layer reader explains gets gradients of single examples.  State: one
     vector with momentum, else none; within a step the rows of all layers and ``m²`` or ``m P`` numbers.
@@ -79,7 +79,9 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         faults = []
         if self.labels not in (Labels.EXACT, Labels.DATA):
             faults.append(
-                Fault(f'{PART}: labels = "{self.labels}" are drawn or none', path="labels", hint='use "exact"')
+                Fault(
+                    f'{PART}: labels = "{self.labels}" are drawn or none', path="labels", hint='use "exact"'
+                )
             )
         if self.acceleration and self.labels is not Labels.EXACT:
             faults.append(Fault("acceleration needs the residuals of exact labels", path="acceleration"))

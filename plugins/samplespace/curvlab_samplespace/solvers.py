@@ -30,9 +30,9 @@ class Solver(ABC):
 class Spectral(Solver):
     """``J = U diag(s) Wᵀ`` with k directions: all dampings at the cost of one.
 
-    ``squares`` are s²; directions with s² of at most ``least`` are rounding and are left out.  In parameter space W
-    ``[P, k]`` is held, in sample space U ``[m, k]``, and then ``Jᵀ U w`` is a product with J.  ``own`` are the
-    coefficients ``Uᵀ r`` of the residual ``r`` that the solver was made with.
+    ``squares`` are s²; directions with s² of at most ``least`` are rounding and are left out.  In parameter
+    space W ``[P, k]`` is held, in sample space U ``[m, k]``, and then ``Jᵀ U w`` is a product with J.
+    ``own`` are the coefficients ``Uᵀ r`` of the residual ``r`` that the solver was made with.
     """
 
     J: Jacobian

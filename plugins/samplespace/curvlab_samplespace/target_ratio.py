@@ -14,7 +14,6 @@ from curvlab.protocols.needs import Needs
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import StepRule
 
-
 #: radii that the first step tries
 FIRST = 40
 
@@ -30,11 +29,12 @@ class RadiusState:
 class TargetRatio(StepRule[RadiusState]):
     """The longest step of a trust region whose actual over predicted reduction is at least ``target``.
 
-    Steps lie on the path ``x(λ)``.  ``count`` radii between the last one over ``span`` and the last one times ``span``
-    are tried, longest first, and the first that is good enough is taken: a long step over a ridge is better than a short
-    one before it.  The first step tries the longest and its halves.  If no radius is good, the step is rejected,
-    and the next one begins at the shortest.  A target as low as 0.075 follows the adaptive radius of arXiv 2607.02194.
-    ``lr`` bounds the radius.  Costs up to ``count`` trial losses and products with factors that are there already.
+    Steps lie on the path ``x(λ)``.  ``count`` radii between the last one over ``span`` and the last one times
+    ``span`` are tried, longest first, and the first that is good enough is taken: a long step over a ridge is
+    better than a short one before it.  The first step tries the longest and its halves.  If no radius is
+    good, the step is rejected, and the next one begins at the shortest.  A target as low as 0.075 follows the
+    adaptive radius of arXiv 2607.02194. ``lr`` bounds the radius.  Costs up to ``count`` trial losses and
+    products with factors that are there already.
     """
 
     follows: ClassVar[bool] = True

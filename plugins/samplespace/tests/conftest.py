@@ -25,7 +25,7 @@ def poisson() -> pde.Residuals:
         terms=(
             pde.Term(equation, pde.Inside(9), weight=0.5),
             pde.Term(lambda u, x: torch.stack([u(), u.d("y")], 1), pde.Faces(5), weight=3.0, name="faces"),
-            pde.Term(lambda u, x: u() - u.values, pde.Fixed(measured, measured.sum(1)), name="data"),
+            pde.Term(lambda u, x: u() - u.data(), pde.Fixed(measured, measured.sum(1)), name="data"),
         ),
         unknowns={"kappa": 1.3},
     )

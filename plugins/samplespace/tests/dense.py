@@ -14,13 +14,15 @@ def jacobian(model: nn.Module, r: Callable[[], Tensor], blocks: Blocks) -> Tenso
     """Rows of ``r()`` flattened, columns in the order of the blocks' vectors."""
     values, rows = r().reshape(-1), []
     for k in range(len(values)):
-        grads = torch.autograd.grad(values[k], list(blocks.parameters.values()), retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(
+            values[k], list(blocks.parameters.values()), retain_graph=True, allow_unused=True
+        )
         rows.append(blocks.pack(dict(zip(blocks.parameters, grads, strict=True))).flat.clone())
     return torch.stack(rows)
 
 
 def pde_residuals(model: nn.Module, rows: Tensor) -> Tensor:
-    """All residuals of a problem, scaled so that half the sum of squares is the loss, in the order of a Jacobian's rows."""
+    """All residuals of a problem in the order of a Jacobian's rows; half the sum of squares is the loss."""
     found = []
     for t, part in enumerate(model.parts(rows)):  # type: ignore[operator]
         weight = model.problem.terms[t].weight  # type: ignore[union-attr, index]

@@ -56,8 +56,12 @@ def supervised(kind: str, micro_batch: int | None = None) -> tuple[SupervisedObj
     model = Mixed().double()
     inputs = torch.randn(6, 2, 5, dtype=torch.float64), torch.randint(0, 7, (6, 5))
     if kind == "squares":
-        return objective(model, nn.MSELoss(), inputs, torch.randn(6, 3).double(), micro_batch=micro_batch), model
-    return objective(model, nn.CrossEntropyLoss(), inputs, torch.randint(0, 3, (6,)), micro_batch=micro_batch), model
+        return objective(
+            model, nn.MSELoss(), inputs, torch.randn(6, 3).double(), micro_batch=micro_batch
+        ), model
+    return objective(
+        model, nn.CrossEntropyLoss(), inputs, torch.randint(0, 3, (6,)), micro_batch=micro_batch
+    ), model
 
 
 def dense_rows(asked: SupervisedObjective, model: nn.Module, blocks: Blocks) -> Tensor:
@@ -65,7 +69,11 @@ def dense_rows(asked: SupervisedObjective, model: nn.Module, blocks: Blocks) -> 
     inputs, targets = asked.gradient_sample  # type: ignore[misc]
     f = model(*inputs)
     J = jacobian(model, lambda: model(*inputs), blocks).view(*f.shape, -1)
-    columns = list(asked.loss_rule.hessian_columns(f.detach(), targets, asked._batches(asked.gradient_sample)._weights(targets, len(f))))
+    columns = list(
+        asked.loss_rule.hessian_columns(
+            f.detach(), targets, asked._batches(asked.gradient_sample)._weights(targets, len(f))
+        )
+    )
     rows = [torch.einsum("nc,ncp->np", v, J) for v in columns]
     return torch.cat(rows) / len(f) ** 0.5
 
@@ -97,8 +105,12 @@ def test_rows_of_a_problem_are_those_of_the_dense_jacobian(poisson: pde.Residual
     r = J.residual(seen.residuals[Labels.EXACT])
     assert_close(r, pde_residuals(poisson, rows).detach(), dimension=100)
     assert_close(J.transposed(r).flat, seen.gradient.flat, dimension=1000)
-    plain = torch.autograd.grad(0.5 * pde_residuals(poisson, rows).square().sum(), list(blocks.parameters.values()))
-    assert_close(seen.gradient.flat, blocks.pack(dict(zip(blocks.parameters, plain, strict=True))).flat, dimension=100)
+    plain = torch.autograd.grad(
+        0.5 * pde_residuals(poisson, rows).square().sum(), list(blocks.parameters.values())
+    )
+    assert_close(
+        seen.gradient.flat, blocks.pack(dict(zip(blocks.parameters, plain, strict=True))).flat, dimension=100
+    )
 
 
 @pytest.mark.parametrize("space", ["sample", "parameter"])
@@ -114,7 +126,10 @@ def test_a_step_is_the_damped_gauss_newton_step(poisson: pde.Residuals, space: s
     state = part.init(seen.gradient, ctx)
     part.observe(state, seen, ctx)
     part.refresh(state, ctx)
-    for v in (seen.gradient, seen.gradient.plus(BlockVector(seen.gradient.layout, torch.ones(seen.gradient.layout.size).double()))):
+    for v in (
+        seen.gradient,
+        seen.gradient.plus(BlockVector(seen.gradient.layout, torch.ones(seen.gradient.layout.size).double())),
+    ):
         expected = torch.linalg.solve(J.mT @ J + ctx.damping * torch.eye(J.shape[1]).double(), v.flat)
         assert_close(part.apply(state, v, ctx).x.flat, expected, dimension=100, condition=1e4)
 
@@ -124,7 +139,10 @@ def test_spring_projects_its_last_update(poisson: pde.Residuals) -> None:
     asked = pde.objective(poisson)
     seen, blocks, ctx = evaluated(asked, poisson)
     rows = asked.gradient_sample[0]  # type: ignore[index]
-    J, r = jacobian(poisson, lambda: pde_residuals(poisson, rows), blocks), pde_residuals(poisson, rows).detach()
+    J, r = (
+        jacobian(poisson, lambda: pde_residuals(poisson, rows), blocks),
+        pde_residuals(poisson, rows).detach(),
+    )
     part = SampleSpace(solver="cholesky", space="sample", momentum=0.7)
     state = part.init(seen.gradient, ctx)
     last = torch.randn(J.shape[1]).double()
@@ -138,7 +156,7 @@ def test_spring_projects_its_last_update(poisson: pde.Residuals) -> None:
 
 @pytest.mark.parametrize("space", ["sample", "parameter"])
 def test_steps_of_a_trust_region_have_its_radius(space: str) -> None:
-    """‖x(λ)‖ = radius to 1e-10; beyond the longest, the undamped step; the model's change is what it predicts."""
+    """‖x(λ)‖ = radius to 1e-10; beyond the longest, the undamped step; the model changes as predicted."""
     asked, model = supervised("squares")
     seen, _, ctx = evaluated(asked, model, damping=0.0)
     part = SampleSpace(space=space)  # type: ignore[arg-type]
@@ -155,7 +173,7 @@ def test_steps_of_a_trust_region_have_its_radius(space: str) -> None:
         x = path.at(damping)
         assert abs(float(x.norm()) / radius - 1) < 1e-10
         change = -seen.gradient.dot(x) + 0.5 * J.times(x).square().sum()
-        assert_close(torch.tensor(path.predicted(damping)).double(), change, dimension=1000)
+        assert_close(torch.tensor(path.predicted(damping), dtype=torch.float64), change, dimension=1000)
     assert path.damping(2 * path.longest) == 0.0
     assert_close(path.at(0.0).flat, solve.x.flat, dimension=10)
 
@@ -202,7 +220,9 @@ def test_each_layer_is_solved_by_its_own_kernel() -> None:
     J = Jacobian.of(seen, Labels.EXACT, "test")
     for name in names:
         A = J.block(name).dense()
-        expected = torch.linalg.solve(A.mT @ A + 0.3 * torch.eye(A.shape[1]).double(), seen.gradient[name].reshape(-1))
+        expected = torch.linalg.solve(
+            A.mT @ A + 0.3 * torch.eye(A.shape[1]).double(), seen.gradient[name].reshape(-1)
+        )
         assert_close(x[name].reshape(-1), expected, dimension=100, condition=100)
 
 
@@ -221,7 +241,9 @@ def test_fngd_is_the_layerwise_natural_gradient_until_its_weights_are_kept() -> 
         assert state.observed == [min(step // 2 + 1, 1), min((step + 1) // 2, 1)]
     blocks, ctx = partition(model, lambda layer: True), reference_context(0.5)
     needs = Needs(layers=frozenset({Labels.DATA}), examples=True)
-    for k, (x, y) in enumerate(batches):  # θ did not move, so the weights are still those of the natural gradient
+    for k, (x, y) in enumerate(
+        batches
+    ):  # θ did not move, so the weights are still those of the natural gradient
         seen = curvlab.objective(model, nn.CrossEntropyLoss(), x, y).evaluate(needs, blocks, ctx)
         mine = exact.init(seen.gradient, ctx)
         exact.observe(mine, seen, ctx)

@@ -22,9 +22,9 @@ from curvlab_pinn.references.preparation import AllenCahnReference
 class AllenCahn(PdeTask):
     """Solve ``∂u/∂t = 10⁻⁴ ∂²u/∂x² + 5 u − 5 u³``, periodic on [−1, 1], t in [0, 1], from ``x² cos πx``.
 
-    The period and the initial value hold exactly: ``u = x² cos(πx) + t N(t, cos πx, sin πx)``.  ``val_l2`` is the
-    relative error against a spectral solution, which ``curvlab tasks prepare allen-cahn`` stores and which is
-    otherwise computed when the task is made, in two seconds.
+    The period and the initial value hold exactly: ``u = x² cos(πx) + t N(t, cos πx, sin πx)``.  ``val_l2`` is
+    the relative error against a spectral solution, which ``curvlab tasks prepare allen-cahn`` stores and
+    which is otherwise computed when the task is made, in two seconds.
     """
 
     preparation: ClassVar[type[Preparation] | None] = AllenCahnReference

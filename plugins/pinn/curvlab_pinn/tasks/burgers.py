@@ -18,10 +18,10 @@ from curvlab_pinn.references.burgers import NU, Viscosity, burgers_at
 
 @dataclass(frozen=True)
 class Burgers(PdeTask):
-    """Solve ``∂u/∂t + u ∂u/∂x = ν ∂²u/∂x²`` for t in [0, 1], x in [−1, 1], from ``−sin πx`` and with u = 0 at the ends.
+    """Solve ``∂u/∂t + u ∂u/∂x = ν ∂²u/∂x²`` on [0, 1] × [−1, 1], from ``−sin πx`` and with u = 0 at the ends.
 
-    Both conditions hold exactly: ``u = −sin(πx) + t (1 − x²) N(t, x)``.  A shock forms at x = 0.  ``val_l2`` is the
-    relative error against the exact solution (Cole and Hopf), at test points.
+    Both conditions hold exactly: ``u = −sin(πx) + t (1 − x²) N(t, x)``.  A shock forms at x = 0.  ``val_l2``
+    is the relative error against the exact solution (Cole and Hopf), at test points.
     """
 
     hidden: tuple[Width, ...] = (20, 20, 20)  #: widths of the hidden layers

@@ -20,8 +20,8 @@ from curvlab_pinn.tasks.names import coordinates
 class Heat(PdeTask):
     """Solve ``∂u/∂t = Δu`` on the unit cube of time and space, u given at time 0 and on the faces of space.
 
-    ``½ mean (∂u/∂t − Δu)² + ½ mean (u − g)²`` over boundary points, a share of them at time 0.  The solution is
-    ``exp(−π² t/4) Σ_i sin(π x_i/2)``; ``val_l2`` is the relative error at test points.
+    ``½ mean (∂u/∂t − Δu)² + ½ mean (u − g)²`` over boundary points, a share of them at time 0.  The solution
+    is ``exp(−π² t/4) Σ_i sin(π x_i/2)``; ``val_l2`` is the relative error at test points.
     """
 
     dimension: Annotated[int, Bounds(least=2), Bounds(most=2**24)] = 2  #: coordinates, time among them, ≥ 2

@@ -39,7 +39,11 @@ class Helmholtz(PdeTask):
         return Problem(
             coordinates={"x": (-1.0, 1.0), "y": (-1.0, 1.0)},
             terms=(
-                Term(lambda u, x: u.laplacian() + k * k * u() - source(x), Inside(self.interior), name="equation"),
+                Term(
+                    lambda u, x: u.laplacian() + k * k * u() - source(x),
+                    Inside(self.interior),
+                    name="equation",
+                ),
                 Term(lambda u, x: u(), Faces(self.boundary), name="walls"),
             ),
             reference=solution,

@@ -18,8 +18,8 @@ from curvlab.protocols.bounds import Count, NotNegative, Positive
 class InversePoisson(PdeTask):
     """Find u and κ with ``−κ Δu = f`` on the unit square, u = 0 on its faces, from measurements of u inside.
 
-    ``u = sin(πx) sin(πy)``; the measurements have normal noise of standard deviation ``noise``.  ``val_l2`` is the
-    relative error of u at test points, ``val_kappa`` the coefficient that was found.
+    ``u = sin(πx) sin(πy)``; the measurements have normal noise of standard deviation ``noise``.  ``val_l2``
+    is the relative error of u at test points, ``val_kappa`` the coefficient that was found.
     """
 
     kappa: Positive = 1.7  #: the coefficient to be found
@@ -41,7 +41,7 @@ class InversePoisson(PdeTask):
             terms=(
                 Term(equation, Inside(self.interior)),
                 Term(lambda u, x: u(), Faces(self.boundary), name="walls"),
-                Term(lambda u, x: u() - u.values, Fixed(x, _solution(x) + self.noise * off), name="measured"),
+                Term(lambda u, x: u() - u.data(), Fixed(x, _solution(x) + self.noise * off), name="measured"),
             ),
             unknowns={"kappa": self.start},
             reference=_solution,

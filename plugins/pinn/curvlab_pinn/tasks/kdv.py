@@ -22,9 +22,9 @@ from curvlab_pinn.references.preparation import KdVReference
 class KdV(PdeTask):
     """Solve ``∂u/∂t + u ∂u/∂x + 0.022² ∂³u/∂x³ = 0``, periodic on [−1, 1], t in [0, 1], from ``cos πx``.
 
-    The problem of Zabusky and Kruskal 1965.  The period and the initial value hold exactly.  ``val_l2`` is the relative
-    error against a spectral solution, which ``curvlab tasks prepare kdv`` stores and which is otherwise computed when
-    the task is made, in two seconds.
+    The problem of Zabusky and Kruskal 1965.  The period and the initial value hold exactly.  ``val_l2`` is
+    the relative error against a spectral solution, which ``curvlab tasks prepare kdv`` stores and which is
+    otherwise computed when the task is made, in two seconds.
     """
 
     preparation: ClassVar[type[Preparation] | None] = KdVReference

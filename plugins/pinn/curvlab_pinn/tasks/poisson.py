@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,9 +23,10 @@ Solution = Literal["sine-product", "cosine-sum", "harmonic", "squared-norm"]
 class Poisson(PdeTask):
     """Solve ``−Δu = f`` on the unit cube with u given on its faces: ``½ mean (−Δu − f)² + ½ mean (u − g)²``.
 
-    The network is an MLP.  ``solution`` is ``Π sin(π x_i)``, ``Σ cos(π x_i)``, the harmonic polynomial
-    ``Σ x_{2i−1} x_{2i}``, or ``‖x‖²``; ``val_l2`` is the relative error at test points.  The defaults are the small
-    network of Dangel, Müller and Zeinhofer 2024 (arXiv 2405.15603) on two dimensions, all points in every step.
+    The network is an MLP.  ``solution`` is ``Π sin(π x_i)``, ``Σ cos(π x_i)``, the harmonic polynomial ``Σ
+    x_{2i−1} x_{2i}``, or ``‖x‖²``; ``val_l2`` is the relative error at test points.  The defaults are the
+    small network of Dangel, Müller and Zeinhofer 2024 (arXiv 2405.15603) on two dimensions, all points in
+    every step.
     """
 
     dimension: Width = 2  #: coordinates, ≥ 1
@@ -64,7 +66,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 #: the solution and the right-hand side, by name
-SOLUTIONS = {
+SOLUTIONS: dict[Solution, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "sine-product": (_sine, lambda x: x.shape[1] * math.pi**2 * _sine(x)),
     "cosine-sum": (_cosine, lambda x: math.pi**2 * _cosine(x)),
     "harmonic": (_harmonic, lambda x: torch.zeros_like(x[:, 0])),
