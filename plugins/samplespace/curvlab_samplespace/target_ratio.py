@@ -41,8 +41,8 @@ class TargetRatio(StepRule[RadiusState]):
 
     lr: Positive | Schedule = 1e6
     target: Inside = 0.075
-    span: Annotated[float, Bounds(above=1)] = 3.0
-    count: Annotated[int, Bounds(least=2)] = 12
+    span: Annotated[float, Bounds(above=1)] = 10.0
+    count: Annotated[int, Bounds(least=2)] = 20
 
     def __post_init__(self) -> None:
         check_bounds(self)
