@@ -53,7 +53,7 @@ SOME = (
 )
 
 #: methods that live on statistics of layers
-METHODS = ("kfac", "ekfac", "foof", "cg-fac", "singd", "ingd", "ikfac")
+METHODS = ("kfac", "ekfac", "foof", "cg-fac", "singd", "ingd", "ikfac", "smw-ngd", "fngd")
 
 #: where a method takes a structure, and the labels that make sense of it
 TAKES: Mapping[str, tuple[str, ...]] = {
@@ -248,7 +248,8 @@ fallback unless a part's setting `tied` asks for it.
 
 ## Other methods
 
-They read no layers; nothing is left out.
+They read no layers, or take gradients of single examples where no reader explains a block (`lm`, `engd`,
+`dngd`, `spring`); nothing is left out.
 
 {others}
 

@@ -79,7 +79,7 @@ class Jacobian:
         return sum(term.rows for term in self.terms)
 
     def scaled(self, power: float) -> Jacobian:
-        """``J D⁻¹``; entry (o, i) of D's block is ``(‖g_o‖ ‖a_i‖)^power``, of the block's gradients and inputs.
+        """``J D⁻¹``; entry (o, i) of D's block is ``(‖g_o‖ ‖a_i‖)^power``, of its gradients and inputs.
 
         These are root mean squares over rows, no less than 1e-4 of the largest of their side: with power 1
         about the norms of J's columns, as Marquardt scales them, and never more than two vectors a layer.

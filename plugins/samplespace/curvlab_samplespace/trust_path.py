@@ -15,7 +15,7 @@ from curvlab_samplespace.solvers import Spectral
 
 @dataclass
 class SpectralPath(DampedPath):
-    """``x(λ) = W s β / (s² + λ)``; ``‖x(λ)‖ = radius`` is solved by Newton's method on ``1/‖x‖`` in log λ.
+    """``x(λ) = W s β / (s² + λ)``; ``‖x(λ)‖ = radius`` is solved by Newton's method on ``1/‖x‖``.
 
     Conn, Gould and Toint 2000, *Trust-Region Methods*, §7.3.1.
     """
