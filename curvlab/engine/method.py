@@ -58,6 +58,14 @@ class Method:
                     hint='use preconditioner = { use = "sample-space", solver = "spectrum" }',
                 )
             )
+        if self.step.follows and self.on_gradient:
+            raise ConfigError(
+                Fault(
+                    f"on_gradient does not work with {rule}, whose steps solve for the gradient itself",
+                    path="on_gradient",
+                    hint="remove on_gradient, or use another step rule",
+                )
+            )
         if self.step.chooses and not self.preconditioner.iterates:
             raise ConfigError(
                 Fault(

@@ -71,3 +71,6 @@ class Followed(DampedPath):
 
     def predicted(self, damping: float) -> float:
         return self.base.predicted(damping)
+
+    def beside(self, v: BlockVector, share: float, damping: float) -> BlockVector:
+        return self.rates.scaled(self.base.beside(v, share, damping))

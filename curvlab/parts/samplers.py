@@ -64,6 +64,29 @@ def _permutation(state: UniformState, epoch: int) -> Int[Tensor, " size"]:
     return state.cache[1]
 
 
+@dataclass(frozen=True)
+class Sequential(Sampler[UniformState]):
+    """The examples in their own order, and the same batches in every epoch.
+
+    The last batch of an epoch holds what is left.  ``batch_size`` defaults to the task's.
+    """
+
+    batch_size: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def init(self, size: int, batch_size: int, seed: int) -> UniformState:
+        return UniformState(size, min(self.batch_size or batch_size, size), seed, 0)
+
+    def draw(self, state: UniformState) -> Draw:
+        start = state.drawn % state.size
+        stop = min(start + state.batch_size, state.size)
+        state.drawn += stop - start
+        chosen = torch.arange(start, stop, device="cpu")
+        return Draw(chosen, chosen, chosen)
+
+
 @dataclass
 class FullBatchState:
     """All the indices there are."""

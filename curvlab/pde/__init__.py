@@ -18,6 +18,7 @@ A residual is a function of the solution u and the points x::
 
 from curvlab.pde.field import Field
 from curvlab.pde.objective import PdeObjective, objective
+from curvlab.pde.periodic import Periodic
 from curvlab.pde.points import Adaptive, Face, Faces, Fixed, Inside, Points
 from curvlab.pde.problem import Problem, Term
 from curvlab.pde.residuals import Residuals
@@ -30,6 +31,7 @@ __all__ = [
     "Fixed",
     "Inside",
     "PdeObjective",
+    "Periodic",
     "Points",
     "Problem",
     "Residuals",

@@ -74,6 +74,8 @@ class TermsEvaluation:
 
         with torch.enable_grad():
             r = root * self.model.residual(t, rows, hear)
+            if self.model.reason is not None:  # jets stopped on the way, and what they heard is of no use
+                calls.clear()
             if not r.requires_grad:
                 label = self.model.problem.terms[t].label
                 raise ConfigError(Fault(f'the residual of term "{label}" does not depend on the parameters'))

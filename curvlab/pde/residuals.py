@@ -71,12 +71,32 @@ class Residuals(nn.Module):
         d, which = self.problem.dimension, self.problem.terms[term]
         x = rows[:, :d]
         while True:
-            found = self.differentiator(x, self._asked[term], hear)
+            found = self._derivatives(x, term, hear)
             u = self._field(which, rows, found)
             try:
                 return _matrix(which, which.residual(u, x), len(x))
             except Missing as missing:  # a residual that asks for other derivatives than it did at first
                 self._asked[term].append(missing.derivative)
+
+    def _derivatives(self, x: Tensor, term: int, hear: Hear | None) -> Mapping[Derivative, Tensor]:
+        try:
+            return self.differentiator(x, self._asked[term], hear)
+        except RuntimeError as error:
+            raise self._unfit(x) or error from error
+
+    def _unfit(self, x: Tensor) -> ConfigError | None:
+        """The reason why the network cannot be evaluated at all, if that is so."""
+        try:
+            with torch.no_grad():
+                self.differentiator.u(x)
+        except RuntimeError as error:
+            return ConfigError(
+                Fault(
+                    f"the network cannot be evaluated at points of shape [n, {x.shape[1]}]: {error}",
+                    hint=f"its first layer must take {x.shape[1]} inputs, those of the problem's coordinates",
+                )
+            )
+        return None
 
     def u(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n q"]:
         """The solution at points."""
@@ -110,14 +130,23 @@ class Residuals(nn.Module):
 
 
 def _tried(problem: Problem, term: Term) -> tuple[list[Derivative], int]:
-    """Which derivatives a residual asks for and how many residuals a point has, by a call with a stand-in.
+    """Which derivatives a residual asks for and how many residuals a point has, by calls with a stand-in.
 
     Raises ``ConfigError``.
     """
+    (asked, width), (_, other) = (_tried_at(problem, term, n) for n in (3, 5))
+    if width != other:  # [n, 1] against [n]
+        low = torch.zeros(5, other, dtype=torch.float64, device="cpu")
+        _refuse(term, low, 5)
+    return asked, width
+
+
+def _tried_at(problem: Problem, term: Term, n: int) -> tuple[list[Derivative], int]:
     low, high = torch.tensor(list(problem.coordinates.values()), dtype=torch.float64, device="cpu").mT
-    x = low + (high - low) * torch.tensor([[0.25], [0.5], [0.75]], dtype=torch.float64, device="cpu")
+    places = torch.linspace(0.2, 0.8, n, dtype=torch.float64, device="cpu").unsqueeze(1)
+    x = low + (high - low) * places
     known = term.points.data
-    values = None if known is None else known.new_zeros(3, known.shape[1])
+    values = None if known is None else known.new_zeros(n, known.shape[1])
     if values is not None and values.shape[1] == 1:
         values = values[:, 0]
     unknowns = {name: x.new_tensor(value) for name, value in problem.unknowns.items()}
@@ -139,6 +168,12 @@ def _matrix(term: Term, r: Any, n: int) -> Float[Tensor, "n q"]:
         return torch.stack(list(r), 1)
     if isinstance(r, Tensor) and r.shape[:1] == (n,) and 1 <= r.dim() <= 2 and r.is_floating_point():
         return r.unsqueeze(1) if r.dim() == 1 else r
+    _refuse(term, r, n)
+    raise AssertionError("unreachable")
+
+
+def _refuse(term: Term, r: Any, n: int) -> None:
+    """Raise ``ConfigError`` for what a residual function returned."""
     got = f"a tensor of shape {list(r.shape)}" if isinstance(r, Tensor) else f"{type(r).__name__}"
     remedy = "return one number, [n], or q numbers, [n, q], for each point"
     if isinstance(r, Tensor) and r.shape == (n, n):

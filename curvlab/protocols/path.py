@@ -29,3 +29,7 @@ class DampedPath(ABC):
     @abstractmethod
     def predicted(self, damping: float) -> float:
         """Change of the undamped quadratic model, ``−gᵀx + ½ xᵀCx``."""
+
+    @abstractmethod
+    def beside(self, v: BlockVector, share: float, damping: float) -> BlockVector:
+        """``share · v + (C + λI)⁻¹ (g − share · C v)``: a move along v, and the step that is left after it."""

@@ -50,7 +50,7 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
 
     warmup: Count = 100
     slots: Literal["batch", "epoch"] = "batch"
-    size: Count = 128
+    size: Count = 1024
     relative: bool = True
 
     def __post_init__(self) -> None:

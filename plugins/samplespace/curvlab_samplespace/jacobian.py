@@ -104,6 +104,15 @@ class Jacobian:
             x[name].view(len(rows), len(columns)).mul_(rows.unsqueeze(1)).mul_(columns)
         return x
 
+    def measured(self, v: BlockVector) -> BlockVector:
+        """``D v``: itself without a metric."""
+        if self.metric is None:
+            return v
+        found = v.clone()
+        for name, (rows, columns) in self.metric.items():
+            found[name].view(len(rows), len(columns)).div_(rows.unsqueeze(1)).div_(columns)
+        return found
+
     def block(self, name: str) -> Jacobian:
         """The columns of one block."""
         terms = tuple(

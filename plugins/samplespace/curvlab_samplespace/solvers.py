@@ -61,6 +61,14 @@ class Spectral(Solver):
         flat = self.W @ (self.squares.sqrt() * w)
         return self.J.unscaled(BlockVector(self.J.layout, flat.to(self.J.like.dtype)))
 
+    def image(self, v: BlockVector) -> Float[Tensor, " k"]:
+        """``Uᵀ J v`` for a vector in the parameters' own units."""
+        measured = self.J.measured(v)
+        if self.W is not None:
+            return self.squares.sqrt() * (self.W.mT @ measured.flat.to(self.W.dtype))
+        assert self.U is not None
+        return self.U.mT @ self.J.times(measured).to(self.U.dtype)
+
     def inverse(self, damping: float) -> Float[Tensor, " k"]:
         """``1/(s² + λ)``, zero for directions that are rounding."""
         found = (self.squares + damping).reciprocal()
@@ -117,7 +125,7 @@ def spectral_in_samples(J: Jacobian, r: Float[Tensor, " m"]) -> Spectral:
     K = J.gram()
     values, U = factorizations.double_eigh(K)
     rounding = torch.finfo(K.dtype).eps * J.rows * float(values[-1].clamp(min=0.0))
-    return Spectral(J, nonnegative(values), U, None, rounding, r, U.mT @ r.to(U.dtype))
+    return Spectral(J, nonnegative(values, K.dtype), U, None, rounding, r, U.mT @ r.to(U.dtype))
 
 
 def spectral_in_parameters(J: Jacobian, r: Float[Tensor, " m"]) -> Spectral:

@@ -27,7 +27,7 @@ class SpectralPath(DampedPath):
         used = self.spectrum.squares > self.spectrum.least
         self._squares = self.spectrum.squares[used]
         self._beta = self.beta[used]
-        self._used = used
+        self._known: tuple[BlockVector, Tensor] | None = None
         self.least = 0.0
 
     @property
@@ -55,9 +55,17 @@ class SpectralPath(DampedPath):
         return damping
 
     def at(self, damping: float) -> BlockVector:
-        w = torch.zeros_like(self.beta)
-        w[self._used] = self._beta / (self._squares + damping)
-        return self.spectrum.back(w)
+        return self.spectrum.back(self.beta * self.spectrum.inverse(damping))
+
+    def beside(self, v: BlockVector, share: float, damping: float) -> BlockVector:
+        left = self.beta - share * self._image(v)
+        return self.spectrum.back(left * self.spectrum.inverse(damping)).add_(v, share)
+
+    def _image(self, v: BlockVector) -> Float[Tensor, " k"]:
+        """``Uᵀ J v``; that of one v is kept."""
+        if self._known is None or self._known[0] is not v:
+            self._known = v, self.spectrum.image(v)
+        return self._known[1]
 
     def predicted(self, damping: float) -> float:
         share = self._squares / (self._squares + damping)
