@@ -1,7 +1,7 @@
 """Normalization as a composition of means and products, for second derivatives by forward mode.
 
-torch's own forward mode differentiates ``layer_norm`` and ``instance_norm`` once.  Of a second pass over the
-first one it returns wrong numbers, without an error (torch 2.13; ``tests/objectives/test_norms.py``).
+torch differentiates ``layer_norm`` and ``instance_norm`` once by forward mode and twice by reverse mode.  One
+pass more returns wrong numbers, without an error (torch 2.13; ``tests/objectives/test_norms.py``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.norms import ComposedNorms
 from curvlab.objectives.products import plain_kernels
-from curvlab.pde.jet import Hear, Jet, NoRule
+from curvlab.pde.jet import Jet, NoRule
 from curvlab.pde.kinks import require_smooth
 from curvlab.pde.nested import nested
 from curvlab.pde.partials import Derivative, closed, order
 
 #: ``(x, N) ↦ u``: what is made of the network's outputs, as a hard constraint is
 Transform = Callable[[Any, Any], Any]
+
+#: a product with a matrix: weight, bias, input channels ``[s, n, …, i]`` and output channels ``[s, n, …, o]``
+Product = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 @dataclass
@@ -48,21 +51,30 @@ class Differentiator:
         return N if self.transform is None else self.transform(x, N)
 
     def __call__(
-        self, x: Float[Tensor, "n d"], wanted: Iterable[Derivative], hear: Hear | None = None
-    ) -> Mapping[Derivative, Float[Tensor, "n q"]]:
-        """Every derivative that is wanted; jets call ``hear`` with each product with a matrix."""
+        self, x: Float[Tensor, "n d"], wanted: Iterable[Derivative], *, heard: bool = False
+    ) -> tuple[Mapping[Derivative, Float[Tensor, "n q"]], Sequence[Product]]:
+        """Every derivative that is wanted; and, if ``heard``, each product with a matrix, as jets find it.
+
+        There are no products where derivatives are nested.
+        """
         asked = tuple(wanted)
-        if self.reason is None and (hear is not None or any(d != () for d in asked)):
-            keys = closed(asked)
+        if self.reason is None and (heard or any(d != () for d in asked)):
+            products: list[Product] = []
+
+            def hear(weight: Tensor, bias: Tensor | None, Z: Tensor, Y: Tensor) -> None:
+                if Y.shape[1] != len(x):
+                    raise NoRule("torch.nn.functional.linear where points are not the first axis")
+                products.append((weight, bias, Z, Y))
+
             try:
-                jet = self.u(Jet.coordinates(x, keys, hear))
+                jet = self.u(Jet.coordinates(x, closed(asked), hear if heard else None))
             except NoRule as missing:
                 self.reason = str(missing)
             else:
                 if isinstance(jet, Jet):
-                    return {each: _matrix(jet.of(each), len(x)) for each in asked}
+                    return {each: _matrix(jet.of(each), len(x)) for each in asked}, products
                 value = _matrix(jet, len(x))  # it does not depend on the coordinates
-                return {each: value if each == () else value * 0 for each in asked}
+                return {each: value if each == () else value * 0 for each in asked}, products
         with plain_kernels(self.net), ComposedNorms():
             highest = max(map(order, asked), default=0)
             if highest > self._smooth:
@@ -78,7 +90,7 @@ class Differentiator:
                         " sums, products, linear layers, smooth activations",
                     )
                 ) from error
-            return {each: _matrix(t, len(x)) for each, t in found.items()}
+            return {each: _matrix(t, len(x)) for each, t in found.items()}, ()
 
 
 def _matrix(u: Any, n: int) -> Float[Tensor, "n q"]:

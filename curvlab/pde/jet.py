@@ -20,7 +20,7 @@ from curvlab.pde.kinks import KINKED, KINKED_ONCE, lacks, refusal
 from curvlab.pde.partials import Derivative, Laplacian, chain, order, product
 
 #: is called with every product with a matrix: weight, bias, input channels and output channels
-Hear = Callable[[Tensor, Tensor | None, Float[Tensor, "s n i"], Float[Tensor, "s n o"]], None]
+Hear = Callable[[Tensor, Tensor | None, Float[Tensor, "s n *m i"], Float[Tensor, "s n *m o"]], None]
 
 
 class NoRule(Exception):

@@ -47,11 +47,11 @@ class Net(nn.Module):
 class Gated(nn.Module):
     """The modified MLP of Wang, Teng and Perdikaris: two features that every layer mixes."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 2) -> None:
         super().__init__()
         self.u, self.v = nn.Linear(3, 4), nn.Linear(3, 4)
         self.layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 4)])
-        self.out = nn.Linear(4, 2)
+        self.out = nn.Linear(4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gates between two features."""
@@ -84,13 +84,45 @@ class Fourier(nn.Module):
 class Positions(nn.Module):
     """A layer that every coordinate of a point goes through."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int = 2) -> None:
         super().__init__()
-        self.each, self.out = nn.Linear(1, 4), nn.Linear(12, 2)
+        self.each, self.out = nn.Linear(1, 4), nn.Linear(12, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Three positions a point."""
         found: Tensor = self.out(torch.tanh(self.each(x.unsqueeze(-1))).flatten(1))
+        return found
+
+
+class Attention(nn.Module):
+    """The coordinates of a point attend to each other."""
+
+    def __init__(self, outputs: int = 2, *, weights: bool = True) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(1, 4), nn.Linear(4, outputs)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.weights = weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Self-attention over coordinates."""
+        h = self.embed(x.unsqueeze(-1))
+        found: Tensor = self.out(self.attention(h, h, h, need_weights=self.weights)[0].sum(1))
+        return found
+
+
+class Shared(nn.Module):
+    """A layer that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.out = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same layer at two depths."""
+        h = torch.tanh(self.first(x))
+        for _ in range(2):
+            h = h + torch.sin(self.layer(h))
+        found: Tensor = self.out(h)
         return found
 
 

@@ -19,7 +19,7 @@ from curvlab.pde.partials import Derivative, Laplacian
 from curvlab.pde.sine import Sine
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
-from tests.pde.networks import derivative, networks
+from tests.pde.networks import Attention, derivative, networks
 
 #: all partial derivatives of two coordinates up to order 4, and Laplacians, also of coordinates apart
 WANTED: Sequence[Derivative] = (
@@ -59,7 +59,7 @@ def test_every_activation_has_four_derivatives(name: str) -> None:
 
     net = Wrapped(forward)
     ways, x = Differentiator(net), normal(5, 3, seed=1)
-    found = ways(x, WANTED)
+    found, _ = ways(x, WANTED)
     assert ways.reason is None
     require_equal(net, found, x, WANTED, name)
 
@@ -68,12 +68,12 @@ def test_every_activation_has_four_derivatives(name: str) -> None:
 def test_every_rule_is_that_of_autograd(name: str) -> None:
     net, x = networks()[name], normal(5, 3, seed=2)
     ways = Differentiator(net)
-    found = ways(x, WANTED)
+    found, _ = ways(x, WANTED)
     assert ways.reason is None
     require_equal(net, found, x, WANTED, name)
     for each in WANTED[::5]:  # what is asked for beside it changes nothing
         scale = 1 + float(found[each].detach().abs().max())
-        assert_close(ways(x, [each])[each], found[each], dimension=400, scale=scale)
+        assert_close(ways(x, [each])[0][each], found[each], dimension=400, scale=scale)
 
 
 def test_nested_differentiation_is_that_of_autograd() -> None:
@@ -87,7 +87,7 @@ def test_a_transform_of_the_outputs_is_differentiated_with_them() -> None:
 
     net, x = networks()["sum"], normal(5, 3, seed=2)
     ways = Differentiator(net, transform)
-    found = ways(x, WANTED)
+    found, _ = ways(x, WANTED)
     assert ways.reason is None
     require_equal(lambda x: transform(x, net(x)), found, x, WANTED, "transform")
 
@@ -95,7 +95,7 @@ def test_a_transform_of_the_outputs_is_differentiated_with_them() -> None:
 def test_derivatives_can_be_differentiated_in_the_parameters() -> None:
     net, x = networks()["residual connections"], normal(5, 3, seed=2)
     wanted = [(0, 0, 1), Laplacian((0, 1, 2)), (1,)]
-    for found in (Differentiator(net)(x, wanted), nested(net, x, wanted)):
+    for found in (Differentiator(net)(x, wanted)[0], nested(net, x, wanted)):
         at = x.clone().requires_grad_()
         loss = sum(t.square().sum() for t in found.values())
         mine = torch.autograd.grad(loss, list(net.parameters()), materialize_grads=True)
@@ -115,10 +115,9 @@ def traced(u: Tensor, x: Tensor, wanted: Derivative) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["gates", "positions"])
-def test_hear_is_called_with_inputs_and_outputs_of_every_product(name: str) -> None:
+def test_every_product_is_heard_with_its_inputs_and_outputs(name: str) -> None:
     net, x = networks()[name], normal(5, 3, seed=2)
-    heard: list[tuple[Tensor, Tensor | None, Tensor, Tensor]] = []
-    Differentiator(net)(x, [(0, 0), (1,)], lambda *call: heard.append(call))
+    _, heard = Differentiator(net)(x, [(0, 0), (1,)], heard=True)
     layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
     assert [id(w) for w, *_ in heard] == [id(layer.weight) for layer in layers]
     for layer, (weight, bias, Z, Y) in zip(layers, heard, strict=True):
@@ -140,22 +139,6 @@ class Wrapped(nn.Module):
     def forward(self, x: Any) -> Any:
         """The function."""
         return self.function(x)
-
-
-class Attention(nn.Module):
-    """The coordinates of a point attend to each other."""
-
-    def __init__(self, *, weights: bool) -> None:
-        super().__init__()
-        self.embed, self.out = nn.Linear(1, 4), nn.Linear(4, 2)
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-        self.weights = weights
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Self-attention over coordinates."""
-        h = self.embed(x.unsqueeze(-1))
-        found: Tensor = self.out(self.attention(h, h, h, need_weights=self.weights)[0].sum(1))
-        return found
 
 
 class Written(nn.Module):
@@ -198,7 +181,7 @@ def test_a_network_without_rules_is_differentiated_by_nesting(name: str, grad: b
     net, missing = without_rules()[name]
     ways, x = Differentiator(net), normal(5, 3, seed=2)
     with torch.set_grad_enabled(grad):
-        found = ways(x, [(), (0,), (0, 1), Laplacian((0, 1, 2))])
+        found, _ = ways(x, [(), (0,), (0, 1), Laplacian((0, 1, 2))])
     assert ways.reason is not None
     assert missing in ways.reason
     require_equal(net, found, x, list(found), name)
@@ -214,13 +197,13 @@ def test_a_kink_is_refused_where_it_is_differentiated(
     layers = [nn.Linear(3, 4), *([nn.LayerNorm(4)] if norm else []), kinked(), nn.Linear(4, 1)]
     net, x, wanted = nn.Sequential(*layers).double(), normal(5, 3, seed=2), (0,) * order
     if order == 1 and kinked in (nn.ELU, nn.Softsign):
-        require_equal(net, Differentiator(net)(x, [wanted]), x, [wanted], "once")
+        require_equal(net, Differentiator(net)(x, [wanted])[0], x, [wanted], "once")
         return
     name = {nn.LeakyReLU: "leaky_relu"}.get(kinked, kinked.__name__.lower())
     with pytest.raises(ConfigError, match=rf"{name} has no (second|continuous first) derivative") as failed:
         Differentiator(net)(x, [wanted])
     assert "nn.Tanh" in str(failed.value.faults[0].hint)
-    assert_close(Differentiator(net)(x, [()])[()], net(x).detach())
+    assert_close(Differentiator(net)(x, [()])[0][()], net(x).detach())
 
 
 def test_a_kink_of_what_does_not_depend_on_the_coordinates_is_fine() -> None:
@@ -236,12 +219,12 @@ def test_a_kink_of_what_does_not_depend_on_the_coordinates_is_fine() -> None:
     x = normal(5, 3, seed=2)
     for norm in (nn.Identity(), nn.LayerNorm(3)):
         net = Positive(norm).double()
-        require_equal(net, Differentiator(net)(x, [(0, 1)]), x, [(0, 1)], "abs")
+        require_equal(net, Differentiator(net)(x, [(0, 1)])[0], x, [(0, 1)], "abs")
 
 
 def test_a_solution_that_ignores_the_coordinates_has_derivatives_zero() -> None:
     net, x = nn.Linear(3, 2).double(), normal(5, 3, seed=2)
-    found = Differentiator(net, lambda x, N: net.bias.expand(len(x), 2))(x, [(), (0,), Laplacian((0, 1))])
+    found, _ = Differentiator(net, lambda x, N: net.bias.expand(len(x), 2))(x, [(), (0,), Laplacian((0, 1))])
     assert_close(found[()], net.bias.expand(5, 2))
     assert not found[(0,)].any()
     assert not found[Laplacian((0, 1))].any()
