@@ -87,3 +87,22 @@ def gradient(u: Tensor, x: Tensor) -> Tensor:
 def loss(of: pde.Residuals, points: tuple[Tensor, ...]) -> Tensor:
     """``Σ_t ½ weight_t mean_n Σ_q r²``."""
     return sum(0.5 * r.square().sum(1).mean() for r in residuals(of, points) if len(r))  # type: ignore[return-value]
+
+
+def layer(u: pde.Field, x: Tensor) -> Tensor:
+    """A layer at x = 1: points are wanted there."""
+    return u.laplacian() + 100 * torch.exp(20 * (x[:, 0] - 1))
+
+
+def adaptive(points: pde.Points | None = None) -> pde.Problem:
+    """Adaptive or other points inside, and faces."""
+    return pde.Problem(
+        {"x": (0.0, 1.0), "y": (0.0, 1.0)},
+        (pde.Term(layer, points or pde.Adaptive(60, power=2.0)), pde.Term(lambda u, x: u(), pde.Faces(8))),
+        reference=lambda x: torch.sin(math.pi * x).prod(1),
+    )
+
+
+def uniform() -> pde.Problem:
+    """The same with other points."""
+    return adaptive(pde.Inside(60))
