@@ -36,7 +36,6 @@ ALLOWED: Mapping[str, str] = {
     "curvlab/tasks/gpt.py": "parameters of a new model, on torch's default device as those of its layers",
     "curvlab/tasks/vit.py": "parameters of a new model",
     "curvlab/tasks/quadratic.py": "the parameter of a new model",
-    "plugins/pinn/curvlab_pinn/equations.py": "coefficients that become buffers of a new model",
 }
 
 

@@ -48,6 +48,7 @@ NAMED: Mapping[str, str] = {
     "curvlab/protocols/structure.py": "tables of fixed vectors",
     "curvlab/structures/entries.py": "patterns of a family, found once in float64",
     "curvlab/parts/steps.py": "two by two systems on the host in float64",
+    "curvlab/pde/": "points, made in float64 and given in the dtype of the parameters",
     "curvlab/tasks/": "data, made in float64 and given in the dtype of the parameters",
     "curvlab/testing/": "cases and dense references of the conformance suites",
     "plugins/hessianfree/curvlab_hessianfree/krylov_basis.py": "small systems on the host in float64",

@@ -42,6 +42,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "registry": frozenset({"protocols", "errors"}),
     "objectives": FLOOR_3 | {"model"},
     "tasks": FLOOR_5,
+    "pde": FLOOR_5 | {"registry"},
     "engine": FLOOR_5,
     "config": FLOOR_6 | {"registry"},
     "testing": FLOOR_6 | {"registry", "structures"},
@@ -57,7 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 FACTS = frozenset({"__version__"})
 
 #: what a plugin may take from the core; ``hookimpl`` is a name of the package itself
-PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"precision", "structures", "tasks", "hookimpl"}
+PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"pde", "precision", "structures", "tasks", "hookimpl"}
 
 #: entered on every ``--help`` and listing, so what they import when they are imported is torch-free
 ENTRANCES = ("curvlab", "curvlab.cli.app", "curvlab.registry", "curvlab.default_plugin")

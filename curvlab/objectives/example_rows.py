@@ -18,6 +18,7 @@ from torch.func import jvp, vjp, vmap
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg import factorizations
 from curvlab.objectives.nested import as_one, each_tensor, tensors_of
+from curvlab.objectives.norms import ComposedNorms
 from curvlab.objectives.prediction import predicted
 from curvlab.objectives.products import outputs_at, plain_kernels
 from curvlab.objectives.samples import Chunk
@@ -28,6 +29,9 @@ from curvlab.protocols.pieces import cut, whole
 
 #: numbers of a Jacobian that are computed at once
 GROUP = 2**24
+
+#: layers that average over examples in training
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def vectors_of(loss: Loss, kind: Labels, outputs: Any, chunk: Chunk) -> list[Any]:
@@ -130,7 +134,8 @@ def second_along(
     zero = next(iter(at.values())).new_zeros(())
     with plain_kernels(model), torch.no_grad():
         outputs = outputs_at(model, {n: p.detach() for n, p in at.items()}, chunk.inputs)
-        second = jvp(slope, (zero,), (torch.ones_like(zero),))[1]
+        with ComposedNorms():
+            second = jvp(slope, (zero,), (torch.ones_like(zero),))[1]
     columns = vectors_of(loss, Labels.EXACT, outputs, chunk)
     bent = _flat(as_one(predicted(loss, outputs))[1](second), chunk.examples)
     S = torch.stack([_flat(v, chunk.examples) for v in columns], -1)
@@ -154,9 +159,7 @@ def _flat(outputs: Any, examples: int) -> Float[Tensor, "n c"]:
 def _require_apart(model: nn.Module, members: Sequence[Block]) -> None:
     """Raise ``ConfigError`` for layers that couple examples."""
     for name, module in model.named_modules():
-        coupling = isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            module.training or not module.track_running_stats
-        )
+        coupling = isinstance(module, BATCH_NORMS) and (module.training or not module.track_running_stats)
         if coupling:
             raise _not_apart(members, f'"{name}" averages over examples in training')
 

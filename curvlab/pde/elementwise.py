@@ -110,12 +110,3 @@ SMOOTH: dict[str, Derivatives] = {
     "square": power(2.0),
     "tanh": _tanh,
 }
-
-#: functions with a kink or a jump in a derivative of at most the second order
-KINKED = frozenset(
-    {
-        "abs", "celu", "clamp", "elu", "elu_", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-        "leaky_relu", "maximum", "minimum", "prelu", "relu", "relu6", "relu_", "round", "rrelu", "selu",
-        "sign", "softshrink", "softsign", "threshold",
-    }
-)  # fmt: skip

@@ -22,7 +22,8 @@ from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.pieces import cut, whole
 
-#: what a layer saw in one call: inputs ``[n, s, i]``, and gradients of each residual ``[q, n, s, o]``
+#: what a layer saw in one call: inputs ``[n, s, i]``, and gradients of each residual ``[q, n, s, o]``;
+#: s counts the channels of a jet, and the positions of a point if it has several
 Rows = tuple[Float[Tensor, "n s i"], Float[Tensor, "q n s o"]]
 
 
@@ -74,8 +75,6 @@ class TermsEvaluation:
 
         with torch.enable_grad():
             r = root * self.model.residual(t, rows, hear)
-            if self.model.reason is not None:  # jets stopped on the way, and what they heard is of no use
-                calls.clear()
             if not r.requires_grad:
                 label = self.model.problem.terms[t].label
                 raise ConfigError(Fault(f'the residual of term "{label}" does not depend on the parameters'))
@@ -93,7 +92,8 @@ class TermsEvaluation:
         uses: dict[str, list[Rows]] = defaultdict(list)
         for c, (block, Z, Y) in enumerate(calls):
             g = torch.stack([torch.zeros_like(Y) if some[c] is None else some[c] for some in found])
-            uses[block.name].append((_with_bias(Z.detach(), block).transpose(0, 1), g.transpose(1, 2)))
+            a = _with_bias(Z.detach(), block).movedim(0, 1)
+            uses[block.name].append((a.flatten(1, -2), g.movedim(1, 2).flatten(2, -2)))
         term.residuals.append(r.detach().mT)
         term.heard.append(uses)
         if self.needs.every_block:
@@ -115,6 +115,7 @@ class TermsEvaluation:
         layers: dict[Labels, dict[str, tuple[LayerStats, ...]]] = {kind: {} for kind in self.needs.layers}
         residuals: dict[Labels, tuple[Tensor, ...]] = dict.fromkeys(_weighted(self.needs.layers), ())
         heard = {name for term in self.terms for uses in term.heard for name in uses}
+        others = {name for term in self.terms for some in term.others for name in some}
         loss, formed = gradient.flat.new_zeros(()), dict[str, Tensor]()
         for term in self.terms:
             n = max(term.points, 1)
@@ -127,7 +128,7 @@ class TermsEvaluation:
                     for a, g in rows:
                         g = (own[:, :, None, None] * g).sum(0)
                         gradient[name].add_(g.flatten(0, 1).mT @ a.flatten(0, 1), alpha=1 / n)
-            for kind, by_block in self._statistics(term, r, heard).items():
+            for kind, by_block in self._statistics(term, r, heard, others).items():
                 for name, stats in by_block.items():
                     layers[kind][name] = (*layers[kind].get(name, ()), stats)
                 if kind in residuals:
@@ -178,7 +179,7 @@ class TermsEvaluation:
                     )
 
     def _statistics(
-        self, term: _Term, r: Float[Tensor, "q n"], heard: set[str]
+        self, term: _Term, r: Float[Tensor, "q n"], heard: set[str], others: set[str]
     ) -> dict[Labels, dict[str, LayerStats]]:
         """Rows of one term, by kind of labels and block; a term without points has rows of length 0."""
         kinds, n = self.needs.layers, r.shape[1]
@@ -201,7 +202,11 @@ class TermsEvaluation:
             for kind, stats in builder.take(name).stats(kinds, n).items():
                 found[kind][name] = replace(stats, channels=True)
         for kind in kinds:
-            for name in {name for some in term.others for name in some} if kind is not Labels.NONE else ():
+            for name in others if kind is not Labels.NONE else ():
+                if not term.points:
+                    nothing = self.blocks.like.detach().new_zeros(1, 0, self.blocks[name].shape.numel())
+                    found[kind][name] = LayerStats.flat(nothing)
+                    continue
                 alone = torch.cat([some[name] for some in term.others], 1)
                 found[kind][name] = LayerStats.flat(_mixed(alone, shares[kind], slice(None)))
             for name in heard - set(found[kind]):
@@ -239,7 +244,7 @@ def _mixed(g: Float[Tensor, "q n *r"], shares: Float[Tensor, "v q n"] | None, so
     return torch.einsum("vqn,qn...->vn...", shares[:, :, some], g)
 
 
-def _with_bias(Z: Float[Tensor, "s n i"], block: Block) -> Tensor:
+def _with_bias(Z: Float[Tensor, "s n *m i"], block: Block) -> Tensor:
     """Input channels with the input of the bias: 1 for the value, 0 for derivatives."""
     if len(block.parameters) == 1:
         return Z

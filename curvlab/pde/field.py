@@ -54,6 +54,10 @@ class Field(ABC):
     def laplacian(self, *coordinates: str | int) -> Tensor:
         """The sum of second derivatives in these coordinates, or in all of them; one channel of a jet."""
         chosen = tuple(sorted(self._number(c) for c in coordinates)) or tuple(range(len(self.names)))
+        if len(set(chosen)) < len(chosen):
+            raise ConfigError(
+                Fault(f"u.laplacian was called with coordinates {coordinates}; expected each at most once")
+            )
         return self._of(Laplacian(chosen))
 
     def __getitem__(self, component: int) -> Field:

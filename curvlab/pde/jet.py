@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from curvlab.errors import ConfigError, Fault
-from curvlab.pde.elementwise import KINKED, SMOOTH, Derivatives, power
+from curvlab.pde.elementwise import SMOOTH, Derivatives, power
+from curvlab.pde.kinks import KINKED, KINKED_ONCE, lacks, refusal
 from curvlab.pde.partials import Derivative, Laplacian, chain, order, product
 
 #: is called with every product with a matrix: weight, bias, input channels and output channels
-Hear = Callable[[Tensor, Tensor | None, Float[Tensor, "s n i"], Float[Tensor, "s n o"]], None]
+Hear = Callable[[Tensor, Tensor | None, Float[Tensor, "s n *m i"], Float[Tensor, "s n *m o"]], None]
 
 
 class NoRule(Exception):
@@ -66,6 +66,8 @@ class Jet:
 
     # what a module reads of a tensor
 
+    is_nested = False
+
     @property
     def shape(self) -> torch.Size:
         """That of the value."""
@@ -99,11 +101,11 @@ class Jet:
 
     def __getitem__(self, index: Any) -> Jet:
         own = index if isinstance(index, tuple) else (index,)
-        return self.like(self.Z[(slice(None), *own)])
+        places = (slice(None), *own)
+        return self.like(self.Z[places])
 
     def __getattr__(self, name: str) -> Any:
-        function = None if name.startswith("_") else getattr(torch, name, None)
-        if function is None:
+        if name.startswith("_") or not (name in RULES or hasattr(torch, name)):
             raise NoAttribute(f"Tensor.{name}")
         return lambda *args, **kwargs: _apply(name, (self, *args), kwargs)
 
@@ -140,6 +142,27 @@ class Jet:
     def __matmul__(self, other: Any) -> Any:
         return _apply("matmul", (self, other), {})
 
+    def __rmatmul__(self, other: Any) -> Any:
+        return _apply("matmul", (other, self), {})
+
+    def __rpow__(self, other: Any) -> Any:
+        return _apply("pow", (other, self), {})
+
+    def __abs__(self) -> Any:
+        return _apply("abs", (self,), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise NoRule("writing into a tensor")
+
+    def __lt__(self, other: Any) -> Any:
+        raise NoRule("comparisons")
+
+    __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __lt__
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise NoRule("values as conditions")
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -150,11 +173,14 @@ class Jet:
 def _apply(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A torch function of jets."""
     if name in RULES:
-        return RULES[name](*args, **kwargs)
+        try:
+            return RULES[name](*args, **kwargs)
+        except TypeError as error:  # arguments that the rule does not take
+            raise NoRule(f"torch.{name} as it is called here") from error
     smooth = SMOOTH.get(name)
     if smooth is not None and _default(name, args, kwargs):
         return _elementwise(smooth, args[0])
-    if name in KINKED:
+    if name in KINKED or name in KINKED_ONCE:
         return _kinked(name, args, kwargs)
     raise NoRule(f"torch.{name}")
 
@@ -203,15 +229,10 @@ def _bent(jet: Jet, sigma: Sequence[Tensor], key: Derivative) -> Tensor:
 def _kinked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Jet:
     """A function with a kink: its values alone can be had."""
     jet: Jet = next(a for a in args if isinstance(a, Jet))
+    if lacks(name, jet.order):
+        raise refusal(name, jet.order)
     if jet.order:
-        what = "second" if jet.order > 1 else "continuous first"
-        raise ConfigError(
-            Fault(
-                f"{name} has no {what} derivative everywhere, and the residual differentiates the network"
-                f" {jet.order} times",
-                hint="use a smooth activation: nn.Tanh, nn.SiLU, nn.GELU, nn.Softplus, nn.Sigmoid or sin",
-            )
-        )
+        raise NoRule(f"torch.{name}")
     values = [a.Z[0] if isinstance(a, Jet) else a for a in args]
     function: Any = getattr(F, name, None) or getattr(torch, name)
     return jet.like(function(*values, **kwargs).unsqueeze(0))
@@ -228,7 +249,7 @@ def _sub(a: Any, b: Any, *, alpha: float = 1) -> Jet:
     return _sum(a, b, -alpha)
 
 
-def _sum(a: Any, b: Any, alpha: float) -> Any:
+def _sum(a: Any, b: Any, alpha: float) -> Jet:
     """``a + alpha · b``; a constant changes the value alone."""
     if isinstance(a, Jet) and isinstance(b, Jet):
         left, right = _aligned(a, b)
@@ -239,10 +260,12 @@ def _sum(a: Any, b: Any, alpha: float) -> Any:
     return b.like(_shifted(alpha * b.Z, a))
 
 
-def _shifted(Z: Tensor, constant: Any) -> Any:
+def _shifted(Z: Tensor, constant: Any) -> Tensor:
     """Channels whose value is moved by a constant."""
     if not isinstance(constant, Tensor) or constant.dim() == 0:
         return torch.cat([Z[:1] + constant, Z[1:]])
+    while Z.dim() <= constant.dim():
+        Z = Z.unsqueeze(1)
     value = Z[0] + constant
     return torch.cat([value.unsqueeze(0), Z[1:].expand(-1, *value.shape)])
 
@@ -260,18 +283,19 @@ def _aligned(a: Jet, b: Jet) -> tuple[Tensor, Tensor]:
 def _mul(a: Any, b: Any) -> Jet:
     if not isinstance(a, Jet):
         a, b = b, a
+    assert isinstance(a, Jet)
     if not isinstance(b, Jet):
         return a.like(_scaled(a.Z, b))
-    left, right = _aligned(a, b)
-    left, right = a.like(left), a.like(right)
+    left, right = map(a.like, _aligned(a, b))
     return a.like(torch.stack([_product(left, right, key) for key in a.keys]))
 
 
-def _scaled(Z: Tensor, constant: Any) -> Any:
+def _scaled(Z: Tensor, constant: Any) -> Tensor:
     if isinstance(constant, Tensor):
         while Z.dim() <= constant.dim():
             Z = Z.unsqueeze(1)
-    return Z * constant
+    scaled: Tensor = Z * constant
+    return scaled
 
 
 def _product(a: Jet, b: Jet, key: Derivative) -> Tensor:
@@ -326,11 +350,11 @@ def _axis(dim: int) -> int:
 def _each(name: str) -> Callable[..., Any]:
     """A torch function of one tensor and an axis."""
 
-    def rule(x: Jet, dim: Any = None, **kwargs: Any) -> Jet:
+    def rule(x: Jet, dim: Any = None, *args: Any, **kwargs: Any) -> Jet:
         if dim is None:
             dim = tuple(range(-x.ndim, 0))
         axes = tuple(map(_axis, dim)) if isinstance(dim, (tuple, list)) else _axis(dim)
-        return x.like(getattr(torch, name)(x.Z, axes, **kwargs))
+        return x.like(getattr(torch, name)(x.Z, axes, *args, **kwargs))
 
     return rule
 
@@ -383,6 +407,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "cat": _joined("cat"),
     "chunk": _chunk,
     "concat": _joined("cat"),
+    "concatenate": _joined("cat"),
     "contiguous": lambda x: x,
     "div": _div,
     "flatten": _flatten,

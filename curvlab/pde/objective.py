@@ -13,7 +13,8 @@ from torch.func import functional_call, jvp
 
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objectives.losses import MeanSquaredError
-from curvlab.objectives.products import GaussNewton
+from curvlab.objectives.norms import ComposedNorms
+from curvlab.objectives.products import GaussNewton, plain_kernels
 from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.pde.evaluation import TermsEvaluation
 from curvlab.pde.residuals import Residuals
@@ -65,7 +66,7 @@ class PdeObjective(SupervisedObjective):
         """Second derivatives of every term's residuals along v, by nested forward mode."""
         direction, at = blocks.assembled(v), dict(self.model.named_parameters())
         found: list[list[Tensor]] = [[] for _ in self.model.problem.terms]
-        with self.randomness.repeated(), torch.no_grad():
+        with self.randomness.repeated(), torch.no_grad(), plain_kernels(self.model), ComposedNorms():
             for chunk in self._batches(self.gradient_sample):
                 for t, rows in enumerate(self.model.parts(chunk.inputs)):
                     if len(rows):

@@ -100,8 +100,8 @@ class Faces(Points):
 
     def draw(self, box: Box, generator: torch.Generator, sizes: Sizes | None = None) -> Tensor:
         x = _scaled(_unit(self.count, len(box), "uniform", generator), box)
-        names = self.coordinates or tuple(box)
-        faces = [(_axis(name, box), side) for name in names for side in box[name]]
+        names, ends = self.coordinates or tuple(box), list(box.values())
+        faces = [(axis, side) for axis in (_axis(name, box) for name in names) for side in ends[axis]]
         for k in range(self.count):
             axis, side = faces[k % len(faces)]
             x[k, axis] = side
@@ -122,9 +122,15 @@ class Fixed(Points):
             raise ConfigError(
                 Fault(f"points have the shape {list(self.points.shape)}; expected [n, d]", path="points")
             )
-        if self.values is not None and len(self.values) != len(self.points):
+        if not len(self.points):
+            raise ConfigError(Fault("there are no points", path="points", hint="give at least one, [n, d]"))
+        shape = None if self.values is None else list(self.values.shape)
+        if shape is not None and (len(shape) not in (1, 2) or shape[0] != len(self.points)):
             raise ConfigError(
-                Fault(f"{len(self.values)} values for {len(self.points)} points", path="values")
+                Fault(
+                    f"values have the shape {shape} for {len(self.points)} points; expected [n] or [n, k]",
+                    path="values",
+                )
             )
 
     def draw(self, box: Box, generator: torch.Generator, sizes: Sizes | None = None) -> Tensor:
@@ -170,7 +176,9 @@ class Adaptive(Points):
             return _scaled(_unit(self.count, len(box), "uniform", generator), box)
         pool = _scaled(_unit(self.count * self.candidates, len(box), "uniform", generator), box)
         size = sizes(pool).detach().to(device="cpu", dtype=torch.float64) ** self.power
-        weight = size / size.mean().clamp(min=torch.finfo(size.dtype).tiny) + self.floor
+        size = size.nan_to_num(nan=0.0, posinf=0.0)  # of a network that diverged
+        tiny = torch.finfo(size.dtype).tiny
+        weight = (size / size.mean().clamp(min=tiny) + self.floor).clamp(min=tiny)
         chosen: Tensor = pool[torch.multinomial(weight, self.count, generator=generator)]
         return chosen
 

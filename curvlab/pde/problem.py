@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,9 +68,17 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
         faults = [
-            Fault(f"{name} ranges from {low} to {high}; the first must be smaller", path="coordinates")
+            Fault(
+                f"{name} ranges from {low} to {high}; expected two finite numbers, the first one smaller",
+                path="coordinates",
+            )
             for name, (low, high) in self.coordinates.items()
-            if not low < high
+            if not -math.inf < low < high < math.inf
+        ]
+        faults += [
+            Fault(f'unknown "{name}" is not a name; write it as a Python variable', path="unknowns")
+            for name in self.unknowns
+            if not name.isidentifier()
         ]
         if not self.terms:
             faults.append(Fault("the problem has no terms", path="terms", hint="add a Term for the equation"))
@@ -113,17 +122,40 @@ class Problem:
     def rows(self, points: tuple[Tensor, ...], like: Tensor | None = None) -> Float[Tensor, "k d+c+2"]:
         """Points of every term as rows: coordinates, data, weight, number of the term; terms in order.
 
-        With ``like``, in its dtype and on its device.
+        With ``like``, in its dtype and on its device.  Raises ``ConfigError`` for points of another shape.
         """
+        if len(points) != len(self.terms):
+            raise ConfigError(
+                Fault(f"{len(points)} sets of points for {len(self.terms)} terms", path="points")
+            )
         found = []
         for t, (term, x) in enumerate(zip(self.terms, points, strict=True)):
-            data = x.new_zeros(len(x), self.columns)
             known = term.points.data
+            self._require_points(term, x, known)
+            data = x.new_zeros(len(x), self.columns)
             if known is not None and len(x):
                 data[:, : known.shape[1]] = known.to(x)
             found.append(torch.cat([x, data, x.new_zeros(len(x), 1), x.new_full((len(x), 1), t)], 1))
         rows = self.weighted(torch.cat(found))
         return rows if like is None else rows.to(dtype=like.dtype, device=like.device)
+
+    def _require_points(self, term: Term, x: Tensor, known: Tensor | None) -> None:
+        """Raise ``ConfigError`` for points of another dimension, or of another number than their data."""
+        if x.dim() != 2 or x.shape[1] != self.dimension:
+            raise ConfigError(
+                Fault(
+                    f'points of term "{term.label}" have the shape {list(x.shape)}; expected'
+                    f" [n, {self.dimension}], for {', '.join(self.coordinates)}",
+                    path="points",
+                )
+            )
+        if known is not None and len(x) not in (0, len(known)):
+            raise ConfigError(
+                Fault(
+                    f'{len(x)} points for term "{term.label}", whose data are of {len(known)} points',
+                    path="points",
+                )
+            )
 
     def weighted(self, rows: Float[Tensor, "k d+c+2"]) -> Float[Tensor, "k d+c+2"]:
         """Rows with the weights that they have as a batch.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from curvlab.pde.field import Evaluated, Field, Missing, Recorder
 from curvlab.pde.jet import Hear
 from curvlab.pde.partials import Derivative
 from curvlab.pde.problem import Problem, Term
+
+#: points at which a residual function is tried
+TRIED = 3
 
 
 class Residuals(nn.Module):
@@ -29,7 +33,9 @@ class Residuals(nn.Module):
         super().__init__()
         self.net = net
         self.problem = problem
-        like = next(net.parameters())
+        like = next(net.parameters(), None)
+        if like is None:
+            raise ConfigError(Fault("the network has no parameters", hint="there is nothing to train"))
         self.unknowns = nn.ParameterDict(
             {
                 name: nn.Parameter(torch.tensor(value, dtype=like.dtype, device=like.device))
@@ -37,10 +43,11 @@ class Residuals(nn.Module):
             }
         )
         self.differentiator = Differentiator(net, problem.transform)
-        tried = [_tried(problem, term) for term in problem.terms]
+        tried = [_tried(problem, term, like) for term in problem.terms]
         #: derivatives that each term asks for
         self._asked: list[list[Derivative]] = [asked for asked, _ in tried]
-        self.width = max(width for _, width in tried)  #: residuals a point, at most
+        self._widths = [width for _, width in tried]
+        self.width = max(self._widths)  #: residuals a point, at most
 
     @property
     def reason(self) -> str | None:
@@ -71,16 +78,23 @@ class Residuals(nn.Module):
         d, which = self.problem.dimension, self.problem.terms[term]
         x = rows[:, :d]
         while True:
-            found = self._derivatives(x, term, hear)
+            found, calls = self._derivatives(x, term, heard=hear is not None)
             u = self._field(which, rows, found)
             try:
-                return _matrix(which, which.residual(u, x), len(x))
+                r = _matrix(which, which.residual(u, x), len(x), self._widths[term])
             except Missing as missing:  # a residual that asks for other derivatives than it did at first
                 self._asked[term].append(missing.derivative)
+                continue
+            if hear is not None:
+                for call in calls:
+                    hear(*call)
+            return r
 
-    def _derivatives(self, x: Tensor, term: int, hear: Hear | None) -> Mapping[Derivative, Tensor]:
+    def _derivatives(
+        self, x: Tensor, term: int, *, heard: bool
+    ) -> tuple[Mapping[Derivative, Tensor], Sequence[Any]]:
         try:
-            return self.differentiator(x, self._asked[term], hear)
+            return self.differentiator(x, self._asked[term], heard=heard)
         except RuntimeError as error:
             raise self._unfit(x) or error from error
 
@@ -100,7 +114,7 @@ class Residuals(nn.Module):
 
     def u(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n q"]:
         """The solution at points."""
-        return self.differentiator(x, [()])[()]
+        return self.differentiator(x, [()])[0][()]
 
     def coefficients(self) -> Mapping[str, float]:
         """The unknown coefficients as they are now."""
@@ -129,29 +143,27 @@ class Residuals(nn.Module):
         )
 
 
-def _tried(problem: Problem, term: Term) -> tuple[list[Derivative], int]:
-    """Which derivatives a residual asks for and how many residuals a point has, by calls with a stand-in.
+def _tried(problem: Problem, term: Term, like: Tensor) -> tuple[list[Derivative], int]:
+    """Which derivatives a residual asks for and how many residuals a point has, by a call with a stand-in.
 
-    Raises ``ConfigError``.
+    The points are of the network's dtype and on its device, as those of an evaluation.  Raises
+    ``ConfigError``.
     """
-    (asked, width), (_, other) = (_tried_at(problem, term, n) for n in (3, 5))
-    if width != other:  # [n, 1] against [n]
-        low = torch.zeros(5, other, dtype=torch.float64, device="cpu")
-        _refuse(term, low, 5)
-    return asked, width
-
-
-def _tried_at(problem: Problem, term: Term, n: int) -> tuple[list[Derivative], int]:
     low, high = torch.tensor(list(problem.coordinates.values()), dtype=torch.float64, device="cpu").mT
-    places = torch.linspace(0.2, 0.8, n, dtype=torch.float64, device="cpu").unsqueeze(1)
-    x = low + (high - low) * places
+    along = torch.linspace(0.2, 0.8, TRIED, dtype=torch.float64, device="cpu")
+    x = low + (high - low) * along.unsqueeze(1)
     known = term.points.data
-    values = None if known is None else known.new_zeros(n, known.shape[1])
+    if not like.is_meta:
+        x = x.to(dtype=like.dtype, device=like.device)
+    values = None if known is None else x.new_zeros(TRIED, known.shape[1])
     if values is not None and values.shape[1] == 1:
         values = values[:, 0]
     unknowns = {name: x.new_tensor(value) for name, value in problem.unknowns.items()}
     u = Recorder(tuple(problem.coordinates), problem.outputs, values, unknowns, x=x)
-    width = _matrix(term, term.residual(u, x), len(x)).shape[1]
+    width = _matrix(term, term.residual(u, x), TRIED).shape[1]
+    if width == TRIED:  # q, or as many as there are points
+        some = replace(u, x=x[:2], values=None if values is None else values[:2])
+        _matrix(term, term.residual(some, x[:2]), 2, width)
     if not u.asked:
         raise ConfigError(
             Fault(
@@ -162,19 +174,17 @@ def _tried_at(problem: Problem, term: Term, n: int) -> tuple[list[Derivative], i
     return u.asked, width
 
 
-def _matrix(term: Term, r: Any, n: int) -> Float[Tensor, "n q"]:
-    """What a residual function returned as ``[n, q]``; raises ``ConfigError``."""
+def _matrix(term: Term, r: Any, n: int, width: int | None = None) -> Float[Tensor, "n q"]:
+    """What a residual function returned as ``[n, q]``; raises ``ConfigError``, also if q is not ``width``."""
     if isinstance(r, (tuple, list)) and r and all(isinstance(t, Tensor) and t.shape == (n,) for t in r):
-        return torch.stack(list(r), 1)
-    if isinstance(r, Tensor) and r.shape[:1] == (n,) and 1 <= r.dim() <= 2 and r.is_floating_point():
-        return r.unsqueeze(1) if r.dim() == 1 else r
-    _refuse(term, r, n)
-    raise AssertionError("unreachable")
-
-
-def _refuse(term: Term, r: Any, n: int) -> None:
-    """Raise ``ConfigError`` for what a residual function returned."""
+        r = torch.stack(list(r), 1)
+    if isinstance(r, Tensor) and r.shape[:1] == (n,) and r.dim() <= 2 and r.is_floating_point():
+        found = r.unsqueeze(1) if r.dim() == 1 else r
+        if width in (None, found.shape[1]):
+            return found
     got = f"a tensor of shape {list(r.shape)}" if isinstance(r, Tensor) else f"{type(r).__name__}"
+    if isinstance(r, Tensor) and not r.is_floating_point():
+        got += f" and dtype {str(r.dtype).removeprefix('torch.')}"
     remedy = "return one number, [n], or q numbers, [n, q], for each point"
     if isinstance(r, Tensor) and r.shape == (n, n):
         remedy += "; [n, n] comes of [n, 1] against [n]: index coordinates as x[:, 0]"

@@ -93,9 +93,11 @@ class PdeWorkload(Workload):
         step = int(made)
         made.add_(1)
         index = step // self.resample
-        if index == self._round:
-            return
-        if not self._adaptive or is_due(step, self.resample):
+        if self._adaptive:  # the checkpoint holds them
+            due = index > 0 and is_due(step, self.resample)
+        else:
+            due = index != self._round
+        if due:
             points = self.problem.draw(self.seed + index, self._sizes)
             self.rows.copy_(self.problem.rows(points, self.like))
         self._round = index

@@ -28,7 +28,8 @@ import curvlab
 from curvlab.errors import Diverged
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Task
-from curvlab_pinn.tasks import Heat, Poisson
+from curvlab_pinn.tasks.heat import Heat
+from curvlab_pinn.tasks.poisson import Poisson
 
 PAGE = ROOT / "docs" / "studies" / "pinn.md"
 SEEDS = (0, 1, 2)

@@ -58,6 +58,7 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
+    ("task", "pde"): [{"equation": "tests.pde.problems:uniform"}],
     ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }
 
