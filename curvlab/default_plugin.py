@@ -192,6 +192,12 @@ def _runs(registry: Registry) -> None:
         f"{samplers}:Uniform",
         summary="mini-batches without replacement, reshuffled each epoch",
     )
+    add(
+        "sampler",
+        "sequential",
+        f"{samplers}:Sequential",
+        summary="the same batches in every epoch, in the order of the examples",
+    )
     add("sampler", "full-batch", f"{samplers}:FullBatch", summary="every example, every step")
     add(
         "sampler",

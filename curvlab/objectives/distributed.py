@@ -82,9 +82,23 @@ class DistributedObjective(Objective):
                     hint='use a sampler that does not need it, such as "geometric"',
                 )
             )
+        if needs.every_block:
+            raise ConfigError(
+                Fault(
+                    "the method needs the rows of every residual, which several processes do not exchange",
+                    hint="train in one process, or use a method without a kernel of examples, such as kfac",
+                )
+            )
         if Labels.MODEL in needs.layers:
             ctx = replace(ctx, generator=self.ranks.own(ctx.generator))
         seen = self.mine.evaluate(needs, blocks, ctx)
+        if any(len(terms) > 1 for found in seen.layers.values() for terms in found.values()):
+            raise ConfigError(
+                Fault(
+                    "the loss has several terms, and several processes join the rows of one alone",
+                    hint="train in one process, or use a method that reads no layers, such as soap",
+                )
+            )
         asked: tuple[Purpose, ...] = ("gradient", "curvature") if needs.ggn else ("gradient",)
         of_ranks = self.ranks.each(_Told.of(seen, blocks, [*map(self.mine.total_weight, asked)]))
         for k, purpose in enumerate(asked):
@@ -225,7 +239,7 @@ def _scaled(layers: Layers, scale: float, thinned: Mapping[str, float], without:
         factor = (scale if kind is Labels.DATA else scale**0.5) * thinned[name]
         if s.grads is None or abs(factor - 1) < SAME:
             return s
-        return LayerStats(s.inputs, _times(s.grads.clone(), factor))
+        return replace(s, grads=_times(s.grads.clone(), factor))
 
     return {
         kind: {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +78,7 @@ class Residuals(nn.Module):
         d, which = self.problem.dimension, self.problem.terms[term]
         x = rows[:, :d]
         while True:
-            found, calls = self._derivatives(x, term, heard=hear is not None)
+            found, calls = self.differentiator(x, self._asked[term], heard=hear is not None)
             u = self._field(which, rows, found)
             try:
                 r = _matrix(which, which.residual(u, x), len(x), self._widths[term])
@@ -89,28 +89,6 @@ class Residuals(nn.Module):
                 for call in calls:
                     hear(*call)
             return r
-
-    def _derivatives(
-        self, x: Tensor, term: int, *, heard: bool
-    ) -> tuple[Mapping[Derivative, Tensor], Sequence[Any]]:
-        try:
-            return self.differentiator(x, self._asked[term], heard=heard)
-        except RuntimeError as error:
-            raise self._unfit(x) or error from error
-
-    def _unfit(self, x: Tensor) -> ConfigError | None:
-        """The reason why the network cannot be evaluated at all, if that is so."""
-        try:
-            with torch.no_grad():
-                self.differentiator.u(x)
-        except RuntimeError as error:
-            return ConfigError(
-                Fault(
-                    f"the network cannot be evaluated at points of shape [n, {x.shape[1]}]: {error}",
-                    hint=f"its first layer must take {x.shape[1]} inputs, those of the problem's coordinates",
-                )
-            )
-        return None
 
     def u(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n q"]:
         """The solution at points."""

@@ -32,4 +32,4 @@ class DampedPath(ABC):
 
     @abstractmethod
     def beside(self, v: BlockVector, share: float, damping: float) -> BlockVector:
-        """``share · v + (C + λI)⁻¹ (g − share · C v)``: a move along v, and the step that is left after it."""
+        """``share · v + (C + λI)⁻¹ (g − share · C v)``: a move along v and the step left after it."""

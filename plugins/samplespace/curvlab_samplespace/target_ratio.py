@@ -23,7 +23,7 @@ SHARES, LEAST, MOST = 4, 0.125, 4.0
 
 @dataclass
 class RadiusState:
-    """The radius of the last step, 0 before the first; the step, and how much of it the next one may repeat."""
+    """The radius of the last step, 0 before the first; the step, and how much of it may be repeated."""
 
     radius: float
     last: BlockVector | None
@@ -35,14 +35,14 @@ class TargetRatio(StepRule[RadiusState]):
     """The longest step of a trust region whose actual over predicted reduction is at least ``target``.
 
     Steps lie on the path ``x(λ)``.  ``count`` radii between the last one over ``span`` and the last one times
-    ``span`` are tried, longest first, and the first that is good enough is taken.  The first step tries the longest
-    and its halves.  If no radius is good, the step is rejected, and the next one begins at the shortest.  A target as
-    low as 0.075 follows the adaptive radius of arXiv 2607.02194.
+    ``span`` are tried, longest first, and the first that is good enough is taken.  The first step tries the
+    longest and its halves.  If no radius is good, the step is rejected, and the next one begins at the
+    shortest.  A target as low as 0.075 follows the adaptive radius of arXiv 2607.02194.
 
-    ``momentum``: in a narrow valley the trust region is small and successive steps are parallel.  With the λ that was
-    found, moves ``share · last + x(λ)``, where x solves for what the last step, repeated, would leave of
-    the residual (as in SPRING, arXiv 2401.10190), are compared with the step itself: shares from twice the one that
-    last paid down to a quarter of it, the first with a lower loss.  State: a vector.
+    ``repeat``: in a narrow valley the trust region is small and successive steps are parallel.  With the λ
+    that was found, moves ``share · last + x(λ)`` are tried, where x solves for what the last step, repeated,
+    would leave of the residual (as in SPRING, arXiv 2401.10190): shares from twice the one that last paid
+    down to a quarter of it, and the first with a lower loss is taken.  State: a vector.
 
     ``lr`` bounds the radius.  Costs up to ``count`` + 4 trial losses.
     """
@@ -53,7 +53,7 @@ class TargetRatio(StepRule[RadiusState]):
     target: Inside = 0.075
     span: Annotated[float, Bounds(above=1)] = 3.0
     count: Annotated[int, Bounds(least=2)] = 12
-    momentum: bool = True
+    repeat: bool = True
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -65,7 +65,7 @@ class TargetRatio(StepRule[RadiusState]):
         return at_step(self.lr, step)
 
     def init(self, like: BlockVector) -> RadiusState:
-        return RadiusState(0.0, like.zeros_like() if self.momentum else None)
+        return RadiusState(0.0, like.zeros_like() if self.repeat else None)
 
     def search(self, state: RadiusState, line: Line, step: int) -> Step:
         path = line.path
@@ -85,7 +85,13 @@ class TargetRatio(StepRule[RadiusState]):
         return Step(line.update, 0.0, accepted=False)
 
     def _repeated(
-        self, state: RadiusState, line: Line, path: DampedPath, update: BlockVector, damping: float, loss: float
+        self,
+        state: RadiusState,
+        line: Line,
+        path: DampedPath,
+        update: BlockVector,
+        damping: float,
+        loss: float,
     ) -> BlockVector:
         """The update, or one with a share of the last step where that has a lower loss."""
         if state.last is None:
