@@ -176,5 +176,7 @@ def _show_inspection(found: Inspection, as_json: bool) -> None:
     )
     print_text(f"\n{found.parameters:,} parameters, {found.parameter_bytes:,} bytes")
     print_text(f"state of the method, beside parameters and gradients: {found.state_bytes:,} bytes")
+    if found.remark is not None:
+        print_text(found.remark)
     for cost in found.costs:
         print_text(f"{cost.steps} of {cost.of_steps} steps: {cost}")

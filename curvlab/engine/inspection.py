@@ -89,6 +89,7 @@ class Inspection:
     parameter_bytes: int
     state_bytes: int
     costs: tuple[StepCost, ...]
+    remark: str | None = None
 
     def as_document(self) -> Mapping[str, Any]:
         """As plain data, for JSON."""
@@ -124,8 +125,15 @@ def inspect(plan: Plan) -> Inspection:
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.nbytes for p in parameters),
         state_bytes=optimizer.state_bytes(),
+        remark=plan.method.preconditioner.remark(sum(p.numel() for p in parameters), _batch(plan)),
         costs=tuple(StepCost.of(needs, steps, looked_at) for needs, steps in kinds.most_common()),
     )
+
+
+def _batch(plan: Plan) -> int | None:
+    """Examples of a batch, where the task knows how many it has."""
+    known = plan.task.examples()
+    return None if known is None else min(plan.task.batch_size, known)
 
 
 def _count(n: int, word: str, plural: str = "s") -> str:

@@ -68,6 +68,9 @@ class PdeTask(Task):
                 layers.append(ACTIVATIONS[self.activation]())
         return nn.Sequential(*layers)
 
+    def examples(self) -> int | None:
+        return sum(len(x) for x in self.problem().draw(self.data_seed))
+
     def model(self) -> nn.Module:
         problem = self.problem()
         return Residuals(self.network(problem), problem)

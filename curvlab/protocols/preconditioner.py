@@ -110,6 +110,10 @@ class Preconditioner(ABC, Generic[S]):
         """Which secant pairs of a solve this part wants to learn from, where it preconditions one."""
         return None
 
+    def remark(self, parameters: int, examples: int | None) -> str | None:
+        """What a dry run says of a step on so many parameters and examples (``None``: not known)."""
+        return None
+
     @property
     def path(self) -> bool:
         """Whether its ``Solve`` carries the solutions for other dampings, for a step rule to follow."""

@@ -50,6 +50,10 @@ class Task(ABC):
     #: what makes its data beforehand, by ``curvlab tasks prepare``; ``None`` if nothing has to
     preparation: ClassVar[type[Preparation] | None] = None
 
+    def examples(self) -> int | None:
+        """How many training examples there are, where that is known without reading data."""
+        return None
+
     @abstractmethod
     def model(self) -> nn.Module:
         """A new model, initialised from torch's global generator, on torch's default device."""

@@ -30,7 +30,10 @@ from curvlab_samplespace.trust_path import SpectralPath
 PART = "sample-space"
 
 Space = Literal["auto", "sample", "parameter"]
-SolverName = Literal["spectrum", "cholesky", "nystrom"]
+SolverName = Literal["auto", "spectrum", "cholesky", "nystrom"]
+
+#: residuals up to which "auto" takes a Cholesky factor: the kernel then holds 1.2 GB
+MOST = 12_000
 
 
 @dataclass
@@ -122,14 +125,32 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
             assert state.jacobian is not None and state.residual is not None, "observe comes first"  # noqa: PT018
             state.solver = self._factorized(state.jacobian, state.residual, ctx)
 
+    def chosen(self, rows: int, parameters: int) -> tuple[str, str]:
+        """Space and solver for so many rows and parameters."""
+        if self.solver == "spectrum":
+            parameter = self.space == "parameter" or (self.space == "auto" and parameters <= rows)
+            return ("parameter" if parameter else "sample"), "spectrum"
+        small = self.solver == "cholesky" or (self.solver == "auto" and rows <= MOST)
+        return "sample", "cholesky" if small else "nystrom"
+
+    def remark(self, parameters: int, examples: int | None) -> str | None:
+        if examples is None:
+            return None
+        space, solver = self.chosen(examples, parameters)
+        size = parameters if space == "parameter" else examples
+        held = 8 * (parameters * examples if space == "parameter" else examples * examples)
+        return (
+            f"{examples:,} examples and {parameters:,} parameters: solved in {space} space by {solver}, of"
+            f" dimension {size:,} for one residual an example; about {held / 2**20:,.0f} MiB in a step"
+        )
+
     def _factorized(self, J: Jacobian, r: Tensor, ctx: Context) -> Solver:
-        if self.solver == "cholesky":
+        space, solver = self.chosen(J.rows, J.layout.size)
+        if solver == "cholesky":
             return cholesky_in_samples(J)
-        if self.solver == "nystrom":
+        if solver == "nystrom":
             return nystrom(J, self.rank, ctx.generator)
-        if self.space == "parameter" or (self.space == "auto" and J.layout.size <= J.rows):
-            return spectral_in_parameters(J, r)
-        return spectral_in_samples(J, r)
+        return spectral_in_parameters(J, r) if space == "parameter" else spectral_in_samples(J, r)
 
     def apply(self, state: SampleSpaceState, v: BlockVector, ctx: Context) -> Solve:
         solver, J, r, seen = state.solver, state.jacobian, state.residual, state.seen
