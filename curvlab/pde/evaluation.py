@@ -90,10 +90,10 @@ class TermsEvaluation:
             if g is not None:
                 term.formed[name] = term.formed[name] + g if name in term.formed else g.detach()
         uses: dict[str, list[Rows]] = defaultdict(list)
-        for c, (block, Z, Y) in enumerate(calls):
-            g = torch.stack([torch.zeros_like(Y) if some[c] is None else some[c] for some in found])
-            a = _with_bias(Z.detach(), block).movedim(0, 1)
-            uses[block.name].append((a.flatten(1, -2), g.movedim(1, 2).flatten(2, -2)))
+        for c, (block, Z, Y) in enumerate(calls):  # a residual may not depend on some of them
+            pulled = [torch.zeros_like(Y) if some[c] is None else some[c] for some in found]
+            g = torch.stack([t.transpose(0, 1).flatten(1, -2) for t in pulled])  # contiguous, for products
+            uses[block.name].append((_with_bias(Z.detach(), block), g))
         term.residuals.append(r.detach().mT)
         term.heard.append(uses)
         if self.needs.every_block:
@@ -244,13 +244,14 @@ def _mixed(g: Float[Tensor, "q n *r"], shares: Float[Tensor, "v q n"] | None, so
     return torch.einsum("vqn,qn...->vn...", shares[:, :, some], g)
 
 
-def _with_bias(Z: Float[Tensor, "s n *m i"], block: Block) -> Tensor:
-    """Input channels with the input of the bias: 1 for the value, 0 for derivatives."""
-    if len(block.parameters) == 1:
-        return Z
-    ones = Z.new_zeros(*Z.shape[:-1], 1)
-    ones[0] = 1.0
-    return torch.cat([Z, ones], -1)
+def _with_bias(Z: Float[Tensor, "s n *m i"], block: Block) -> Float[Tensor, "n t j"]:
+    """Input channels of every point with the input of the bias: 1 for the value, 0 for derivatives."""
+    i, bias = Z.shape[-1], len(block.parameters) - 1
+    rows = Z.new_zeros(Z.shape[1], Z.shape[0], *Z.shape[2:-1], i + bias)
+    rows[..., :i] = Z.transpose(0, 1)
+    if bias:
+        rows[:, 0, ..., -1] = 1.0
+    return rows.flatten(1, -2)
 
 
 def _is_affine(block: Block, blocks: Blocks) -> bool:

@@ -205,6 +205,40 @@ def test_a_batch_may_lack_terms(kept: tuple[int, ...]) -> None:
         assert [len(term.inputs) for term in terms] == [len(x) for x in points]
 
 
+def test_a_layer_that_one_term_does_not_depend_on_has_rows_of_zeros_there() -> None:
+    """Two functions, each of a network of its own."""
+
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = mlp(2), mlp(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.first(x), self.second(x)], 1)
+
+    made = pde.Problem(
+        {"x": (0.0, 1.0), "y": (0.0, 1.0)},
+        (
+            pde.Term(lambda u, x: u[0].laplacian() - 1, pde.Inside(5)),
+            pde.Term(lambda u, x: u[0]() * u[1]() - 1, pde.Inside(4)),
+        ),
+        outputs=2,
+    )
+    of = pde.Residuals(Apart(), made)
+    found, blocks = seen(of, made.draw())
+    for block in blocks.layout.names:
+        terms = found.layers[Labels.EXACT][block]
+        assert [len(term.inputs) for term in terms] == [5, 4]
+        inside = terms[0].grads
+        assert inside is not None
+        assert bool(inside.any()) == ("first" in block)
+        total = torch.zeros_like(found.gradient[block])
+        for term, r in zip(terms, found.residuals[Labels.EXACT], strict=True):
+            assert term.grads is not None
+            total += torch.einsum("vn,vnso,nsi->oi", r, term.grads, term.inputs) / len(term.inputs)
+        assert_close(total, found.gradient[block], dimension=100, scale=1.0)
+
+
 def test_a_frozen_layer_changes_no_other() -> None:
     whole, free = model(), model()
     free.net[0].requires_grad_(False)  # type: ignore[index]
