@@ -30,6 +30,15 @@ def inverse(A: Float[Tensor, "*b d d"], shift: Tensor | float = 0.0) -> Float[Te
         raise NotPositiveDefinite(_description(_shifted(A.double(), shift))) from None
 
 
+def solve_shifted(A: Float[Tensor, "d d"], shift: float, b: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+    """``(A + shift·I)⁻¹ b`` by a Cholesky factor in float64, as float64; A is not changed.
+
+    Raises ``NotPositiveDefinite``.
+    """
+    L = _cholesky(_shifted(A.double(), shift))
+    return torch.cholesky_solve(b.double().unsqueeze(1), L).squeeze(1)
+
+
 def eigh(A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b d d"]]:
     """Eigenvalues ascending, eigenvectors in columns; raises ``NotPositiveDefinite``."""
     wide = A.to(_wide(A))

@@ -2,10 +2,11 @@
 
     python examples/studies/pde.py --runs runs/pde [--seconds 120] [--only lm spring] [--tasks poisson-2]
 
-Tasks of ``curvlab-pinn``, float64, one thread, CPU seconds of training.  Methods at their default settings; those
-that do not search for their rate at the best of three rates, by the median over seeds.  A run notes its error on the
-way, so that one run serves all times.  Runs that exist are not repeated, so several processes may work
-with different ``--seeds``, ``--tasks`` or ``--only``.  Writes ``docs/studies/pde.md`` from all runs there are.
+Tasks of ``curvlab-pinn``, float64, one thread, CPU seconds of training.  Methods at their default settings;
+those that do not search for their rate at the best of three rates, by the median over seeds.  A run notes its
+error on the way, so that one run serves all times.  Runs that exist are not repeated, so several processes
+may work with different ``--seeds``, ``--tasks`` or ``--only``.  Writes ``docs/studies/pde.md`` from all runs
+there are.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ TASKS: dict[str, Case] = {
     ),
     "poisson-100": Case(
         Poisson(
-            dimension=100, solution="squared-norm", hidden=(32,), interior=300, boundary=300, activation="silu"
+            dimension=100,
+            solution="squared-norm",
+            hidden=(32,),
+            interior=300,
+            boundary=300,
+            activation="silu",
         ),
         "−Δu = −200 in 100 dimensions, `‖x‖²`, 100-32-1 with SiLU, 300 + 300 points",
         "KFAC 4.3e-3, HF 1.0e-2 after 10,000 s, for larger networks",
@@ -167,7 +173,9 @@ def cell(found: Sequence[Mapping[str, Any]], at: float) -> tuple[float, str]:
     return middle, f"{middle:.1e}{spread}"
 
 
-def row(name: str, entrant: Entrant, task: str, runs: Mapping[str, Any], times: Sequence[float]) -> str | None:
+def row(
+    name: str, entrant: Entrant, task: str, runs: Mapping[str, Any], times: Sequence[float]
+) -> str | None:
     """One line of a table: an entrant at its best rate, or nothing if it was not run."""
     tried = [(found_of(runs, task, entrant.method, knobs), knobs.get("lr")) for knobs in entrant.settings()]
     tried = [(found, lr) for found, lr in tried if found]
@@ -199,11 +207,11 @@ def page(runs: Mapping[str, Any]) -> str:
     body = "\n\n".join(tables)
     return f"""# Networks that solve differential equations
 
-Each cell is the relative L2 error at 9,000 test points after so many CPU seconds of training: the median of the seeds
-that were run, with the smallest and largest. All points in every step, float64, one thread; a seed is a start of the
-network. Methods at their default settings; those that do not search for their rate at the best of
-{", ".join(f"{lr:g}" for lr in RATES)}, by the median. The machine was shared with other work, so that CPU seconds are
-longer than on an idle one.
+Each cell is the relative L2 error at 9,000 test points after so many CPU seconds of training: the median of
+the seeds that were run, with the smallest and largest. All points in every step, float64, one thread; a seed
+is a start of the network. Methods at their default settings; those that do not search for their rate at the
+best of {", ".join(f"{lr:g}" for lr in RATES)}, by the median. The machine was shared with other work, so that
+a CPU second did less than on an idle one.
 
 {body}
 

@@ -132,8 +132,8 @@ class Jacobian:
         """The mean squared norm of a row: the mean of the kernel's diagonal."""
         total = 0.0
         for term in self.terms:
-            rows = sum(_square_norms(stats) for stats in term.layers.values())
-            total += float(torch.as_tensor(rows).sum()) * term.scale**2
+            for stats in term.layers.values():
+                total += float(_square_norms(stats).sum()) * term.scale**2
         return total / max(self.rows, 1)
 
     # products

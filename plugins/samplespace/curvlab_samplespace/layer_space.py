@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault, naming_block
@@ -88,10 +87,9 @@ def solved(J: Jacobian, g: Tensor, damping: float, relative: bool) -> Tensor:
 
 def kernel_solve(J: Jacobian, r: Tensor, damping: float, relative: bool, part: str) -> tuple[Tensor, float]:
     """``(K + λI)⁻¹ r`` in float64, and λ; raises ``ConfigError`` without damping."""
-    K = J.gram().double()
+    K = J.gram()
     shift = damping * float(K.diagonal().mean()) if relative else damping
     if damping <= 0.0:
         raise ConfigError(Fault(f"{part} needs a damping above 0", path="damping", hint="set damping = 0.1"))
-    K.diagonal().add_(shift or 1.0)  # of a layer without gradients K is zero
-    L = factorizations.cholesky(K)
-    return torch.cholesky_solve(r.double().unsqueeze(1), L).squeeze(1), shift or 1.0
+    shift = shift or 1.0  # of a layer without gradients K is zero
+    return factorizations.solve_shifted(K, shift, r), shift

@@ -90,13 +90,8 @@ class Cholesky(Solver):
     floor: float
 
     def combined(self, r: Float[Tensor, " m"], damping: float) -> BlockVector:
-        A = self.K.double()
-        least = self.floor * float(torch.linalg.matrix_norm(A, ord=float("inf")))
-        if A is self.K:
-            A = A.clone()
-        A.diagonal().add_(max(damping, least))
-        L = factorizations.cholesky(A)
-        c = torch.cholesky_solve(r.double().unsqueeze(1), L).squeeze(1)
+        least = self.floor * float(torch.linalg.matrix_norm(self.K, ord=float("inf")))
+        c = factorizations.solve_shifted(self.K, max(damping, least), r)
         return self.J.unscaled(self.J.transposed(c.to(self.J.like.dtype)))
 
 
