@@ -55,7 +55,7 @@ NAMED: Mapping[str, str] = {
     "plugins/hessianfree/curvlab_hessianfree/subspace.py": "small systems on the host in float64",
     "plugins/lbfgs/curvlab_lbfgs/": "inner products of pairs, on the host in float64",
     "plugins/pinn/curvlab_pinn/": "points and coefficients, and inverses of sums in float64",
-    "plugins/samplespace/curvlab_samplespace/solvers.py": "singular values and sketches of a batch in float64",
+    "plugins/samplespace/curvlab_samplespace/solvers.py": "singular values and sketches in float64",
     "plugins/speech/curvlab_speech/": "sound and spectra in float64",
     "plugins/structures/curvlab_structures/convolution.py": "few devices transform halves",
     "plugins/structures/curvlab_structures/toeplitz.py": "chooses between two ways by the speed of a dtype",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
@@ -113,6 +114,17 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         return None
 
     def init(self, like: BlockVector, ctx: Context) -> SampleSpaceState:
+        dtypes = ctx.backend.dtypes
+        passes = dtypes.compute or dtypes.parameters
+        if torch.finfo(passes).bits < 32:
+            raise ConfigError(
+                Fault(
+                    f"{PART} does not work with passes in {str(passes).removeprefix('torch.')}: exact systems of a"
+                    " batch need the digits that 16 bits lack",
+                    path="precision",
+                    hint='use precision = "float32" or "float64"',
+                )
+            )
         return SampleSpaceState(ctx.zeros(like, "moments") if self.momentum else None)
 
     def observe(self, state: SampleSpaceState, seen: Evaluation, ctx: Context) -> None:
