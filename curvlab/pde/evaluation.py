@@ -82,16 +82,20 @@ class TermsEvaluation:
                 gradients(r[:, k].sum(), ends, allow_unused=True, retain_graph=True)
                 for k in range(r.shape[1] if calls else 0)
             ]
-            heard = {block.name for block, *_ in calls}
+            # calls without a gradient belong to an attempt that was given up: a rule or a derivative was missing
+            used = [c for c in range(len(calls)) if any(some[c] is not None for some in found)]
+            heard = {calls[c][0].name for c in used}
             left = self._left(heard)
             own = gradients(0.5 * r.square().sum(), list(left.values()), allow_unused=True) if left else ()
         for name, g in zip(left, own, strict=True):
             if g is not None:
                 term.formed[name] = term.formed[name] + g if name in term.formed else g.detach()
         uses: dict[str, list[Rows]] = defaultdict(list)
-        for c, (block, Z, Y) in enumerate(calls):
-            g = torch.stack([torch.zeros_like(Y) if some[c] is None else some[c] for some in found])
-            uses[block.name].append((_with_bias(Z.detach(), block).transpose(0, 1), g.transpose(1, 2)))
+        for c in used:
+            block, Z, Y = calls[c]
+            pulled = [torch.zeros_like(Y) if some[c] is None else some[c] for some in found]
+            g = torch.stack([t.transpose(0, 1) for t in pulled])  # contiguous, as products want it
+            uses[block.name].append((_with_bias(Z.detach(), block), g))
         term.residuals.append(r.detach().mT)
         term.heard.append(uses)
         if self.needs.every_block:
@@ -237,13 +241,14 @@ def _mixed(g: Float[Tensor, "q n *r"], shares: Float[Tensor, "v q n"] | None, so
     return torch.einsum("vqn,qn...->vn...", shares[:, :, some], g)
 
 
-def _with_bias(Z: Float[Tensor, "s n i"], block: Block) -> Tensor:
-    """Input channels with the input of the bias: 1 for the value, 0 for derivatives."""
-    if len(block.parameters) == 1:
-        return Z
-    ones = Z.new_zeros(*Z.shape[:-1], 1)
-    ones[0] = 1.0
-    return torch.cat([Z, ones], -1)
+def _with_bias(Z: Float[Tensor, "s n i"], block: Block) -> Float[Tensor, "n s j"]:
+    """Input channels of every point with the input of the bias: 1 for the value, 0 for derivatives."""
+    bias = len(block.parameters) - 1
+    rows = Z.new_zeros(Z.shape[1], Z.shape[0], Z.shape[2] + bias)
+    rows[..., : Z.shape[2]] = Z.transpose(0, 1)
+    if bias:
+        rows[:, 0, -1] = 1.0
+    return rows
 
 
 def _is_affine(block: Block, blocks: Blocks) -> bool:
