@@ -159,11 +159,14 @@ class QuadraticModel(StepRule[QuadraticState]):
 
     With ``tries`` the rate is the first of lr, lr/2, lr/4, … that lowers the loss; if none of so many does,
     the step is rejected and the next one has no momentum.  This costs one trial loss in most steps.
+    ``damped = false`` leaves λ out of the model: for updates whose λ is not that of ``G + λI``, such as those of
+    factors that are damped one by one.
     """
 
     lr: Positive | Schedule = 1.0
     momentum: bool = True
     tries: Natural = 0
+    damped: bool = True
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -198,7 +201,8 @@ class QuadraticModel(StepRule[QuadraticState]):
         basis = [line.update]
         if state.previous is not None and float(state.previous.norm()) > 0:
             basis.append(state.previous)
-        products = [(line.ggn @ u).add_(u, line.damping) for u in basis]
+        damping = line.damping if self.damped else 0.0
+        products = [(line.ggn @ u).add_(u, damping) for u in basis]
         M = torch.tensor(
             [[float(u.dot(p)) for p in products] for u in basis], dtype=torch.float64, device="cpu"
         )

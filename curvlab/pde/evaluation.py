@@ -82,7 +82,7 @@ class TermsEvaluation:
                 gradients(r[:, k].sum(), ends, allow_unused=True, retain_graph=True)
                 for k in range(r.shape[1] if calls else 0)
             ]
-            # calls without a gradient belong to an attempt that was given up: a rule or a derivative was missing
+            # a call without a gradient was made by an attempt that lacked a rule or a derivative
             used = [c for c in range(len(calls)) if any(some[c] is not None for some in found)]
             heard = {calls[c][0].name for c in used}
             left = self._left(heard)

@@ -39,6 +39,7 @@ TASKS: dict[str, Task] = {
 
 NEAR = {"use": "grid", "lr": 1.0, "shrink": 0.5, "count": 31, "near": True}
 MODEL = {"use": "quadratic-model", "tries": 31}
+BARE = {"use": "quadratic-model", "tries": 31, "damped": False}
 STAR = {"use": "quadratic-model"}
 
 
@@ -55,10 +56,12 @@ def ratio(initial: float, factor: float) -> dict[str, Any]:
 #: by what the table says: step rule and damping
 VARIANTS: dict[str, dict[str, Any]] = {
     "grid, near; λ = 1e-8": {"step": NEAR, "damping": constant(1e-8)},
+    "model without λ, tries; λ = 1e-8": {"step": BARE, "damping": constant(1e-8)},
+    "model without λ, tries; λ by ratio from 1e-6": {"step": BARE, "damping": ratio(1e-6, 2.0)},
     "grid, near; λ by ratio from 1e-6": {"step": NEAR, "damping": ratio(1e-6, 2.0)},
-    "model; λ = 1e-4": {"step": STAR, "damping": constant(1e-4)},
     "model, tries; λ = 1e-6": {"step": MODEL, "damping": constant(1e-6)},
     "model, tries; λ by ratio from 1e-6": {"step": MODEL, "damping": ratio(1e-6, 2.0)},
+    "model (KFAC*); λ = 1e-4": {"step": STAR, "damping": constant(1e-4)},
 }
 
 

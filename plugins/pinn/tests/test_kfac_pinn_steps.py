@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -61,7 +62,9 @@ def jacobian(model: pde.Residuals) -> tuple[Tensor, Tensor]:
     r = math.sqrt(2 / len(rows)) * model(rows).flatten()
     found = [torch.autograd.grad(each, parameters, retain_graph=True, allow_unused=True) for each in r]
     columns = [
-        torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gs)])
+        torch.cat(
+            [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gs, strict=True)]
+        )
         for gs in found
     ]
     return torch.stack(columns), r.detach()
@@ -170,7 +173,7 @@ def test_no_step_raises_the_loss(settings: dict[str, Any]) -> None:
     model = residuals()
     ours = optimizer("kfac-pinn", model, settings=settings)
     losses = [float(ours.step(pde.objective(model))) for _ in range(30)]
-    assert all(b <= a for a, b in zip(losses, losses[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(losses))
     assert losses[-1] < 0.1 * losses[0]
 
 
@@ -181,11 +184,14 @@ def test_the_quadratic_model_alone_trains() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_the_default_follows_the_reduction_ratio() -> None:
+@pytest.mark.parametrize("step", [KFAC["step"], {"use": "quadratic-model", "tries": 31, "damped": False}])
+def test_damping_may_follow_the_reduction_ratio(step: dict[str, Any]) -> None:
     model = residuals()
-    ours = optimizer("kfac-pinn", model)
-    seen = set()
-    for _ in range(10):
-        ours.step(pde.objective(model))
-        seen.add(ours.arms.members[0].state.damping.damping)  # type: ignore[attr-defined]
+    damping = {"use": "levenberg-marquardt", "initial": 1e-4, "factor": 2.0, "minimum": 1e-14}
+    ours = optimizer("kfac-pinn", model, settings={"step": step, "damping": damping})
+    losses, seen = [], set()
+    for _ in range(20):
+        losses.append(float(ours.step(pde.objective(model))))
+        seen.add(ours.assignment.members[0].state.damping.damping)
     assert len(seen) > 2
+    assert losses[-1] < 0.1 * losses[0]

@@ -241,7 +241,7 @@ SMALL: dict[str, Any] = {"interior": 200, "test": 500}
 def test_the_loss_of_every_task_falls(task: PdeTask) -> None:
     """One, two and three terms, products of u and its derivatives, third derivatives, an unknown."""
     losses, _, events = trained(task, 30)
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     assert events <= {"rejected"}
 
 
