@@ -11,7 +11,15 @@ import torch
 
 from curvlab.linalg import factorizations
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.bounds import Count, Fraction, Inside, NotNegative, Positive, check_bounds
+from curvlab.protocols.bounds import (
+    Count,
+    Fraction,
+    Inside,
+    Natural,
+    NotNegative,
+    Positive,
+    check_bounds,
+)
 from curvlab.protocols.evidence import Step
 from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
@@ -148,16 +156,23 @@ class QuadraticModel(StepRule[QuadraticState]):
     Minimises ``−gᵀδ + ½ δᵀ(G + λI)δ`` over δ ∈ span{update, previous δ} (the update alone without
     ``momentum``) and subtracts ``lr · δ``.  Two GGN products a step, or one.  A model that is not
     finite or not positive rejects the step.
+
+    With ``tries`` the rate is the first of lr, lr/2, lr/4, … that lowers the loss; if none of so many does,
+    the step is rejected and the next one has no momentum.  This costs one trial loss in most steps.
+    ``damped = false`` leaves λ out of the model: for updates whose λ is not that of ``G + λI``, such as those of
+    factors that are damped one by one.
     """
 
     lr: Positive | Schedule = 1.0
     momentum: bool = True
+    tries: Natural = 0
+    damped: bool = True
 
     def __post_init__(self) -> None:
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        return Needs(products=2 if self.momentum else 1)
+        return Needs(products=2 if self.momentum else 1, losses=self.tries)
 
     def rate(self, step: int) -> float:
         return at_step(self.lr, step)
@@ -166,26 +181,38 @@ class QuadraticModel(StepRule[QuadraticState]):
         return QuadraticState(like.zeros_like() if self.momentum else None)
 
     def search(self, state: QuadraticState, line: Line, step: int) -> Step:
+        update = self._minimizer(state, line)
+        if update is None:
+            return Step(line.update, 0.0, accepted=False)
+        alpha = self.rate(step) * line.rate
+        if self.tries:
+            rates = [alpha * 0.5**k for k in range(self.tries)]
+            lower = next((a for a in rates if line.loss_of(update, a) < line.start()), None)
+            alpha = 0.0 if lower is None else lower
+        if state.previous is not None:
+            state.previous.copy_(update).scale_(alpha)
+        if self.tries and not alpha:
+            return Step(line.update, 0.0, accepted=False)
+        return Step(update, alpha)
+
+    def _minimizer(self, state: QuadraticState, line: Line) -> BlockVector | None:
+        """δ, or ``None`` if the model has no finite minimum."""
         assert line.ggn is not None
         basis = [line.update]
         if state.previous is not None and float(state.previous.norm()) > 0:
             basis.append(state.previous)
-        products = [(line.ggn @ u).add_(u, line.damping) for u in basis]
+        damping = line.damping if self.damped else 0.0
+        products = [(line.ggn @ u).add_(u, damping) for u in basis]
         M = torch.tensor(
             [[float(u.dot(p)) for p in products] for u in basis], dtype=torch.float64, device="cpu"
         )
         b = torch.tensor([float(line.gradient.dot(u)) for u in basis], dtype=torch.float64, device="cpu")
         if not bool(torch.isfinite(M).all()) or not bool(torch.isfinite(b).all()) or not M[0, 0] > 0:
-            return Step(line.update, 0.0, accepted=False)
+            return None
         scale = M.diagonal().sqrt()  # both directions at unit curvature: lstsq then sees the angle alone
         unit = factorizations.least_squares(M / torch.outer(scale, scale), b / scale)
         weights = unit / scale
-        alpha = self.rate(step) * line.rate
         update = line.update * float(weights[0])
         if len(basis) == 2:
             update.add_(basis[1], float(weights[1]))
-        if not math.isfinite(float(update.norm())):
-            return Step(line.update, 0.0, accepted=False)
-        if state.previous is not None:
-            state.previous.copy_(update).scale_(alpha)
-        return Step(update, alpha)
+        return update if math.isfinite(float(update.norm())) else None

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, jvp
 
+from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objectives.losses import MeanSquaredError
 from curvlab.objectives.norms import ComposedNorms
@@ -18,6 +19,7 @@ from curvlab.objectives.products import GaussNewton, plain_kernels
 from curvlab.objectives.supervised import SupervisedObjective
 from curvlab.pde.evaluation import TermsEvaluation
 from curvlab.pde.residuals import Residuals
+from curvlab.pde.row_products import RowProducts
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
@@ -49,18 +51,29 @@ class PdeObjective(SupervisedObjective):
             for chunk in self._batches(self.gradient_sample):
                 terms.add(chunk.inputs)
             found = terms.finish()
-        curvature = self._batches(self.curvature_sample)
-        if needs.ggn:
-            self._require_products(curvature, ctx)
         bend = partial(self._bend, blocks) if needs.bend else None
         if seen is not None:
             return replace(seen, layers=found.layers, residuals=found.residuals, bend=bend)
         return replace(
             found,
-            ggn=GaussNewton(self.model, blocks, curvature, self.randomness) if needs.ggn else None,
-            curvature_examples=curvature.examples,
+            ggn=self._products(found, needs, blocks, ctx),
+            curvature_examples=self._batches(self.curvature_sample).examples,
             bend=bend,
         )
+
+    def _products(
+        self, found: Evaluation, needs: Needs, blocks: Blocks, ctx: Context
+    ) -> LinearOperator[BlockVector] | None:
+        """Gauss-Newton products: from the rows of the statistics if these explain every block."""
+        if not needs.ggn:
+            return None
+        if self.curvature_sample is self.gradient_sample:
+            known = RowProducts.of(found, blocks)
+            if known is not None:
+                return known
+        curvature = self._batches(self.curvature_sample)
+        self._require_products(curvature, ctx)
+        return GaussNewton(self.model, blocks, curvature, self.randomness)
 
     def _bend(self, blocks: Blocks, v: BlockVector) -> tuple[Float[Tensor, "q n"], ...]:
         """Second derivatives of every term's residuals along v, by nested forward mode."""

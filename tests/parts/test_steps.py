@@ -192,6 +192,46 @@ def test_two_equal_directions_are_one() -> None:
     torch.testing.assert_close(step.update.flat, alone.update.flat)
 
 
+def test_an_undamped_model_has_no_damping() -> None:
+    b = bowl()
+    found = [
+        part.search(part.init(b.gradient), b.line(b.gradient, damping=damping), 0)
+        for part, damping in ((QuadraticModel(damped=False), 0.7), (QuadraticModel(), 0.0))
+    ]
+    assert torch.equal(found[0].update.flat, found[1].update.flat)
+
+
+@pytest.mark.parametrize("lowered", [0, 3])
+def test_with_tries_the_first_half_that_lowers_the_loss_is_taken(lowered: int) -> None:
+    """The displacement that the next step knows is the shorter one."""
+    b, part = bowl(), QuadraticModel(tries=5)
+    state, tried = part.init(b.gradient), list[float]()
+
+    def losses(u: BlockVector, alpha: float) -> float:
+        tried.append(alpha)
+        return 1.0 if alpha > 0.5**lowered else 0.0
+
+    line = replace(b.line(b.gradient), losses=losses, loss=0.5)
+    step = part.search(state, line, 0)
+    assert (step.accepted, step.alpha) == (True, 0.5**lowered)
+    assert tried == [0.5**k for k in range(lowered + 1)]
+    assert part.needs(0) == Needs(products=2, losses=5)
+    assert state.previous is not None
+    torch.testing.assert_close(state.previous.flat, 0.5**lowered * step.update.flat)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.5])
+def test_without_a_lower_loss_nothing_moves_and_no_momentum_is_left(loss: float) -> None:
+    b, part = bowl(), QuadraticModel(tries=5)
+    state = part.init(b.gradient)
+    assert state.previous is not None
+    state.previous.copy_(vector(5))
+    line = replace(b.line(b.gradient), losses=lambda u, alpha: loss, loss=0.5)
+    step = part.search(state, line, 0)
+    assert (step.accepted, step.alpha) == (False, 0.0)
+    assert float(state.previous.norm()) == 0.0
+
+
 @pytest.mark.parametrize("momentum", [True, False])
 def test_it_asks_for_the_products_it_makes(momentum: bool) -> None:
     b, part = bowl(), QuadraticModel(momentum=momentum)

@@ -1,4 +1,4 @@
-"""Kronecker factors of every layer for each term of the loss, as moving averages."""
+"""Kronecker factors of every layer for equations and for conditions, as moving averages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvlab.errors import ConfigError, Fault, UnsupportedEvidence
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.averages import newest_weight
 from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.kronecker import Kronecker, KroneckerSum
@@ -19,7 +19,7 @@ from curvlab.protocols.bounds import Count, Fraction, check_bounds
 from curvlab.protocols.context import Context
 from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.estimator import CurvatureEstimator
-from curvlab.protocols.evidence import Evaluation
+from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.rows import rows_of
 from curvlab.protocols.storage import work_of
@@ -27,10 +27,13 @@ from curvlab.protocols.structure import Family, Structure, as_gram
 
 PART = "term-covariance"
 
+#: terms for which a layer sees several channels of a jet, and terms for which it sees the value alone
+GROUPS = ("jets", "values")
+
 
 @dataclass
 class TermState:
-    """A and B by block, one of each per term; ``observed`` counts each term's observations, by block."""
+    """A and B by block, one of each per group of terms; ``observed`` counts each group's observations."""
 
     A: dict[str, list[Structure]]
     B: dict[str, list[Structure]]
@@ -39,16 +42,20 @@ class TermState:
 
 @dataclass(frozen=True)
 class TermCovariance(CurvatureEstimator[TermState]):
-    """``C ≈ Σ_t B_t ⊗ A_t`` per layer, t over the terms of the loss.
+    """``C ≈ B₁ ⊗ A₁ + B₂ ⊗ A₂`` per layer: a Kronecker product for each of two groups of terms.
 
-    KFAC for PINNs (Dangel, Müller and Zeinhofer 2024, arXiv 2405.15603): two terms, the equation inside and
-    the boundary values.  Of a term with n points and a layer with s channels,
-    ``A_t = 1/(n s) Σ a aᵀ`` and ``B_t = 1/n Σ g gᵀ``: a are the layer's input channels (the bias column is 1
-    for the value, 0 for derivatives), g the gradients of the term's residual in its output channels.
-    That is KFAC-expand.  Moving averages are normalised by the sum of their weights; a term without examples
-    in a step is as it was.  ``terms`` is the largest number of terms: the factors of others stay zero.
+    KFAC for PINNs (Dangel, Müller and Zeinhofer 2024, arXiv 2405.15603), for any number of terms.  Group 1
+    holds the terms for which the layer sees several channels of a jet: equations, and conditions on
+    derivatives.  Group 2 holds the terms for which it sees the value alone, as those of other losses do.
+    For a term t with n points and a layer with s channels, ``A_t = 1/(n s) Σ a aᵀ`` and ``B_t = 1/n Σ g gᵀ``:
+    a are the layer's input channels (the bias column is 1 for the value, 0 for derivatives), g the gradients
+    of the term's residual, times the root of the term's weight, in its output channels.  This is KFAC-expand.
+    In a group, A is the mean of ``A_t`` and B the sum of ``B_t`` over the terms with points in this step.
 
-    State: ``i² + o²`` scalars per term with dense factors; an observation costs ``2 n s (i² + o²)`` flops.
+    Moving averages are normalized by the sum of their weights.  A step without points for a group leaves its
+    factors unchanged, and C has no product for a group that was never observed.
+
+    State: ``i² + o²`` scalars per group with dense factors; an observation costs ``2 n s (i² + o²)`` flops.
     """
 
     A: Family
@@ -56,7 +63,6 @@ class TermCovariance(CurvatureEstimator[TermState]):
     labels: Labels = Labels.EXACT
     decay: Fraction = 0.95
     samples: Count = 1
-    terms: Count = 2
 
     def __post_init__(self) -> None:
         as_gram(self.A, PART)
@@ -80,27 +86,19 @@ class TermCovariance(CurvatureEstimator[TermState]):
     def init(self, like: BlockVector, ctx: Context) -> TermState:
         _require_full_passes(ctx.backend.dtypes)
         shapes, empty = like.layout.shapes.items(), ctx.like(like, "factors")
-        A = {n: [self.A.zeros(s[1], like=empty) for _ in range(self.terms)] for n, s in shapes}
-        B = {n: [self.B.zeros(s[0], like=empty) for _ in range(self.terms)] for n, s in shapes}
-        return TermState(A, B, {name: [0] * self.terms for name in like.layout.shapes})
+        A = {n: [self.A.zeros(s[1], like=empty) for _ in GROUPS] for n, s in shapes}
+        B = {n: [self.B.zeros(s[0], like=empty) for _ in GROUPS] for n, s in shapes}
+        return TermState(A, B, {name: [0 for _ in GROUPS] for name in like.layout.shapes})
 
     def observe(self, state: TermState, seen: Evaluation, ctx: Context) -> None:
         for name, terms in seen.layers[self.labels].items():
-            if len(terms) > self.terms:
-                raise UnsupportedEvidence(
-                    PART,
-                    name,
-                    expected=f"statistics of at most {self.terms} loss terms",
-                    got=f"{len(terms)}",
-                    hint=f"set terms = {len(terms)}",
-                )
-            for t, term in enumerate(terms):
-                if not len(term.inputs):
+            for k, group in enumerate(grouped(terms)):
+                if not group:
                     continue
-                state.observed[name][t] += 1
-                w = newest_weight(self.decay, state.observed[name][t])
-                A, B = state.A[name][t], state.B[name][t]
-                rows = rows_of(PART, name, (term,), seen, "expand", work_of(A))
+                state.observed[name][k] += 1
+                w = newest_weight(self.decay, state.observed[name][k])
+                A, B = state.A[name][k], state.B[name][k]
+                rows = rows_of(PART, name, group, seen, "expand", work_of(A))
                 assert not isinstance(rows.a, Lookups), "the layers of a PINN are linear"
                 _average_(A, 1 - w, rows.a, w * rows.a_weight, ctx)
                 assert rows.g is not None
@@ -108,10 +106,21 @@ class TermCovariance(CurvatureEstimator[TermState]):
 
     def curvature(self, state: TermState) -> BlockDiagonal:
         blocks: dict[str, BlockOperator] = {}
-        for name, factors in state.A.items():
-            pairs = zip(state.B[name], factors, strict=True)
-            blocks[name] = KroneckerSum(tuple(Kronecker(B, A) for B, A in pairs))
+        for name, counts in state.observed.items():
+            pairs = zip(state.B[name], state.A[name], strict=True)
+            products = tuple(Kronecker(B, A) for B, A in pairs)
+            found = tuple(p for p, count in zip(products, counts, strict=True) if count)
+            blocks[name] = KroneckerSum(found or products)
         return BlockDiagonal(blocks)
+
+
+def grouped(terms: tuple[LayerStats, ...]) -> tuple[tuple[LayerStats, ...], ...]:
+    """The terms with examples, in the order of ``GROUPS``."""
+    present = [t for t in terms if len(t.inputs)]
+    jets = [t.channels and t.inputs.shape[1] > 1 for t in present]
+    return tuple(
+        tuple(t for t, jet in zip(present, jets, strict=True) if jet is (group == "jets")) for group in GROUPS
+    )
 
 
 def _require_full_passes(dtypes: Dtypes) -> None:
