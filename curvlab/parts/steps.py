@@ -158,8 +158,8 @@ class QuadraticModel(StepRule[QuadraticState]):
     finite or not positive rejects the step.
 
     With ``tries`` the rate is the first of lr, lr/2, lr/4, … that lowers the loss; if none of so many does,
-    the step is rejected and the next one has no momentum.  This costs one trial loss in most steps.
-    ``damped = false`` leaves λ out of the model: for updates whose λ is not that of ``G + λI``, such as those of
+    the step is rejected and the next one has no momentum.  This costs one trial loss in most steps. ``damped
+    = false`` leaves λ out of the model: for updates whose λ is not that of ``G + λI``, such as those of
     factors that are damped one by one.
     """
 

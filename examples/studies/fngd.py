@@ -1,11 +1,11 @@
-"""FNGD with fixed and with shuffled slots against KFAC and SGD on the Fashion-MNIST MLP, at equal CPU seconds.
+"""FNGD with fixed and with shuffled slots against KFAC and SGD on an MLP, at equal CPU seconds.
 
     python examples/studies/fngd.py --runs runs/fngd [--seconds 40]
 
-MLP 784-256-128-10, the first 12,800 training images in batches of 128, float32, one thread.  ``fngd`` averages its
-weights over the first epoch, 100 steps: by the position in a batch with shuffled batches, or by the position in an
-epoch with batches that are the same in every epoch.  Each entrant is shown at its best rate by the training loss
-at the end.  Runs that exist are not repeated.  Writes ``docs/studies/fngd.md``.
+MLP 784-256-128-10, the first 12,800 training images in batches of 128, float32, one thread.  ``fngd``
+averages its weights over the first epoch, 100 steps: by the position in a batch with shuffled batches, or by
+the position in an epoch with batches that are the same in every epoch.  Each entrant is shown at its best
+rate by the training loss at the end.  Runs that exist are not repeated.  Writes ``docs/studies/fngd.md``.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ def page(runs: Mapping[str, Any], seconds: float) -> str:
     body = "\n".join(rows)
     return f"""# FNGD: example weights that are kept
 
-MLP 784-256-128-10 on the first 12,800 images of Fashion-MNIST, batches of {BATCH}, float32, one thread, one seed.
-The loss over these images after so many CPU seconds of training, each entrant at its best of three rates. The last
-column is the standard deviation of the kept weights of a layer over their mean, the largest of all layers.
+MLP 784-256-128-10 on the first 12,800 images of Fashion-MNIST, batches of {BATCH}, float32, one thread, one
+seed. The loss over these images after so many CPU seconds of training, each entrant at its best of three
+rates. The last column is the standard deviation of the kept weights of a layer over their mean, the largest
+of all layers.
 
 | entrant | rate | steps | {times} | spread of weights |
 |---|--:|--:|--:|--:|--:|--:|--:|

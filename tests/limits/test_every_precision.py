@@ -29,8 +29,7 @@ ON_ONE_BATCH: Mapping[str, Mapping[str, Any]] = {
     "ksd": {"dimension": 4, "iterations": 3},
 }
 
-#: differences of derivatives, and exact systems of a batch, need more digits than 16 bits have; a refusal is one
-#: sentence
+#: differences of derivatives and exact systems need more digits than 16 bits have: refused in one sentence
 REFUSED = ("kfac-pinn", "lm", "engd", "dngd", "spring")
 
 

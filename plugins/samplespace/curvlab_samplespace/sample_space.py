@@ -119,8 +119,8 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         if torch.finfo(passes).bits < 32:
             raise ConfigError(
                 Fault(
-                    f"{PART} does not work with passes in {str(passes).removeprefix('torch.')}: exact systems of a"
-                    " batch need the digits that 16 bits lack",
+                    f"{PART} does not work with passes in {str(passes).removeprefix('torch.')}: exact systems"
+                    " need the digits that 16 bits lack",
                     path="precision",
                     hint='use precision = "float32" or "float64"',
                 )
