@@ -57,6 +57,8 @@ def double_eigh(A: Float[Tensor, "*b d d"]) -> tuple[Float[Tensor, "*b d"], Floa
 def least_squares(A: Float[Tensor, "*b m d"], b: Float[Tensor, "*b m"]) -> Float[Tensor, "*b d"]:
     """The shortest x of those with the least ``‖A x − b‖``, in float32 or wider, by singular values."""
     work = torch.promote_types(_wide(A), b.dtype)
+    if not holds(torch.isfinite(A).all()) or not holds(torch.isfinite(b).all()):
+        return b.new_full((*b.shape[:-1], A.shape[-1]), float("nan"))  # LAPACK refuses what is not finite
     found = torch.linalg.lstsq(A.to(work), b.to(work).unsqueeze(-1), driver="gelsd").solution
     x: Tensor = found.squeeze(-1)
     return x.to(b.dtype)

@@ -105,7 +105,8 @@ def test_parameters_that_nobody_treats_are_refused_as_training_would() -> None:
 
 def test_the_document_is_plain_data() -> None:
     document = json.loads(json.dumps(inspect(small_plan()).as_document()))
-    assert set(document) == {"method", "coverage", "parameters", "parameter_bytes", "state_bytes", "costs"}
+    numbers = {"parameters", "parameter_bytes", "state_bytes"}
+    assert set(document) == {"method", "coverage", "costs", "remark", *numbers}
     assert document["coverage"][0] == {
         "parameter": "0.weight",
         "shape": [8, 4],

@@ -171,7 +171,6 @@ def test_evidence_that_makes_no_moments_is_refused_in_words() -> None:
             (LayerStats(stats[0].inputs, None),),
             'eigenbasis on block "0": expected output gradients, got labels',
         ),
-        (stats * 2, 'eigenbasis on block "0": expected statistics of 1 loss term, got 2'),
     ]:
         state = part.init(vector(layout=LAYERS), context())
         with pytest.raises(UnsupportedEvidence, match=says):

@@ -94,7 +94,7 @@ def _bounded() -> list[tuple[Any, str, list[Bounds]]]:
     """Every bounded number of every part of ours, a schedule's rate among them."""
     found = []
     for entry in installed().parts():
-        if entry.distribution.startswith("curvlab"):
+        if entry.distribution.startswith("curvlab") and entry.name != "pde":  # it needs an equation
             for name, setting in settings_of(part_class(entry)).items():
                 marks = [
                     m for option in members(setting.annotation) for m in getattr(option, "__metadata__", ())

@@ -93,8 +93,8 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
             mine = J.block(name)
             with naming_block(name):
                 w, _ = kernel_solve(mine, r, ctx.damping, self.relative, PART)
-            fresh = w.to(weights.dtype) * n**0.5
-            ctx.storage.updated_(weights[k, :n], lambda old: old.lerp_(fresh, share))  # noqa: B023
+            fresh = w * n**0.5
+            ctx.storage.updated_(weights[k, :n], lambda old: old.lerp_(fresh.to(old.dtype), share))  # noqa: B023
 
     def apply(self, state: FrozenState, v: BlockVector, ctx: Context) -> Solve:
         J = state.jacobian
