@@ -44,7 +44,7 @@ class Entrant:
 ENTRANTS = {
     "sgd": Entrant("sgd", (0.03, 0.1, 0.3), knobs={"momentum": 0.9}),
     "sgd, fixed batches": Entrant("sgd", (0.03, 0.1, 0.3), False, {"momentum": 0.9}),
-    "kfac": Entrant("kfac", (1e-3, 3e-3, 1e-2)),
+    "kfac": Entrant("kfac", (1e-3, 3e-3, 1e-2), knobs={"labels": "data"}),
     "fngd, shuffled slots": Entrant("fngd", (1e-3, 3e-3, 1e-2), knobs={"slots": "batch", "warmup": 100}),
     "fngd, fixed slots": Entrant("fngd", (1e-3, 3e-3, 1e-2), False, {"slots": "epoch", "warmup": 100}),
     "smw-ngd": Entrant("smw-ngd", (1e-3, 3e-3, 1e-2)),
@@ -66,9 +66,7 @@ def run(entrant: Entrant, lr: float, seconds: float) -> dict[str, Any]:
             order = torch.randperm(EXAMPLES, generator=generator)
         chosen = order[k * BATCH : (k + 1) * BATCH]
         begun = time.process_time()
-        optimizer.zero_grad()
-        F.cross_entropy(model(x[chosen]), y[chosen]).backward()
-        optimizer.step()
+        optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x[chosen], y[chosen]))
         used += time.process_time() - begun
         steps += 1
         if len(losses) < int(4 * used / seconds):
