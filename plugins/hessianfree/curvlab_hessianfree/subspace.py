@@ -22,8 +22,10 @@ class Subspace(StepRule[None]):
 
     The iterates x_1 … x_K make K stretches ``u_k = x_k − x_{k−1}``, which are conjugate and sum to the
     solution.  Minimises ``a ↦ L(θ − lr · Σ_k a_k u_k)`` on the acceptance sample from a = 0, by at most
-    ``iterations`` steps of BFGS.  It begins with the model's own curvature, so that its first trial is near
-    the solution, a = 1.  A step costs a gradient, or more where the loss must be tried again.
+    ``iterations`` steps of BFGS.  It begins with the curvature of the damped model, so that its first trial
+    is near the solution, a = 1.  Where the loss is more curved than that along the first step, the curvature
+    is raised by the same factor in all directions.  A step costs a gradient, or more where the loss must be
+    tried again.
     A step that is no better than none is rejected.
     """
 
@@ -57,7 +59,7 @@ class Subspace(StepRule[None]):
         H = torch.diag(space.inverse_curvature())
         start, g = space.differentiate(a)
         loss, left = start, self.tries - 1
-        for _ in range(self.iterations):
+        for k in range(self.iterations):
             d = -(H @ g)
             slope, alpha, found, ahead = float(g @ d), 1.0 / self.shrink, math.inf, g
             while left and slope < 0 and not found <= loss + self.slope * alpha * slope:  # also for NaN
@@ -66,7 +68,8 @@ class Subspace(StepRule[None]):
                 left -= 1
             if not found < loss:
                 break
-            H = _updated(H, alpha * d, ahead - g)
+            s, y = alpha * d, ahead - g
+            H = _updated(H if k else _scaled(H, s, y), s, y)
             a, loss, g = a + alpha * d, found, ahead
         return Step(space.combined(a), space.rate, accepted=loss < start)
 
@@ -97,11 +100,28 @@ class _Space:
         return loss, along * -self.rate
 
     def inverse_curvature(self) -> Tensor:
-        """Of the undamped model along each stretch; 1 where that is not positive."""
-        bends = torch.tensor([i.curvature for i in self.line.iterates], dtype=torch.float64, device="cpu")
+        """Of the damped model along each stretch; 1 where that is not positive.
+
+        Without the damping, rounding would choose the sign where the curvature sample bends nothing.
+        """
+        bends = torch.tensor(
+            [i.curvature + self.line.damping * float(i.x.dot(i.x)) for i in self.line.iterates],
+            dtype=torch.float64,
+            device="cpu",
+        )
         bends[1:] -= bends[:-1].clone()
         bends *= self.rate**2
         return torch.where(bends > 0, 1.0 / bends.clamp_min(torch.finfo(bends.dtype).tiny), 1.0)
+
+
+def _scaled(H: Tensor, s: Tensor, y: Tensor) -> Tensor:
+    """An inverse Hessian times ``sᵀy / yᵀHy``, if that is less than 1.
+
+    A model that is too flat along its first step is too flat in most directions.  Without this, every later
+    step begins far too long and is halved until the loss falls, and each of them multiplies rounding.
+    """
+    sy, yHy = float(s @ y), float(y @ H @ y)
+    return H * (sy / yHy) if 0 < sy < yHy else H
 
 
 def _updated(H: Tensor, s: Tensor, y: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import statistics
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import curvlab
 from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import ConfigError
@@ -333,3 +335,34 @@ def test_what_its_kfac_cannot_treat_is_solved_for_all_the_same(registry: Registr
     opt.step(task)
     again.step(objective(other, nn.CrossEntropyLoss(), *classes(64, 3)))
     assert torch.equal(theta(model), theta(other))
+
+
+def moved(registry: Registry, seed: int, way: str, examples: int, classes: int) -> Tensor:
+    """A step of ksd in float32 on cross-entropy, written one way or another."""
+    torch.manual_seed(seed)
+    model: nn.Module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, classes))
+    x, y = torch.randn(examples, 6), torch.randint(classes, (examples,))
+    criterion: nn.Module = nn.CrossEntropyLoss()
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    if way == "examples in another order":
+        x, y = x.flip(0), y.flip(0)
+    if way == "log-softmax in the model":
+        model, criterion = nn.Sequential(model, nn.LogSoftmax(-1)), nn.NLLLoss()
+    optimizer(registry, "ksd", model, dtype="float32").step(curvlab.objective(model, criterion, x, y))
+    return nn.utils.parameters_to_vector(model.parameters()).detach() - before
+
+
+@pytest.mark.parametrize("way", ["examples in another order", "log-softmax in the model"])
+@pytest.mark.parametrize(("examples", "classes"), [(16, 3), (64, 5)])
+def test_a_problem_written_in_two_ways_has_one_step_of_ksd(
+    registry: Registry, way: str, examples: int, classes: int
+) -> None:
+    """To rounding, times what the space and BFGS on a loss that is no quadratic may add."""
+    off = []
+    for seed in range(9):
+        one = moved(registry, seed, "as cross-entropy", examples, classes)
+        other = moved(registry, seed, way, examples, classes)
+        off.append(float((one - other).norm() / one.norm()))
+    eps = torch.finfo(torch.float32).eps
+    assert statistics.median(off) <= 300 * eps
+    assert max(off) <= 30 * eps**0.5

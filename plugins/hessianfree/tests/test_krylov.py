@@ -295,6 +295,32 @@ def test_a_krylov_basis_takes_the_start_in_and_breaks_off_where_the_space_ends()
     torch.testing.assert_close(whole.x.flat, torch.linalg.solve(three, b.flat))
 
 
+def space(A: Tensor, b: Tensor) -> Float[Tensor, "d k"]:
+    """The space of a solve in float32, as orthonormal columns."""
+    right = BlockVector(BlockLayout({"a": (len(b),)}), b.float())
+    found = KrylovBasis(20).solve(Matrix(A.float()), right)
+    steps = torch.stack([i.x.flat.double() for i in found.iterates], dim=1)
+    steps[:, 1:] -= steps[:, :-1].clone()
+    return torch.linalg.qr(steps / steps.norm(dim=0)).Q
+
+
+@pytest.mark.parametrize("width", [0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 0.0])
+def test_rounding_chooses_no_direction_of_a_krylov_basis(width: float) -> None:
+    """A and 3 A have the same space.
+
+    The eigenvalues lie in four clusters: what is left of the fifth power is as small as they are narrow.
+    """
+    n = 40
+    rotation, _ = torch.linalg.qr(torch.stack([vector(n, k).flat for k in range(n)]))
+    centers = torch.logspace(-2, 0, 4, dtype=torch.float64).repeat(n // 4)
+    A = rotation * (centers + width * vector(n, n).flat.sigmoid()) @ rotation.mT
+    one, other = space(A, vector(n).flat), space(3 * A, vector(n).flat)
+    assert one.shape == other.shape
+    assert one.shape[1] >= 4
+    tilt = float(torch.linalg.matrix_norm(other - one @ (one.mT @ other), 2))
+    assert tilt <= 20 * torch.finfo(torch.float32).eps ** 0.5  # a direction keeps √ε of itself, rounded by ε
+
+
 @pytest.mark.parametrize("make", [FlexibleCG, MinRes])
 @pytest.mark.parametrize(
     ("setting", "value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -208,3 +209,33 @@ def test_the_subspace_never_ends_worse_than_it_began() -> None:
             assert float(loss(step.alpha * step.update.flat)) < line.start()
         else:
             assert loss is not exploding, "a small step is better than none there"
+
+
+def test_the_first_trial_of_the_subspace_is_the_solution_of_the_damped_model() -> None:
+    """The curvature has rank 2: along most stretches the undamped one is rounding."""
+    damping, g = 1e-3, vector(3)
+    X = curvature()[:, :2]
+    A = X @ X.mT + damping * torch.eye(D, dtype=torch.float64)
+    solve = KrylovBasis(3, floor=1e-9).solve(Matrix(A), g, x0=vector(5))
+    undamped = tuple(
+        replace(i, curvature=i.curvature - damping * float(i.x.dot(i.x))) for i in solve.iterates
+    )
+    trials = Trials(lambda d: 0.5 * d @ A @ d - g.flat @ d)
+    line = replace(trials.line(g, undamped), damping=damping)
+    step = Subspace(iterations=1).search(None, line, 0)
+    assert trials.gradients == 2  # where it begins, and the first trial
+    torch.testing.assert_close(step.alpha * step.update.flat, solve.x.flat, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0, 1000.0])
+def test_a_loss_more_curved_than_the_model_by_a_factor_costs_the_halvings_of_one_step(factor: float) -> None:
+    A, B, g = curvature(), factor * (curvature() + 0.1 * curvature(5)), vector(3)
+    solve = KrylovBasis(6, floor=1e-9).solve(Matrix(A), g)
+    U = torch.stack([i.x.flat for i in solve.iterates], dim=1)
+    best = U @ torch.linalg.solve(U.mT @ B @ U, U.mT @ g.flat)
+    trials = Trials(lambda d: 0.5 * d @ B @ d - g.flat @ d)
+    step = Subspace(iterations=8).search(None, trials.line(g, solve.iterates), 0)
+    assert float(trials.loss(step.alpha * step.update.flat) / trials.loss(best)) == pytest.approx(
+        1.0, rel=1e-5
+    )
+    assert trials.gradients <= 2 + 8 + math.ceil(math.log2(factor))
