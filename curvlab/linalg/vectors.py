@@ -49,7 +49,7 @@ class BlockLayout:
     #: buffers kept for reuse: a gradient and an update
     KEEP = 2
 
-    __slots__ = ("_free", "names", "offsets", "one_hot", "shapes", "size")
+    __slots__ = ("_free", "names", "offsets", "one_hot", "shapes", "size", "sizes")
 
     def __init__(
         self, shapes: Mapping[str, torch.Size | tuple[int, ...]], one_hot: Iterable[str] = ()
@@ -65,6 +65,7 @@ class BlockLayout:
             self.offsets[name] = (start, stop)
             start = stop
         self.size: int = start
+        self.sizes: list[int] = [stop - start for start, stop in self.offsets.values()]
         self._free: list[BlockVector] = []
 
     def __eq__(self, other: object) -> bool:
@@ -407,8 +408,7 @@ class BlockVector:
         found = self._views.get(name)
         if found is None:  # all of them in one call: a step has a few new vectors, and reads every block
             layout = self.layout
-            sizes = [stop - start for start, stop in layout.offsets.values()]
-            pieces: tuple[Tensor, ...] = self._flat.split(sizes)  # type: ignore[no-untyped-call]
+            pieces = self._flat.split_with_sizes(layout.sizes)
             for (other, shape), piece in zip(layout.shapes.items(), pieces, strict=True):
                 if other not in self._views:
                     self._views[other] = piece if len(shape) == 1 else piece.view(shape)

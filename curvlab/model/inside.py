@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from curvlab.linalg.untraced import untraced
 from curvlab.model.capture import Capture
 from curvlab.model.parameter_use import ParameterUse, Part
 from curvlab.model.readers.bare import ScaleUse
@@ -55,7 +56,7 @@ class Inside:
             module.register_forward_hook(self._end, with_kwargs=True, always_call=True),
         ]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced
     def _begin(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         found: Generators | Capture | None = None
         if self._listening():
@@ -64,7 +65,7 @@ class Inside:
             found.__enter__()  # type: ignore[no-untyped-call]
         self.under_way.append(found)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced
     def _end(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
         if not self.under_way:
             return None

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
+from curvlab.linalg.untraced import untraced
 from curvlab.linalg.work import work_dtype
 from curvlab.model.arrangement import Arrangement, Called, arranged
 from curvlab.model.captured import gradient_rows, input_rows
@@ -178,7 +179,7 @@ class Listener:
     ) -> None:
         self.block, self.reader, self.transposed, self.record = block, reader, transposed, record
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # traced, it would compile again and again
+    @untraced
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         if len(rest) != 2:  # it was removed while other hooks ran, and torch forgot that it takes kwargs
             return

@@ -29,6 +29,7 @@ from torch._C import _current_graph_task_id as current_task
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.lookups import AnyRows, Lookups
+from curvlab.linalg.untraced import untraced
 from curvlab.linalg.work import autocast_rounding, without_autocast, work_dtype
 from curvlab.model.arrangement import Called
 from curvlab.model.captured import gradient_rows, input_rows, sums_coarsely
@@ -598,7 +599,7 @@ class Hook:
         self.method = None if method is None else weakref.WeakMethod(method)
         self.first = first
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # run, not traced
+    @untraced
     def __call__(self, *given: Any) -> Any:
         method = None if self.method is None else self.method()
         return None if method is None else method(*self.first, *given)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -15,11 +15,15 @@ class Arithmetic(Hashable, Protocol):
         """Inside, the device computes so; afterwards as before."""
 
 
-@contextmanager
-def under(*choices: Arithmetic | None) -> Iterator[None]:
+def under(*choices: Arithmetic | None) -> AbstractContextManager[Any]:
     """Inside, every choice is on, the last one innermost; ``None`` changes nothing."""
+    made = [choice for choice in choices if choice is not None]
+    return _under(made) if made else nullcontext()
+
+
+@contextmanager
+def _under(choices: Iterable[Arithmetic]) -> Iterator[None]:
     with ExitStack() as stack:
         for choice in choices:
-            if choice is not None:
-                stack.enter_context(choice.on())
+            stack.enter_context(choice.on())
         yield
