@@ -37,6 +37,7 @@ def optimizer(
     reduction: str = "mean",
     seed: int = 0,
     group: Any = "world",
+    placement: str = "auto",
     groups: Sequence[Mapping[str, Any]] = (),
     examples: int | Callable[..., int] | None = None,
     strict: bool = False,
@@ -51,7 +52,9 @@ def optimizer(
     parameters.  ``reduction`` says how the caller's loss averages over the batch (``"mean"``, ``"sum"``, or
     ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` says which processes train this model,
     each on its own examples: all of ``torch.distributed`` where that is initialised (``"world"``), those of
-    a group, or ``None`` for this one alone.
+    a group, or ``None`` for this one alone.  ``placement`` says whether they share the method's work: with
+    ``"owner"`` one process holds the state of a block and finds its update, with ``"replicate"`` every one
+    does all of it; ``"auto"`` is ``"owner"`` where the method treats every block by itself.
 
     ``groups`` are parameters whose settings differ, as in torch: ``params`` is a shell pattern of
     parameter names, a list of patterns, or parameters of the model; the other keys are those that
@@ -91,6 +94,7 @@ def optimizer(
         reduction=reduction,
         name=method,
         ranks=ranks_of(group),
+        placement=placement,
         groups=groups,
         examples=examples,
         strict=strict,

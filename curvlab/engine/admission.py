@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.arms import Arm
 from curvlab.engine.health import culprit, non_finite_statistics, require_finite_state
 from curvlab.engine.rates import ParameterRates
@@ -51,15 +52,21 @@ def admit(
     rates_of: Callable[[Arm, Evaluation], ParameterRates],
     step: int,
     undo: Undo,
+    agreement: Agreement = ALONE,
 ) -> list[Admitted]:
     """Check everything that a step begins from; keep the states whose step may fail.
 
-    Raises ``Diverged``, with nothing changed, for a gradient, layer statistics or a state that is not finite.
+    What may fail in one process may fail in all.  Raises ``Diverged``, with nothing changed, for a gradient,
+    layer statistics or a state that is not finite.
     """
-    shares = [seen.restrict(arm.blocks.layout) for arm in arms]
+    shares = [seen.restrict(arm.mine.layout) for arm in arms]
     all_rates = [rates_of(arm, seen) for arm in arms]
-    moderate = [_is_moderate(arm, mine, step) for arm, mine in zip(arms, shares, strict=True)]
-    fallible = [a.method.preconditioner.fallible(a.state.preconditioner, step) for a in arms]
+    extreme = agreement.attempt(
+        lambda: [not _is_moderate(arm, mine, step) for arm, mine in zip(arms, shares, strict=True)]
+    )
+    fallible = [not a.idle and a.method.preconditioner.fallible(a.state.preconditioner, step) for a in arms]
+    agreed = agreement.any(*extreme, *fallible)
+    moderate, fallible = [not found for found in agreed[: len(arms)]], list(agreed[len(arms) :])
     late = any(_may_fail_late(arm, rates.rate, step) for arm, rates in zip(arms, all_rates, strict=True))
     admitted = []
     for arm, mine, rates, failing, tame in zip(arms, shares, all_rates, fallible, moderate, strict=True):
@@ -78,14 +85,14 @@ def _is_moderate(arm: Arm, seen: Evaluation, step: int) -> bool:
     """Whether no square of what a step begins from overflows; raises if something is not finite."""
     size = seen.gradient.size()
     if not math.isfinite(size) and not seen.gradient.is_finite():
-        raise Diverged(f"step {step}: the gradient is not finite; {culprit(arm.blocks, seen.gradient)}")
+        raise Diverged(f"step {step}: the gradient is not finite; {culprit(arm.mine, seen.gradient)}")
     wrong = list(non_finite_statistics(seen.layers))
     if wrong:
         raise Diverged(f"step {step}: the layer statistics are not finite: {', '.join(wrong)}")
     what = f'step {step}: the state of "{arm.name}" is not finite; load an earlier checkpoint'
     small = require_finite_state(arm.state, arm.state.watch, what)
     # parameters may be infinite where they do not count, as a mask is; transforms read them
-    _, tame = arm.state.watch.inspect(arm.blocks.parameters.values())
+    _, tame = arm.state.watch.inspect(arm.mine.parameters.values())
     return math.isfinite(size) and small and tame
 
 

@@ -37,14 +37,21 @@ FALLBACK = "fallback"
 class Arm:
     """A method at work on some of the blocks.  ``name`` is unique, in checkpoints too.
 
-    ``treatment`` is the method's name or ``"fallback"``.
+    ``treatment`` is the method's name or ``"fallback"``.  ``mine`` are the blocks that this process
+    computes with, all of ``blocks`` unless several processes share them out; ``state`` is of these.
     """
 
     name: str
     treatment: str
     method: Method
     blocks: Blocks
+    mine: Blocks
     state: MethodState
+
+    @property
+    def idle(self) -> bool:
+        """Whether other processes hold all of its blocks."""
+        return not self.mine.members
 
     @property
     def joint(self) -> bool:
@@ -63,7 +70,8 @@ class Arms:
     """The arms of one optimizer.
 
     ``apart`` maps a block to what all blocks of its arm must have in common; raises ``CoverageError``
-    for blocks that neither the method nor a fallback treats.
+    for blocks that neither the method nor a fallback treats.  ``held`` gives those of an arm's blocks that
+    this process computes with; every process has the same arms, with other blocks of them.
     """
 
     def __init__(
@@ -73,7 +81,9 @@ class Arms:
         backend: Backend,
         generator: torch.Generator,
         emit: Callable[[Event], None],
+        held: Callable[[Blocks], Blocks] = lambda blocks: blocks,
     ) -> None:
+        self.held = held
         self.name, self.method, self.backend, self.generator = name, method, backend, generator
         self.storage = Storage.of(backend, torch.Generator(device=generator.device))
         self.emit = emit
@@ -190,7 +200,7 @@ class Arms:
     def renew(self) -> None:
         """Every arm begins anew, with a fresh state."""
         for arm in list(self.members):
-            self.update(arm, state=self._fresh(arm.method, arm.blocks, self.generator))
+            self.update(arm, state=self._fresh(arm.method, arm.mine, self.generator))
 
     def update(self, arm: Arm, **fields: Any) -> Arm:
         """Replace fields of an arm."""
@@ -254,13 +264,14 @@ class Arms:
         method = self.method.fallback if treatment == FALLBACK else self.method
         assert method is not None, "a fallback was required before"
         method = method.settled([self._as_seen(blocks, b) for b in blocks.members])
-        state = self._fresh(method, blocks, self.generator)
-        self.members.append(Arm(name or self._free(treatment), treatment, method, blocks, state))
+        mine = self.held(blocks)
+        state = self._fresh(method, mine, self.generator)
+        self.members.append(Arm(name or self._free(treatment), treatment, method, blocks, mine, state))
 
     def _settle(self, arm: Arm) -> None:
         """The method as it treats the arm's blocks now, with the state that it had where that still fits."""
         method = arm.method.settled([self._as_seen(arm.blocks, b) for b in arm.blocks.members])
-        state = self._fresh(method, arm.blocks, torch.Generator(device=self.generator.device))
+        state = self._fresh(method, arm.mine, torch.Generator(device=self.generator.device))
         if not transfer(arm.state, state):
             self.emit(
                 Event("state-restarted", -1, {"arm": arm.name, "blocks": list(arm.blocks.layout.names)})
@@ -278,11 +289,12 @@ class Arms:
     def _carved(self, arm: Arm, name: str, blocks: Sequence[str]) -> Arm:
         """An arm of some of the blocks, with their part of the whole one's state."""
         some = arm.blocks.select(blocks)
+        mine = self.held(some)
         spare = torch.Generator(device=self.generator.device)  # drawing for a state that is then overwritten
-        state = self._fresh(arm.method, some, spare)
+        state = self._fresh(arm.method, mine, spare)
         if not transfer(arm.state, state):
             self.emit(Event("state-restarted", -1, {"arm": arm.name, "blocks": list(blocks)}))
-        return replace(arm, name=name, blocks=some, state=state)
+        return replace(arm, name=name, blocks=some, mine=mine, state=state)
 
     def _free(self, name: str) -> str:
         taken = {arm.name for arm in self.members}

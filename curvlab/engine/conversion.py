@@ -42,7 +42,7 @@ def _convert(training: Training, wanted: Backend) -> None:
     )
     training.model = training.workload.model
     for arm, master in masters:  # what was rounded away comes back, where there is room for it
-        arm.blocks.assign_(master)
+        arm.mine.assign_(master)
     _hand_over(old, training.optimizer)
 
 
@@ -60,7 +60,7 @@ def _hand_over(old: CurvatureOptimizer, new: CurvatureOptimizer) -> None:
     plain = {n: v for n, v in plain.items() if n != "loss_scale" and not n.endswith("/master")}
     for arm in old.arms:
         if new.backend.master:
-            tensors.update({f"{_master(arm)}@{name}": t for name, t in arm.blocks.read().items()})
+            tensors.update({f"{_master(arm)}@{name}": t for name, t in arm.mine.read().items()})
         else:
             plain[_master(arm)] = None
     new.restore(tensors, plain)

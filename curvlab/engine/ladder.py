@@ -14,11 +14,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.health import culprit
 from curvlab.errors import Diverged, NotPositiveDefinite
 from curvlab.linalg.operator import LinearOperator
@@ -44,20 +46,32 @@ class NotFinite(Exception):
     """What an attempt made is not finite; the message names the block."""
 
 
-def with_more_damping(attempt: Callable[[Context], T], ctx: Context, emit: Emit) -> tuple[T, Context]:
+def with_more_damping(
+    attempt: Callable[[Context], T], ctx: Context, emit: Emit, agreement: Agreement = ALONE
+) -> tuple[T, Context]:
     """What ``attempt`` returns, and the context it succeeded with: ``ctx``, or one of more damping.
 
-    An attempt fails by ``NotPositiveDefinite`` or ``NotFinite``.  Raises ``Diverged`` when the last one has.
+    An attempt fails by ``NotPositiveDefinite`` or ``NotFinite``, and in all processes if it fails in one.
+    Raises ``Diverged`` when the last one has.
     """
+    reason: str | None = None
     for rung in range(RUNGS + 1):
-        try:
-            return attempt(ctx), ctx
-        except (NotPositiveDefinite, NotFinite) as error:
-            reason = str(error)
+        found, reason = agreement.attempt(partial(_tried, attempt, ctx))
+        reason = agreement.first(reason)
+        if reason is None:
+            return found, ctx  # type: ignore[return-value]
         if rung < RUNGS:
             ctx = replace(ctx, damping=max(10.0 * ctx.damping, FIRST_DAMPING))
             emit(Event("more-damping", ctx.step, {"reason": reason, "damping": ctx.damping}))
     raise Diverged(f"step {ctx.step}: {reason}; damping up to {ctx.damping:.3g} did not help")
+
+
+def _tried(attempt: Callable[[Context], T], ctx: Context) -> tuple[T | None, str | None]:
+    """What the attempt returns, or why it failed."""
+    try:
+        return attempt(ctx), None
+    except (NotPositiveDefinite, NotFinite) as error:
+        return None, str(error)
 
 
 def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, emit: Emit) -> Evaluation:

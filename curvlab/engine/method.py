@@ -112,10 +112,13 @@ class Method:
         return method
 
     def init(self, like: BlockVector, ctx: Context) -> MethodState:
-        """Fresh states of every part, for blocks of the layout of ``like``, a vector of a step."""
+        """Fresh states of every part, for blocks of the layout of ``like``, a vector of a step.
+
+        Where other processes hold all blocks there is nothing to precondition, and no state of it.
+        """
         stored = ctx.zeros(like, "moments")
         return MethodState(
-            preconditioner=self.preconditioner.init(stored, ctx),
+            preconditioner=self.preconditioner.init(stored, ctx) if like.layout.names else None,
             damping=self.damping.init(),
             step=self.step.init(like),
             on_gradient=[t.init(stored) for t in self.on_gradient],

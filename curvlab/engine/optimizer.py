@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine import saved
+from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.arms import Arm, Arms
 from curvlab.engine.coverage import Coverage, coverage_of, report
 from curvlab.engine.facts import facts
@@ -22,6 +23,7 @@ from curvlab.engine.groups import resolve
 from curvlab.engine.live import live
 from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.engine.method import Method
+from curvlab.engine.owners import owners_of
 from curvlab.engine.passes import InPrecision, Passes
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.scaling import startable, unscaled_by
@@ -59,7 +61,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     asked).  ``reduction`` says how the caller's own loss averages, ``examples`` how many examples a call of
     the model has where its first input does not say so.  ``ranks`` are the processes that train one model,
     each on its own examples (``DistributedObjective``); in a plain loop the gradients are then those that
-    DistributedDataParallel has averaged.  ``groups`` are parameters whose settings differ (``resolve``).
+    DistributedDataParallel has averaged; ``placement`` says whether they share the blocks out among them
+    (``owners_of``).  ``groups`` are parameters whose settings differ (``resolve``).
     ``param_groups[i]["lr"]`` is the rate of a group; ``weight_decay``, ``momentum``, ``betas`` and
     ``damping`` there are live where the method has them.
 
@@ -87,9 +90,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         strict: bool = False,
         readers: Sequence[LayerReader] = SHIPPED,
         samples: SampleStream[Any] | None = None,
+        placement: str = "auto",
     ) -> None:
         self.trained = Trained(model, method.preconditioner, readers)
-        self.given = method, seed, reduction, examples, strict, readers
+        self.given = method, seed, reduction, examples, strict, readers, placement
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
         self.ranks, self.strict, self.samples = require_alike(model, ranks), strict, samples
         self.on_event = on_event or (lambda event: None)
@@ -99,7 +103,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.reported = False
         self._groups(method, groups)
         self.settings = Settings(method, {p: n for n, p in model.named_parameters()})
-        self.assignment = Arms(name, self.method, backend, self.generator, lambda event: self.on_event(event))
+        self.assignment = Arms(
+            name, self.method, backend, self.generator, lambda event: self.on_event(event), self._held
+        )
+        self.owners = owners_of(placement, self.ranks, self.method, self._falls)
+        self._own(self.blocks)
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
         rule = backend.loss_scaling
@@ -108,7 +116,12 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         exact = backend.parameter_rounding == "nearest"
         self.cache = GradientCache.of(self.blocks) if self.method.step.carries_gradient and exact else None
         self.ambient = Ambient(
-            self.blocks, cast(Reduction, reduction), self.ranks, examples, backend.dtypes.rows
+            self.blocks,
+            cast(Reduction, reduction),
+            self.ranks,
+            examples,
+            backend.dtypes.rows,
+            None if self.owners is None else self.owners.of,
         )
         self.ambient.listen(self.needs(0))
         if strict:
@@ -136,7 +149,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         return coverage_of(self.model, self.assignment, self.blocks, self.trained.frozen)
 
     def state_bytes(self) -> int:
-        """Bytes the method holds beside parameters and gradients, exactly."""
+        """Bytes the method holds in this process beside parameters and gradients, exactly."""
         known = 0 if self.cache is None else self.cache.gradient.flat.nbytes
         return known + sum(nbytes(arm.state) for arm in self.arms)
 
@@ -157,7 +170,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
-        env = StepEnvironment(self.assignment, self._allot, self._rates, self._quiet, self.samples)
+        env = StepEnvironment(
+            self.assignment, self._allot, self._rates, self._quiet, self.samples, self.owners
+        )
         random = None if self.scale is None else Generators.now(self.blocks.like.device)
         try:
             taken = take_step(source, env, self.steps)
@@ -197,12 +212,17 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """What this step evaluates; raises ``NeedsObjective`` where an objective is missing."""
         needs, emit = self.needs(self.steps), self.assignment.emit
         if isinstance(closure, Objective):
-            asked = closure if self.ranks is None else DistributedObjective(closure, self.ranks)
+            asked: Objective = closure
+            agreement, owners = ALONE, None
+            if self.owners is not None:
+                agreement, owners = Agreement(self.ranks), self.owners.of
+            if self.ranks is not None:
+                asked = DistributedObjective(closure, self.ranks, owners)
             passes = Passes.of(self.backend, self.blocks.like.device.type, self.scale)
             asked = asked if passes.plain else InPrecision(asked, passes)
             self.ambient.clear()
             return FromObjective(
-                asked, needs, self.blocks, self._quiet, self.cache, emit, self.scale is not None
+                asked, needs, self.blocks, self._quiet, self.cache, emit, self.scale is not None, agreement
             )
         self._require_own_passes()
         if needs.objective:
@@ -255,6 +275,21 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         with self.ambient.aside(), without_autocast(device), under(self.backend.arithmetic):
             yield
 
+    # several processes
+
+    def _held(self, blocks: Blocks) -> Blocks:
+        """Those of these blocks that this process computes with."""
+        return blocks if self.owners is None else self.owners.mine(blocks)
+
+    def _falls(self, block: Block) -> bool:
+        """Whether the fallback treats a block."""
+        return bool(self.assignment.refusal(self.blocks, block))
+
+    def _own(self, blocks: Blocks) -> None:
+        """Blocks that have no owner yet get one."""
+        if self.owners is not None:
+            self.owners.extend(blocks.members)
+
     # the model and its groups
 
     def _groups(self, method: Method, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -291,6 +326,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if id(p) not in placed:
                 self.param_groups[self._homes[n]]["params"].append(p)
         self.assignment.drop(gone)
+        self._own(self.blocks)
         self.assignment.assign(self.blocks, fresh, self._apart)
         self.settings.forget()
         self.ambient.cover(self.blocks)

@@ -10,6 +10,7 @@ import math
 import torch
 
 from curvlab.engine.admission import Admitted
+from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.health import culprit, require_finite_state
 from curvlab.engine.ladder import Emit, NotFinite, with_more_damping
 from curvlab.engine.state import tensors_of
@@ -32,15 +33,18 @@ class PlannedUpdate:
     """From the evidence of one arm to its one write; the methods are called in this order, each once.
 
     ``moves`` is false where the preconditioner is not ready: the arm has observed, and stays where it is.
-    ``ctx`` holds the damping that succeeded.
+    ``ctx`` holds the damping that succeeded.  With ``agreement``, other processes plan the update of the
+    arm's other blocks at the same time, and what happens to one of them happens to all.
     """
 
-    def __init__(self, admitted: Admitted, ctx: Context, emit: Emit, undo: Undo) -> None:
+    def __init__(
+        self, admitted: Admitted, ctx: Context, emit: Emit, undo: Undo, agreement: Agreement = ALONE
+    ) -> None:
         self.arm, self.seen, self.rates = admitted.arm, admitted.seen, admitted.rates
         self.risk, self.ctx = admitted.risk, ctx
         self.moves = True
         self.outcome: StepOutcome
-        self._emit, self._undo = emit, undo
+        self._emit, self._undo, self._agreement = emit, undo, agreement
         self.gradient: BlockVector  #: what is preconditioned: the gradient after ``on_gradient``
         self.at: At
         self._solve: Solve
@@ -48,12 +52,19 @@ class PlannedUpdate:
 
     def observe(self) -> None:
         """Take in the evidence, once per step; more damping does not help what fails here."""
+        ready = self._agreement.attempt(self._observed)
+        self.moves = not self._agreement.any(not ready)[0]
+
+    def _observed(self) -> bool:
+        """Whether the preconditioner can be applied then."""
+        if self.arm.idle:
+            return True
         part, state = self.arm.method.preconditioner, self.arm.state.preconditioner
         try:
             part.observe(state, self.seen, self.ctx)
         except NotPositiveDefinite as error:
             raise Diverged(f"step {self.ctx.step}: {error}") from error
-        self.moves = part.ready(state)
+        return part.ready(state)
 
     def transform_gradient(self) -> None:
         """The gradient through the transforms before preconditioning."""
@@ -66,7 +77,9 @@ class PlannedUpdate:
     def direct(self) -> None:
         """Refresh and precondition, with more damping while that fails."""
         check = not self.risk.checked_late
-        self._solve, self.ctx = with_more_damping(lambda ctx: self._solved(ctx, check), self.ctx, self._emit)
+        self._solve, self.ctx = with_more_damping(
+            lambda ctx: self._solved(ctx, check), self.ctx, self._emit, self._agreement
+        )
 
     def search(self, objective: Objective | None) -> None:
         """The step along the update and, where the damping needs it, the reduction ratio.
@@ -81,12 +94,18 @@ class PlannedUpdate:
             asks = method.damping.needs(step)
             ratio = line.ratio(chosen) if asks.products and chosen.accepted else None
             self.outcome = StepOutcome(self.seen, self._solve, chosen, ratio)
-            if chosen.accepted:
-                self._require_finite_step(chosen, known=chosen.update is update)
+            known = chosen.update is update
         else:
             nothing = self.seen.gradient.zeros_like()
             self.outcome = StepOutcome(self.seen, Solve(nothing), Step(nothing, 0.0, accepted=False))
-        self._require_finite_states()
+            known = False
+        self._agreement.attempt(lambda: self._require_finite(self.outcome.step, known))
+
+    def _require_finite(self, step: Step, known: bool) -> None:
+        if step.accepted:
+            self._require_finite_step(step, known=known)
+        if not self.arm.idle:
+            self._require_finite_states()
 
     def write(self) -> None:
         """The one write of θ, or none; the states are from now on those of this step."""
@@ -94,7 +113,7 @@ class PlannedUpdate:
         if step.accepted:
             self.rates.write_(step.update, step.alpha, self.ctx.storage)
         if self.risk.fallible:  # it may hold other tensors than before
-            arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.blocks.parameters.values()))
+            arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.mine.parameters.values()))
         arm.state.watch.renew()
 
     def learn(self) -> None:
@@ -103,7 +122,8 @@ class PlannedUpdate:
         if not self.moves:
             self._emit(Event("preconditioner-initialized", ctx.step, {"arm": arm.name}))
             return
-        events = arm.method.preconditioner.learn(arm.state.preconditioner, self.outcome, ctx)
+        part = arm.method.preconditioner
+        events = () if arm.idle else part.learn(arm.state.preconditioner, self.outcome, ctx)
         arm.method.damping.learn(arm.state.damping, self.outcome, ctx.step)
         if not self.outcome.step.accepted:
             self._emit(Event("rejected", ctx.step, {"arm": arm.name, "damping": ctx.damping}))
@@ -117,12 +137,21 @@ class PlannedUpdate:
         step, rates = self.ctx.step, self.rates
         lr = self.arm.method.step.rate(step) * rates.rate
         return At(
-            self.seen.gradient, step, lr, rates.add_parameters_, self.arm.blocks.read, given, self.ctx.storage
+            self.seen.gradient,
+            step,
+            lr,
+            rates.add_parameters_,
+            self.arm.mine.read,
+            given,
+            self.ctx.storage,
+            self._agreement.total,
         )
 
     def _solved(self, ctx: Context, check: bool) -> Solve:
         """One attempt; raises ``NotFinite`` for a solution that is checked and not finite."""
         arm = self.arm
+        if arm.idle:
+            return Solve(self.gradient.zeros_like())
         part, state = arm.method.preconditioner, arm.state.preconditioner
         part.refresh(state, ctx)
         solve = part.apply(state, self.gradient, ctx)
@@ -132,7 +161,7 @@ class PlannedUpdate:
         size = solve.x.size()
         small = math.isfinite(size)
         if solve.reason is Stop.NONFINITE or not (small or solve.x.is_finite()):
-            raise NotFinite(f"the update is not finite; {culprit(arm.blocks, solve.x)}")
+            raise NotFinite(f"the update is not finite; {culprit(arm.mine, solve.x)}")
         if not small:
             self._undo.keep(arm.state.on_update)
         self._modest = size < MODEST
@@ -141,16 +170,19 @@ class PlannedUpdate:
     def _updated(self) -> BlockVector:
         """The update, in units of the arm's rate; raises ``Diverged`` if it is not finite."""
         update = self._transformed()
-        if (self._modest and self.risk.bounded) or update.is_finite():
+        finite = (self._modest and self.risk.bounded) or update.is_finite()
+        if not self._agreement.any(not finite)[0]:
             return update
         if self.risk.checked_late:
             self._solve, self.ctx = with_more_damping(
-                lambda ctx: self._solved(ctx, True), self.ctx, self._emit
+                lambda ctx: self._solved(ctx, True), self.ctx, self._emit, self._agreement
             )
             update = self._transformed()
-            if update.is_finite():
+            finite = update.is_finite()
+            if not self._agreement.any(not finite)[0]:
                 return update
-        raise Diverged(f"step {self.ctx.step}: the update is not finite; {culprit(self.arm.blocks, update)}")
+        words = f"step {self.ctx.step}: the update is not finite; {culprit(self.arm.mine, update)}"
+        raise Diverged(self._agreement.first(None if finite else words) or words)
 
     def _transformed(self) -> BlockVector:
         """The solution after the transforms behind preconditioning."""
@@ -181,7 +213,7 @@ class PlannedUpdate:
 
         Rates above 1 cost another check.
         """
-        update, alpha, blocks = step.update, step.alpha, self.arm.blocks
+        update, alpha, blocks = step.update, step.alpha, self.arm.mine
         finite = math.isfinite(alpha) and (known or update.is_finite())
         if finite and abs(alpha) <= 1.0:
             return

@@ -67,11 +67,13 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
         arms.lay_out(optimizer.blocks, [list(row) for row in plain["arms"]])
         for arm in optimizer.arms:
             start = f"{arm.name}/"
-            refill(
-                arm.state,
-                {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)},
-                {k[len(start) :]: v for k, v in plain.items() if k.startswith(start)},
-            )
+            found = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+            values = {k[len(start) :]: v for k, v in plain.items() if k.startswith(start)}
+            if optimizer.owners is not None:  # the state may be that of all processes
+                held, own = export(arm.state)
+                found = {k: v for k, v in found.items() if k in held}
+                values = {k: v for k, v in values.items() if k in own}
+            refill(arm.state, found, values)
     except CheckpointError:
         optimizer.blocks.untapped.clear()
         optimizer.blocks.untapped.update(kept[0])
@@ -186,7 +188,7 @@ class Recipe:
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        method, seed, reduction, examples, strict, readers = self.given
+        method, seed, reduction, examples, strict, readers, placement = self.given
         named = dict(self.model.named_parameters())
         groups = [{"params": [named[n] for n in names]} for names in self.groups]
         return {
@@ -201,6 +203,7 @@ class Recipe:
             "examples": examples,
             "strict": strict,
             "readers": readers,
+            "placement": placement,
         }
 
 

@@ -89,14 +89,14 @@ class Settings:
         names, falls = arm.blocks.parameters, arm.treatment == FALLBACK
         still = absent.intersection(names) if absent else absent
         if len(groups) == 1:
-            return ParameterRates(arm.blocks, share(groups[0], falls), absent=still)
+            return ParameterRates(arm.mine, share(groups[0], falls), absent=still)
         mine = {p: groups[self._index[p]] for p in names}
         rates = {p: share(g, falls) for p, g in mine.items()}
         decays = {p: self._decay(arm, g) for p, g in mine.items()}
         own = max(rates.values(), key=abs)
         strongest = max(decays.values())
         return ParameterRates(
-            arm.blocks,
+            arm.mine,
             own,
             {p: r / own for p, r in rates.items() if r != own},
             {p: d / strongest for p, d in decays.items() if d != strongest},

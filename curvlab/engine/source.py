@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.gradient_cache import GradientCache
 from curvlab.engine.health import non_finite_statistics
 from curvlab.engine.ladder import Emit, evaluated
@@ -98,8 +99,9 @@ class FromObjective(Source):
         cache: GradientCache | None,
         emit: Emit,
         scaled: bool = False,
+        agreement: Agreement = ALONE,
     ) -> None:
-        self.objective, self.scaled = objective, scaled
+        self.objective, self.scaled, self.agreement = objective, scaled, agreement
         self.needs, self.blocks, self.quiet, self.cache, self.emit = needs, blocks, quiet, cache, emit
 
     def evaluate(self, ctx: Context, undo: Undo) -> Evaluation:
@@ -120,7 +122,8 @@ class FromObjective(Source):
         seen = objective.evaluate(self.needs, self.blocks, ctx)
         self.returned = seen.loss
         finite = math.isfinite(float(seen.loss)) and seen.gradient.is_finite()
-        if not finite or any(non_finite_statistics(seen.layers)):
+        overflows = not finite or any(non_finite_statistics(seen.layers))
+        if self.agreement.any(overflows)[0]:  # the rows of a block may be with one process alone
             raise LossScaleOverflow
         return seen
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curvlab.engine.admission import admit
+from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.arms import Arm, Arms
+from curvlab.engine.owners import Owners
 from curvlab.engine.planned import PlannedUpdate
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.source import Source
@@ -30,7 +32,8 @@ class StepEnvironment:
 
     ``allot`` gives every block to an arm that can treat it in this step, and returns the arms that take
     part.  ``rates`` is how an arm's parameters move in a step of this evaluation.  ``quiet`` gives the
-    context in which the method computes: nothing is recorded, no autocast is on.
+    context in which the method computes: nothing is recorded, no autocast is on.  With ``owners`` this
+    process plans the updates of its own blocks, and all tell each other what they have written.
     """
 
     arms: Arms
@@ -38,6 +41,12 @@ class StepEnvironment:
     rates: Callable[[Arm, Evaluation], ParameterRates]
     quiet: Callable[[], AbstractContextManager[Any]]
     samples: SampleStream[Any] | None = None
+    owners: Owners | None = None
+
+    @property
+    def agreement(self) -> Agreement:
+        """What the processes that own blocks decide together; one process decides alone."""
+        return ALONE if self.owners is None else Agreement(self.owners.ranks)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
     retries of the ladder have failed.  Whatever is raised before the write: parameters, states and generator
     are as before the step, bit for bit.
     """
-    context, emit = env.arms.context, env.arms.emit
+    context, emit, agreement = env.arms.context, env.arms.emit, env.agreement
     env.arms.begin(step)
     with Undo(env.arms.generator) as undo:
         seen = source.evaluate(context(env.arms.members[0], step), undo)
@@ -69,8 +78,8 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
             return None
         seen, products = _counting(seen)
         with env.quiet():
-            admitted = admit(arms, seen, env.rates, step, undo)
-            plans = [PlannedUpdate(each, context(each.arm, step), emit, undo) for each in admitted]
+            admitted = admit(arms, seen, env.rates, step, undo, agreement)
+            plans = [PlannedUpdate(each, context(each.arm, step), emit, undo, agreement) for each in admitted]
             # preconditioners that cannot fail come last, so that their states need not be kept
             order = sorted(plans, key=lambda plan: not plan.risk.fallible)
             for plan in order:
@@ -83,8 +92,11 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
             undo.settle()
             for plan in order:
                 plan.write()
+            if env.owners is not None:
+                for arm in arms:
+                    env.owners.spread(arm.blocks, seen.absent)
             for plan in plans:
-                plan.learn()
+                agreement.attempt(plan.learn)
             first = plans[0]
             source.finish(seen, first.outcome.step)
     if env.samples is not None:
@@ -106,6 +118,6 @@ def _release(arms: Sequence[Arm], seen: Evaluation) -> None:
     """Release the vectors of a step that is over, and the evidence that states hold of it."""
     seen.gradient.layout.release()
     for arm in arms:
-        arm.blocks.layout.release()
+        arm.mine.layout.release()
         if seen.layers or seen.ggn is not None:
             forget(arm.state.preconditioner)

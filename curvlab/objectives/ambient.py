@@ -4,15 +4,15 @@ The gradient is what stands in ``.grad``; layer statistics are the rows that it 
 Several backward passes before a step (gradient accumulation) are one pass over all their examples; the
 caller's losses must add up to the loss of them all.
 
-With several processes every one has the rows of all, beside the gradient that DistributedDataParallel has
-averaged over ranks, whatever their numbers of examples.
+With several processes every one has the rows of all, or of the blocks that it owns, beside the gradient that
+DistributedDataParallel has averaged over ranks, whatever their numbers of examples.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
@@ -54,12 +54,19 @@ class Ambient:
         ranks: Ranks | None = None,
         examples: Declared = None,
         rows: torch.dtype | None = None,
+        owners: Mapping[str, int] | None = None,
     ) -> None:
         if reduction not in ("mean", "sum", "mean-tokens"):
             raise ConfigError(
                 Fault(f"unknown reduction = {reduction!r}", hint='use "mean", "sum" or "mean-tokens"')
             )
-        self.blocks, self.reduction, self.ranks, self.stored = blocks, reduction, ranks, rows
+        self.blocks, self.reduction, self.ranks, self.stored, self.owners = (
+            blocks,
+            reduction,
+            ranks,
+            rows,
+            owners,
+        )
         self.alike = ranks is None  #: whether gradients were seen to be the same on all ranks
         self.needs = Needs()
         self.ledger = Ledger(blocks, examples, tokens=reduction == "mean-tokens")
@@ -144,7 +151,7 @@ class Ambient:
 
     def _together(self, mine: Evaluation, ranks: Ranks, examples: int) -> Evaluation:
         loss = ranks.sum_(mine.loss.clone()) / ranks.size
-        layers = ranks.joined(mine.layers) if self.needs.layers else mine.layers
+        layers = ranks.joined(mine.layers, self.owners) if self.needs.layers else mine.layers
         return replace(mine, examples=examples, loss=loss, layers=layers)
 
     def _require_alike(self, gradient: BlockVector) -> None:

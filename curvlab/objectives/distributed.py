@@ -31,12 +31,13 @@ class DistributedObjective(Objective):
 
     Losses, gradients and products are weighted sums over ranks; layer statistics are the rows of all of
     them.  On the same examples it is what one process would find, up to the rounding of sums and to
-    sampled labels, which every rank draws for itself.  Raises ``ConfigError`` for the variance of
+    sampled labels, which every rank draws for itself.  With ``owners``, a rank for each block, only that rank
+    gets the rows of a block.  Raises ``ConfigError`` for the variance of
     gradients, which cannot be had of ranks' own.
     """
 
-    def __init__(self, mine: Objective, ranks: Ranks) -> None:
-        self.mine, self.ranks = mine, ranks
+    def __init__(self, mine: Objective, ranks: Ranks, owners: Mapping[str, int] | None = None) -> None:
+        self.mine, self.ranks, self.owners = mine, ranks, owners
         #: of each sample that was asked for: what this rank's mean is over, and what that of all ranks is
         self._total_weights: dict[Purpose, tuple[float, float]] = {}
 
@@ -72,7 +73,7 @@ class DistributedObjective(Objective):
 
     def cast(self, dtype: torch.dtype) -> DistributedObjective | None:
         other = self.mine.cast(dtype)
-        return None if other is None else DistributedObjective(other, self.ranks)
+        return None if other is None else DistributedObjective(other, self.ranks, self.owners)
 
     def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Evaluation:
         if needs.variance:
@@ -117,7 +118,7 @@ class DistributedObjective(Objective):
             examples=examples,
             loss=self.ranks.sum_(_times(seen.loss.clone(), share)),
             gradient=gradient,
-            layers=self.ranks.joined(layers) if needs.layers else layers,
+            layers=self.ranks.joined(layers, self.owners) if needs.layers else layers,
             ggn=None if ggn is None else DistributedProducts(ggn, self.ranks, self._share("curvature")),
             curvature_examples=sum(told.curvature_examples for told in of_ranks),
             absent=frozenset.intersection(*(told.absent for told in of_ranks)),

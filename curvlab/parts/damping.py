@@ -19,6 +19,8 @@ from curvlab.protocols.step import Damping
 class Constant(Damping[None]):
     """The same λ always, or a schedule of it."""
 
+    separable = True
+
     value: NotNegative | Schedule = 0.0
 
     def __post_init__(self) -> None:

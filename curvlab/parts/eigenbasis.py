@@ -66,6 +66,8 @@ class Eigenbasis(Preconditioner[EigenState]):
     is in units of each block's mean of S.
     """
 
+    separable = True
+
     estimator: CurvatureEstimator[Any]
     decay: Fraction = 0.95
     observe_every: Count = 1
@@ -78,6 +80,9 @@ class Eigenbasis(Preconditioner[EigenState]):
     def needs(self, step: int) -> Needs:
         keep = Needs(factored=True)
         return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
+
+    def work(self, block: Block) -> float:
+        return self.estimator.work(block)
 
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer

@@ -56,6 +56,7 @@ class Graft(Transform[Moments]):
     """
 
     fallible = False
+    separable = True
 
     rule: Rule = "gradient"
     beta: Fraction = 0.999  #: β₂, decay of the means of squared gradients, in [0, 1)

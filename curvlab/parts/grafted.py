@@ -42,6 +42,13 @@ class Grafted(Preconditioner[GraftedState]):
     def needs(self, step: int) -> Needs:
         return self.direction.needs(step) | self.magnitude.needs(step)
 
+    @property
+    def separable(self) -> bool:
+        return self.direction.separable and self.magnitude.separable
+
+    def work(self, block: Block) -> float:
+        return self.direction.work(block) + self.magnitude.work(block)
+
     def joins(self, layer: str) -> bool:
         return self.direction.joins(layer) or self.magnitude.joins(layer)
 

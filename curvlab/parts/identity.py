@@ -14,6 +14,8 @@ from curvlab.protocols.preconditioner import Preconditioner
 class Identity(Preconditioner[None]):
     """``x = g``."""
 
+    separable = True
+
     def init(self, like: BlockVector, ctx: Context) -> None:
         return None
 

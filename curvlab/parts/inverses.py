@@ -28,6 +28,8 @@ class Cholesky(Inverse):
     ``relative``: λ is in units of each factor's mean eigenvalue.
     """
 
+    separable = True
+
     relative: bool = False
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
@@ -54,6 +56,8 @@ class Eigen(Inverse):
 
     ``relative``: λ is in units of the block's mean eigenvalue.
     """
+
+    separable = True
 
     relative: bool = False
 
@@ -86,6 +90,8 @@ class DiagonalInverse(Inverse):
     For estimates whose blocks are diagonal: ``KroneckerEigen`` without bases, or Kronecker products of
     diagonal structures.  Costs two passes over the parameters and holds one number for each of them.
     """
+
+    separable = True
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
         return _diagonal({name: torch.ones_like(D) for name, D in diagonals(C).items()})

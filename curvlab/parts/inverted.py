@@ -44,6 +44,13 @@ class Inverted(Preconditioner[InvertedState]):
         keep = Needs(factored=self.estimator.by_layer)
         return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
 
+    @property
+    def separable(self) -> bool:
+        return self.estimator.separable and self.inverse.separable
+
+    def work(self, block: Block) -> float:
+        return self.estimator.work(block)
+
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer
 

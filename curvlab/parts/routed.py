@@ -55,6 +55,14 @@ class Routed(Preconditioner[RoutedState]):
             united = united | part.needs(step)
         return united
 
+    @property
+    def separable(self) -> bool:
+        return all(part.separable for part in self.routes.values())
+
+    def work(self, block: Block) -> float:
+        pattern = self._route(block.name)
+        return 0.0 if pattern is None else self.routes[pattern].work(block)
+
     def joins(self, layer: str) -> bool:
         pattern = self._route(layer)
         return pattern is not None and self.routes[pattern].joins(layer)

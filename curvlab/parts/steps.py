@@ -31,6 +31,8 @@ from curvlab.protocols.step import StepRule
 class Rate(StepRule[None]):
     """α = lr: a number or a schedule."""
 
+    separable = True
+
     lr: NotNegative | Schedule
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class Ema(Transform[AverageState]):
     """
 
     fallible = False
+    separable = True
 
     beta: Fraction = 0.9
     bias_correction: bool = True
@@ -64,6 +65,7 @@ class Momentum(Transform[BlockVector]):
     """Heavy ball: ``m ← β m + v``; the result is m, or ``v + β m`` with ``nesterov``."""
 
     fallible = False
+    separable = True
 
     beta: Fraction = 0.9
     nesterov: bool = False
@@ -88,6 +90,7 @@ class WeightDecay(Transform[None]):
     """
 
     fallible = False
+    separable = True
 
     rate: NotNegative | Schedule = 0.0
 
@@ -111,6 +114,7 @@ class Clip(Transform[None]):
     """Scales the whole vector down to Euclidean norm ``norm`` if it is longer."""
 
     fallible = False
+    separable = True
 
     norm: Limit
 
@@ -121,7 +125,7 @@ class Clip(Transform[None]):
         return None
 
     def __call__(self, state: None, v: BlockVector, at: At) -> BlockVector:
-        return v.owned().scale_((self.norm / v.norm()).clamp(max=1.0))
+        return v.owned().scale_((self.norm / at.norm(v)).clamp(max=1.0))
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ class ClipEntries(Transform[None]):
     """
 
     fallible = False
+    separable = True
 
     scale: Positive = 1.0
 
@@ -160,6 +165,7 @@ class NormConstraint(Transform[Tensor]):
     """
 
     fallible = False
+    separable = True
 
     limit: Limit = 1e-2
     every: Count = 1
@@ -174,6 +180,6 @@ class NormConstraint(Transform[Tensor]):
         if self.limit == float("inf"):
             return v
         if is_due(at.step, self.every):
-            size = (v.dot(at.gradient) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
+            size = (at.sum(v.dot(at.gradient)) * at.lr**2).clamp(min=torch.finfo(v.dtype).tiny)
             state.copy_((self.limit / size).sqrt().clamp(max=1.0))
         return v.owned().scale_(state)

@@ -118,7 +118,8 @@ class Blocks:
     @property
     def like(self) -> Tensor:
         """An empty tensor on the parameters' device, of the dtype of vectors: theirs, float32 at least."""
-        p = as_real(next(iter(self.parameters.values()))).detach()
+        mine = self.parameters.values() or self.model.parameters()  # none, where other processes hold all
+        p = as_real(next(iter(mine))).detach()
         return p.new_empty(0, dtype=work_dtype(p.dtype))
 
     def value(self, name: str) -> Tensor:

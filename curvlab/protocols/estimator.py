@@ -18,6 +18,15 @@ S = TypeVar("S", bound=Any)
 class CurvatureEstimator(ABC, Generic[S]):
     """Holds an estimate of C, the GGN or Fisher matrix of the mean loss, as an operator."""
 
+    @property
+    def separable(self) -> bool:
+        """Whether what it learns of a block depends on no other block."""
+        return False
+
+    def work(self, block: Block) -> float:
+        """About how many flops an average step spends on a block (``Preconditioner.work``)."""
+        return float(block.shape.numel())
+
     @abstractmethod
     def needs(self) -> Needs:
         """What ``observe`` wants to be evaluated."""

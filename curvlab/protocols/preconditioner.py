@@ -22,7 +22,11 @@ class Inverse(ABC):
     """A stateless rule: from C to an operator close to ``(C + λI)⁻¹``.
 
     The first paragraph of an implementation says how it reads λ.
+
+    ``separable``: whether the inverse of a block depends on no other block.
     """
+
+    separable: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, C: LinearOperator[BlockVector]) -> LinearOperator[BlockVector]:
@@ -48,6 +52,23 @@ class Preconditioner(ABC, Generic[S]):
     """
 
     varying: ClassVar[bool] = False
+
+    @property
+    def separable(self) -> bool:
+        """Whether what it learns and does of a block depends on no other block.
+
+        Several processes may then share the blocks out among them.  Say no unless it holds for every
+        setting; who holds other parts asks them.
+        """
+        return False
+
+    def work(self, block: Block) -> float:
+        """About how many flops an average step spends on a block: what processes share blocks out by.
+
+        From names, shapes and settings alone, so that every process finds the same.  By default a flop per
+        entry.
+        """
+        return float(block.shape.numel())
 
     def needs(self, step: int) -> Needs:
         """What this step's ``observe`` and ``apply`` want to be evaluated."""

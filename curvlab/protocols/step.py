@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.evidence import Step, StepOutcome
 from curvlab.protocols.line import Line
@@ -17,7 +20,13 @@ S = TypeVar("S", bound=Any)
 
 
 class Damping(ABC, Generic[S]):
-    """λ of ``C + λI``: a policy.  λ is never reinterpreted silently by those who read it."""
+    """λ of ``C + λI``: a policy.  λ is never reinterpreted silently by those who read it.
+
+    ``separable``: whether λ depends on nothing that a step finds out, so that blocks can be in other
+    processes.
+    """
+
+    separable: ClassVar[bool] = False
 
     def needs(self, step: int) -> Needs:
         """What learning from this step costs."""
@@ -46,6 +55,8 @@ class StepRule(ABC, Generic[S]):
 
     chooses: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    #: whether its step is the same for some of the blocks alone, so that they can be in other processes
+    separable: ClassVar[bool] = False
 
     @property
     def carries_gradient(self) -> bool:
@@ -78,7 +89,9 @@ class At:
 
     ``add_theta(v, c)`` adds c·θ to v in place; ``read()`` is θ, packed.
     ``given`` is what was preconditioned, the gradient after ``on_gradient``; before that there is none.
-    ``storage`` writes states, whose dtype may be narrower than that of vectors.
+    ``storage`` writes states, whose dtype may be narrower than that of vectors.  ``total(t)`` is the sum over
+    the processes that share the blocks out among them, every one of which asks for the same sums; ``None``
+    where this process holds all blocks.
     """
 
     gradient: BlockVector
@@ -88,6 +101,16 @@ class At:
     read: Callable[[], BlockVector]
     given: BlockVector | None = None
     storage: Storage = field(default_factory=Storage)
+    total: Callable[[Tensor], Tensor] | None = None
+
+    def sum(self, t: Tensor) -> Tensor:
+        """The sum of t over the processes that hold blocks of this method; may be t itself, changed."""
+        return t if self.total is None else self.total(t)
+
+    def norm(self, v: BlockVector) -> Float[Tensor, ""]:
+        """The Euclidean norm of v over the blocks of all processes, a tensor."""
+        norm = v.norm()
+        return norm if self.total is None else self.total(norm.double().square()).sqrt().to(norm.dtype)
 
 
 class Transform(ABC, Generic[S]):
@@ -98,9 +121,13 @@ class Transform(ABC, Generic[S]):
 
     ``fallible``: whether it may give numbers that are not finite for finite ones whose squares do not
     overflow.  The engine then copies every state before such a step.
+
+    ``separable``: whether the result for a block depends on other blocks through ``At.sum`` and ``At.norm``
+    alone, so that they can be in other processes.
     """
 
     fallible: ClassVar[bool] = True
+    separable: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, like: BlockVector) -> S:

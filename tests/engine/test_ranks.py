@@ -13,6 +13,8 @@ import torch
 
 from tests.engine.two_ranks import CASES, STEPS, trained
 
+#: methods that treat every block by itself: their directions are the same in one process and in two
+SEPARABLE = ("kfac", "ekfac", "foof", "ikfac", "ingd", "singd", "shampoo", "soap", "sirf-shampoo", "adamw")
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = Path(__file__).parent / "two_ranks.py"
 
@@ -48,10 +50,35 @@ def test_both_ranks_hold_the_same_bit_for_bit(ranks: list[dict[str, Any]], name:
     first, second = (found["cases"][name] for found in ranks)
     assert first["end"] == second["end"]
     assert first["losses"] == second["losses"]
+    assert first["owners"] == second["owners"]
+    assert first["theta"].keys() == second["theta"].keys()
+    if first["owners"] is None:
+        assert first["state"].keys() == second["state"].keys()
     for part in ("theta", "state"):
-        assert first[part].keys() == second[part].keys()
-        for key, tensor in first[part].items():
-            assert torch.equal(tensor, second[part][key]), key
+        for key in first[part].keys() & second[part].keys():
+            assert torch.equal(first[part][key], second[part][key]), key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_owners_hold_together_what_one_process_holds(ranks: list[dict[str, Any]], name: str) -> None:
+    """Each tensor of a block is with its owner alone."""
+    case, found = CASES[name], [each["cases"][name] for each in ranks]
+    if case.method in SEPARABLE:
+        assert (found[0]["owners"] is None) == (case.placement == "replicate")
+    if found[0]["owners"] is None or case.drawn or case.method == "sophia":  # whose labels are drawn, too
+        return
+    alone = trained(case, None)
+    assert {*found[0]["state"], *found[1]["state"]} == set(alone["state"])
+    of_blocks = [{k for k in each["state"] if any(b in k for b in each["owners"])} for each in found]
+    assert not of_blocks[0] & of_blocks[1]
+    close = {"rtol": 100 * case.rtol, "atol": case.rtol}
+    for each in found:
+        for key in each["state"].keys() - {"generator"}:
+            tensor = each["state"][key]
+            torch.testing.assert_close(tensor, alone["state"][key], **close, msg=lambda m, k=key: f"{k}: {m}")
+    if alone["bytes"] > 1000:
+        assert all(each["bytes"] < alone["bytes"] for each in found)
+        assert sum(each["bytes"] for each in found) <= alone["bytes"] + 100
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.drawn])

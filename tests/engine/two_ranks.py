@@ -79,6 +79,7 @@ class Case:
     shares: tuple[int, int] = SHARES
     rtol: float = 1e-7
     targets: int | None = None  #: all of them
+    placement: str = "auto"
 
 
 def singd(structure: str | None = "dense", method: str = "singd", **more: Any) -> Case:
@@ -119,6 +120,10 @@ CASES: dict[str, Case] = {
     "singd, plain loop, sum": singd(plain=True, criterion=partial(nn.CrossEntropyLoss, reduction="sum")),
     "kfac, plain loop": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN),
     "adamw, plain loop": Case("adamw", plain=True, shares=EVEN),
+    "kfac, replicated": replace(exact("kfac"), placement="replicate"),
+    "singd, replicated": singd(placement="replicate"),
+    "singd, replicated, plain loop": singd(plain=True, shares=EVEN, placement="replicate"),
+    "an infinity, replicated": singd(inputs=INFINITE, placement="replicate"),
     "nothing to learn from": Case("kfac", {"labels": "exact"}, criterion=weighted, targets=1),
     "an infinity": singd(inputs=INFINITE),
     "an infinity, plain loop": singd(inputs=INFINITE, plain=True, shares=EVEN),
@@ -154,6 +159,7 @@ def trained(case: Case, rank: int | None) -> dict[str, Any]:
             backend=build_part(registry(), Backend, str(case.dtype).removeprefix("torch."), {}),
             reduction=getattr(criterion, "reduction", "mean"),
             ranks=ranks,
+            placement=case.placement,
         )
         called = DistributedDataParallel(model) if case.plain and ranks is not None else model
         losses, end = [], ""
@@ -175,7 +181,14 @@ def trained(case: Case, rank: int | None) -> dict[str, Any]:
                 break
     theta = {name: p.detach().clone() for name, p in model.named_parameters()}
     tensors, _ = optimizer.snapshot()
-    return {"theta": theta, "losses": losses, "end": end, "state": {k: t.clone() for k, t in tensors.items()}}
+    return {
+        "theta": theta,
+        "losses": losses,
+        "end": end,
+        "state": {k: t.clone() for k, t in tensors.items()},
+        "owners": None if optimizer.owners is None else dict(optimizer.owners.of),
+        "bytes": optimizer.state_bytes(),
+    }
 
 
 def refusals(rank: int) -> dict[str, str]:

@@ -35,6 +35,8 @@ class Adam(Preconditioner[AdamState]):
     scalar per parameter.  Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1.
     """
 
+    separable = True
+
     beta: Fraction = 0.999  #: β₂, decay of the mean of squared gradients, in [0, 1)
     eps: NotNegative = 1e-8  #: added to the root, in units of the gradient; ≥ 0
 

@@ -38,6 +38,8 @@ class NewtonSchulz(Preconditioner[None]):
     parameters are.  Jordan 2024 ("Muon"); Bernstein and Newhouse 2024 (arXiv 2409.20325).
     """
 
+    separable = True
+
     varying = True  # not one linear map: the update's length does not depend on the gradient's
 
     iterations: Count = 5  #: Newton–Schulz steps, ≥ 1

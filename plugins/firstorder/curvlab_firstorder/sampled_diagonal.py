@@ -47,6 +47,8 @@ class SampledDiagonal(CurvatureEstimator[DiagonalState]):
     all (0).  Without ``bias_correction`` the average begins at zero, as the paper's does.
     """
 
+    separable = True
+
     squares: Literal["examples", "batch"] = "examples"
     decay: Fraction = 0.99
     samples: Count = 1

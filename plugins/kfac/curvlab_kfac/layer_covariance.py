@@ -20,6 +20,7 @@ from curvlab.protocols.rows import Sharing, rows_of
 from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab.structures.inputs import family_of_inputs
+from curvlab.structures.work import work_of_pair
 
 
 @dataclass
@@ -44,6 +45,8 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     An observation costs ``2 r i² + 2 q o²`` flops for dense factors on r and q rows.
     """
 
+    separable = True
+
     A: Family
     B: Family
     labels: Labels = Labels.MODEL
@@ -67,6 +70,9 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
 
     def refuses(self, block: Block) -> str | None:
         return block.refusal(tied=self.tied)
+
+    def work(self, block: Block) -> float:
+        return work_of_pair(block, None if self.labels is Labels.NONE else self.B, self.A)
 
     def init(self, like: BlockVector, ctx: Context) -> CovarianceState:
         shapes, empty = like.layout.shapes, ctx.like(like, "factors")

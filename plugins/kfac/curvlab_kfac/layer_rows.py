@@ -36,6 +36,8 @@ class LayerRows(CurvatureEstimator[RowsState]):
     Holds the rows only, ``r i + q o`` scalars a layer during a step.
     """
 
+    separable = True
+
     labels: Labels = Labels.MODEL
     sharing: Sharing = "auto"
     samples: Count = 1

@@ -32,6 +32,8 @@ class SplitCholesky(Inverse):
     ``√λ tr A / i`` and B ``√λ tr B / o``: the same directions whatever the scale of the loss.
     """
 
+    separable = True
+
     relative: bool = False
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:

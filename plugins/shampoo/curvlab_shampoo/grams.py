@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
+from curvlab.structures.work import work_of_axes
 
 
 def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -20,6 +22,13 @@ def fresh(K: Family, shape: tuple[int, ...], like: Tensor, *, vectors: bool) -> 
     if len(lengths) == 1 and not vectors:
         return []
     return [K.at(d).zeros(d, like=like) for d in lengths]
+
+
+def work(K: Family, block: Block, *, vectors: bool) -> float:
+    """About how many flops a step spends on a block (``work_of_axes``)."""
+    lengths = axes(block.shape)
+    treated = len(lengths) > 1 or vectors
+    return work_of_axes(lengths, [K if treated else None] * len(lengths))
 
 
 def average_(grams: list[Structure], G: Tensor, weight: float, ctx: Context, part: str) -> None:

@@ -12,6 +12,7 @@ from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.modes import ModeProducts
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Bounds, Count, Fraction, check_bounds
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
@@ -19,7 +20,7 @@ from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
-from curvlab_shampoo.grams import average_, axes, fresh
+from curvlab_shampoo.grams import average_, axes, fresh, work
 
 PART = "shampoo"
 
@@ -55,6 +56,8 @@ class Shampoo(Preconditioner[ShampooState]):
     observe and to apply, and an eigendecomposition per axis to refresh.
     """
 
+    separable = True
+
     K: Family
     decay: Fraction = 0.95
     exponent: Annotated[float, Bounds(below=0)] | None = None
@@ -71,6 +74,9 @@ class Shampoo(Preconditioner[ShampooState]):
 
     def joins(self, layer: str) -> bool:
         return True
+
+    def work(self, block: Block) -> float:
+        return work(self.K, block, vectors=self.vectors)
 
     def fallible(self, state: ShampooState, step: int) -> bool:
         return state.observed == 0 or is_due(step, self.refresh_every)

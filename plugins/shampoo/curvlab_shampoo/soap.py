@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from curvlab.linalg.kronecker import rotate
 from curvlab.linalg.modes import on_axis
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, NotNegative, check_bounds
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
@@ -21,7 +23,7 @@ from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
-from curvlab_shampoo.grams import average_, axes, fresh
+from curvlab_shampoo.grams import average_, axes, fresh, work
 
 PART = "soap"
 
@@ -78,6 +80,8 @@ class Soap(Preconditioner[SoapState]):
     update, and to turn it back; ``10/3 d³`` per axis to refresh.
     """
 
+    separable = True
+
     K: Family
     beta: Fraction = 0.95  #: β₂, decay of v̂
     decay: Fraction = 0.95  #: of the moments along the axes
@@ -85,6 +89,8 @@ class Soap(Preconditioner[SoapState]):
     vectors: bool = False
     observe_every: Count = 1
     refresh_every: Count = 10
+    #: whether an axis of any block turns, blocks of other processes included; ``settled`` finds out
+    turns: bool | None = field(default=None, compare=False, repr=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
         as_gram(self.K, PART)
@@ -96,8 +102,19 @@ class Soap(Preconditioner[SoapState]):
     def joins(self, layer: str) -> bool:
         return True
 
+    def work(self, block: Block) -> float:
+        return work(self.K, block, vectors=self.vectors)
+
     def fallible(self, state: SoapState, step: int) -> bool:
         return state.count == 0 or is_due(step, self.refresh_every) or self.eps < LEAST_EPS
+
+    def settled(self, blocks: Sequence[Block]) -> Soap:
+        return replace(self, turns=any(self._turns(b) for b in blocks))
+
+    def _turns(self, block: Block) -> bool:
+        lengths = axes(block.shape)
+        treated = len(lengths) > 1 or self.vectors
+        return treated and any(as_gram(self.K.at(d), PART).rotates for d in lengths)
 
     def init(self, like: BlockVector, ctx: Context) -> SoapState:
         shapes, empty = like.layout.shapes, ctx.like(like, "factors")
@@ -106,7 +123,8 @@ class Soap(Preconditioner[SoapState]):
         return SoapState(grams, bases, like.zeros_like())
 
     def observe(self, state: SoapState, seen: Evaluation, ctx: Context) -> None:
-        if state.observed == 0 and any(Q is not None for bases in state.bases.values() for Q in bases):
+        turning = any(Q is not None for bases in state.bases.values() for Q in bases)
+        if state.observed == 0 and (turning if self.turns is None else self.turns):
             self._average(state, seen, ctx)
             return
         if state.count == 0:

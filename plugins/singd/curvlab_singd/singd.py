@@ -24,6 +24,7 @@ from curvlab.protocols.rows import Rows, Sharing, rows_of
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.structure import Family, Group, as_group
 from curvlab.structures.inputs import family_of_inputs
+from curvlab.structures.work import work_of_pair
 from curvlab_singd.update import PART, Coupling, Factors, Rule, fit, update
 
 #: steps after which the peaks of the whitened curvature are measured again, unless updates are rarer
@@ -71,6 +72,8 @@ class Singd(Preconditioner[SingdState]):
     ``2 r d² + 2 r d² + 4 d³`` flops each; of an application, two products with each factor.
     """
 
+    separable = True
+
     K: Family
     C: Family
     lr: NotNegative | Schedule | None = None
@@ -108,6 +111,9 @@ class Singd(Preconditioner[SingdState]):
 
     def refuses(self, block: Block) -> str | None:
         return block.refusal(tied=self.tied)
+
+    def work(self, block: Block) -> float:
+        return work_of_pair(block, self.C, self.K)
 
     def fallible(self, state: SingdState, step: int) -> bool:
         return is_due(step, self.every)

@@ -14,6 +14,7 @@ from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.modes import ModeProducts, on_axis
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
@@ -23,6 +24,7 @@ from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.storage import Storage
 from curvlab.protocols.structure import Family, Structure, as_group
+from curvlab.structures.work import work_of_axes
 from curvlab_singd.update import move
 
 PART = "sirf-shampoo"
@@ -66,6 +68,8 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
     an application, two products with each factor.
     """
 
+    separable = True
+
     K: Family
     lr: NotNegative | Schedule = 0.01
     momentum: Fraction = 0.5
@@ -82,6 +86,10 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
 
     def joins(self, layer: str) -> bool:
         return True
+
+    def work(self, block: Block) -> float:
+        shape = tuple(block.shape) or (1,)
+        return work_of_axes(shape, [self.K] * len(shape))
 
     def fallible(self, state: dict[str, Modes], step: int) -> bool:
         return is_due(step, self.every)
