@@ -11,13 +11,18 @@ from typer.core import TyperGroup
 
 from curvlab import __version__
 from curvlab.cli import benching, checking, configuration, listing, plotting, preparing, run, scaffolding
+from curvlab.cli.launching import rank
 from curvlab.cli.output import complain, paths_as_they_are, print_text, release, reserve
 from curvlab.cli.plugin_commands import add_plugin_commands
-from curvlab.errors import ConfigError, CurvlabError, UsageError, raised
+from curvlab.errors import ConfigError, CurvlabError, Diverged, Stopped, UsageError, raised
 from curvlab.registry.loader import block, installed
 
 #: what a shell calls a process that was interrupted
 _INTERRUPTED = 130
+
+
+#: errors that all processes of a run end with alike
+AGREED = (ConfigError, Diverged, Stopped)
 
 
 class Commands(TyperGroup):
@@ -31,7 +36,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except CurvlabError as err:
-            complain(words(err))
+            if not (rank() and isinstance(err, AGREED)):  # the first process says it for all
+                complain(f"rank {rank()}: {words(err)}" if rank() else words(err))
             raise typer.Exit(err.exit_code) from err
         except KeyboardInterrupt as err:
             complain("interrupted")

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 BUDGETS = ("run.epochs", "run.steps", "run.seconds")
 
-#: what may change when a run goes on: how long, and what is told and kept of it
-FREE = (*BUDGETS, "run.log_every", "run.eval_every", "run.checkpoint_every", "run.keep", "report")
+#: what may change when a run goes on: how long, what is told and kept of it, and by whom it is computed
+TOLD = ("run.log_every", "run.eval_every", "run.checkpoint_every", "run.keep", "report")
+FREE = (*BUDGETS, *TOLD, "run.placement")
 
 
 def continued(folder: Path, changes: Sequence[str]) -> Layers:

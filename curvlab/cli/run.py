@@ -6,12 +6,14 @@ Nothing here imports torch before a command runs.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curvlab.cli.launching import launch, rank
 from curvlab.cli.naming import name_override
 from curvlab.cli.output import complain, documents, print_json, print_table, print_text
 from curvlab.cli.resuming import continued
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from curvlab.engine.inspection import Inspection
     from curvlab.engine.plan import Plan
 
+#: no machine has more cores
+MOST_PROCESSES = 1024
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,6 +32,17 @@ Set = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        max=MOST_PROCESSES,
+        help="Train in N processes of this machine, which share each step's examples.",
+        show_default=False,
+    ),
+]
 Silent = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 
@@ -57,6 +72,7 @@ def train(
         bool,
         typer.Option("--dry-run", help="Show coverage, bytes of state and cost of a step, without training."),
     ] = False,
+    processes: Processes = 1,
     as_json: Json = False,
     quiet: Silent = False,
 ) -> None:
@@ -72,23 +88,36 @@ def train(
             found = inspect(plan)
         _show_inspection(found, as_json)
         return
+    if processes > 1:
+        launch(processes, sys.argv[1:])
+        return
     folder = None
     if resume:
         from curvlab.engine.folder import unfinished
 
         folder = unfinished(out, plan)
-    if resume and not quiet:
+    if resume and not quiet and rank() == 0:
         complain(f"going on in {folder}" if folder else "no unfinished run to continue: this is a new run")
     _train_and_print(plan, out, folder, as_json, quiet)
 
 
-def resume(run: Folder, settings: Set = None, as_json: Json = False, quiet: Silent = False) -> None:
+def resume(
+    run: Folder,
+    settings: Set = None,
+    processes: Processes = 1,
+    as_json: Json = False,
+    quiet: Silent = False,
+) -> None:
     """Continue a run from its newest complete checkpoint."""
     from curvlab.config import build
     from curvlab.reporting.rundir import RunDir
 
     RunDir.open(run)
-    _train_and_print(build(continued(run, settings or ())), run.parent, run, as_json, quiet)
+    plan = build(continued(run, settings or ()))
+    if processes > 1:
+        launch(processes, sys.argv[1:])
+        return
+    _train_and_print(plan, run.parent, run, as_json, quiet)
 
 
 def evaluate(run: Folder, as_json: Json = False) -> None:
@@ -137,13 +166,15 @@ def _train_and_print(plan: Plan, out: Path, folder: Path | None, as_json: bool, 
     from curvlab.reporting.document import Document
     from curvlab.reporting.runlog import RunLog
 
+    first = rank() == 0
+    quiet, as_json = quiet or not first, as_json and first  # one of several processes speaks
     if quiet:
         others = tuple(r for r in plan.reporters if not isinstance(r, Console))
         plan = dataclasses.replace(plan, reporters=others)
     listeners = (Document(documents()),) if as_json else ()
     with warned_once(quiet=quiet):
         run = train_plan(plan, out=out, log=RunLog, resume_from=folder, listeners=listeners)
-    if run.was_over:
+    if run.was_over and first:
         hint = "to continue, set a larger budget: --set run.steps=N"
         complain(f"{run.folder} is finished, after {run.summary['steps']} steps; {hint}")
         if as_json:

@@ -38,11 +38,13 @@ def _convert(training: Training, wanted: Backend) -> None:
     old = training.optimizer
     masters = [(arm, arm.state.master) for arm in old.arms if arm.state.master is not None]
     training.workload, training.optimizer = assembled(
-        training.plan, training.model, wanted, training.samples, old.on_event
+        training.plan, training.model, wanted, training.samples, old.on_event, training.company
     )
     training.model = training.workload.model
     for arm, master in masters:  # what was rounded away comes back, where there is room for it
         arm.mine.assign_(master)
+        if old.owners is not None:
+            old.owners.spread(arm.blocks, frozenset())
     _hand_over(old, training.optimizer)
 
 

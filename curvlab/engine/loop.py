@@ -31,6 +31,7 @@ def training_loop(
     Raises ``Stopped`` after a checkpoint when a signal was caught, and whatever the optimizer raises.
     """
     while True:
+        training.company.heed(interrupts)
         if interrupts.caught:
             _stop(training, tell, interrupts, save)
         spent = training.spent
@@ -52,7 +53,9 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     progress = training.progress
     # metrics must not move the numbers that random layers draw: evaluating more often changes nothing
     with torch.random.fork_rng(devices=_devices(training)), training.optimizer.backend.forward():
-        metrics = {name: float(value) for name, value in training.workload.metrics().items()}
+        metrics = training.company.told(
+            lambda: {name: float(value) for name, value in training.workload.metrics().items()}
+        )
     progress.evaluated.set(progress.step, int(training.epochs))
     progress.metrics = metrics
     name, more_is_better = training.plan.task.judged_by
@@ -68,13 +71,14 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
     begun = perf_counter()
-    draw = placed(training.samples.draw(), training.optimizer.backend.moved)
+    whole = training.samples.draw()
+    draw = placed(training.company.share(whole), training.optimizer.backend.moved)
     before = training.optimizer.steps
     training.optimizer.step(training.workload.objective(draw))
     taken = training.optimizer.steps > before  # or its batch was skipped, and an event says why
     progress.step += 1
-    progress.examples += draw.gradient.numel()
-    progress.seconds += perf_counter() - begun
+    progress.examples += whole.gradient.numel()
+    progress.seconds = training.company.seconds(progress.seconds + perf_counter() - begun)
     keep_to_phase(training)
     if taken and (progress.step == 1 or is_due(progress.step, plan.run.log_every)):
         _log(training, tell)

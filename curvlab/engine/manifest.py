@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import re
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from curvlab import __version__
+from curvlab.engine.plan import Plan
 from curvlab.engine.training import Training
 
 
@@ -28,6 +31,7 @@ def describe(training: Training, folder: Path) -> dict[str, Any]:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "argv": list(sys.argv),
         **_here(),
+        "processes": training.company.size,
         "parts": dict(plan.provenance),
         "device": str(plan.backend.torch_device),
         "dtype": str(plan.backend.dtypes.parameters).removeprefix("torch."),
@@ -42,6 +46,17 @@ def describe(training: Training, folder: Path) -> dict[str, Any]:
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "state_bytes": training.optimizer.state_bytes(),
         "coverage": [row.as_row() for row in training.optimizer.coverage()],
+    }
+
+
+def same_everywhere(plan: Plan) -> dict[str, Any]:
+    """What the processes of one run must have in common: versions, plugins and the configuration."""
+    text = json.dumps(plan.resolved, sort_keys=True, default=str)
+    return {
+        "curvlab": __version__,
+        "torch": torch.__version__,
+        "plugins": plugins(),
+        "the configuration's hash": hashlib.sha256(text.encode()).hexdigest()[:12],
     }
 
 

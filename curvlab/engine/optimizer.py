@@ -338,6 +338,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """Every state as named tensors (live) and plain values, for a checkpoint."""
         return saved.snapshot(self)
 
+    def whole_snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """``snapshot`` of the states of all processes, on the first of them; every one must ask.
+
+        Where each holds a state of its own blocks (``placement``), the first gets the others'; what the
+        others are given is of no use.  Elsewhere it is ``snapshot``.
+        """
+        return saved.whole_snapshot(self)
+
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Take on what ``snapshot`` gave, on the same method and model; raises ``CheckpointError``."""
         saved.restore(self, tensors, plain)

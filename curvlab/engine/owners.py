@@ -90,7 +90,7 @@ def owners_of(
     if placement not in ("auto", "owner", "replicate"):
         raise ConfigError(
             Fault(
-                f"unknown placement {placement!r}",
+                f'unknown placement "{placement}"',
                 path="placement",
                 hint='use "auto", "owner" or "replicate"',
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from curvlab.engine.method import Method
+from curvlab.engine.owners import Placement
 from curvlab.model.readers.shipped import SHIPPED
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Bounds, Count, Natural, Positive
@@ -34,6 +35,9 @@ class RunSettings:
     checkpoint_every: Count | None = None  #: steps between checkpoints; once an epoch if not given
     keep: Count = 2  #: newest checkpoints kept
     threads: Threads | None = None  #: torch's thread count, at most 1024; torch's own choice if not given
+    #: how several processes share the method's work: "owner" holds a block's state in one of them,
+    #: "replicate" in all; "auto" is "owner" where the method treats every block by itself
+    placement: Placement = "auto"
 
 
 @dataclass(frozen=True)

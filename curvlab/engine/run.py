@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from curvlab.engine import checkpoint
 from curvlab.engine.broadcast import Broadcast
+from curvlab.engine.company import company
 from curvlab.engine.conversion import restore_in_phase
 from curvlab.engine.folder import CHECKPOINTS, claimed, create, summary_of, threads_of, write_resolved
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.loop import training_loop
-from curvlab.engine.manifest import describe
+from curvlab.engine.manifest import describe, same_everywhere
 from curvlab.engine.memory import memory_in_words
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import MOST_THREADS, Plan
@@ -94,12 +95,14 @@ def train_plan(
     require_temporary_folder()
     found = None if resume_from is None else _to_go_on_from(resume_from)
     plan = _as_it_ran(plan, found, resume_from)
-    with Interrupts() as interrupts, reproducible(plan):
+    with company(plan.backend.torch_device) as together, Interrupts() as interrupts, reproducible(plan):
         tell = Broadcast()
+        together.require_same(same_everywhere(plan))
         with memory_in_words():
-            training = prepare(plan, tell.happened)
+            training = prepare(plan, tell.happened, together)
+        together.draw_apart(plan.run.seed)
         if resume_from is None:
-            folder = create(out, plan)
+            folder = Path(together.told(lambda: str(create(out, plan))))
         else:
             folder = resume_from
             if found is not None:
@@ -107,17 +110,32 @@ def train_plan(
             before = summary_of(folder)
             if _is_over(training) and before.get("exit_reason") == "finished":
                 return _run(training, folder, before, was_over=True)
-        with claimed(folder) as require_there:
-            if resume_from is None:
-                keeper = log(folder)
-            else:  # the log first: it raises for damaged files before anything is changed
-                keeper = log(folder, training.progress.step, training.progress.evaluated.step)
-                checkpoint.set_aside_newer(folder / CHECKPOINTS, training.progress.step)
-                write_resolved(folder, plan)
-            tell.open(keeper, (*plan.reporters, *listeners), training.progress.events)
+        with ExitStack() as stack:
+            first, goes_on = together.is_first, resume_from is not None  # the first alone writes and reports
+            require_there = together.all_do(
+                lambda: stack.enter_context(claimed(folder)) if first else _nothing
+            )
+            keeper = together.all_do(lambda: _log_of(training, folder, log, goes_on) if first else Reporter())
+            tell.open(keeper, (*plan.reporters, *listeners) if first else (), training.progress.events)
             known = [] if found is None else found.events()
             summary = _train_and_summarize(training, folder, tell, interrupts, require_there, known)
             return _run(training, folder, summary)
+
+
+def _nothing() -> None:
+    """Where another process keeps the folder, this one need not look after it."""
+
+
+def _log_of(training: Training, folder: Path, log: Callable[..., Reporter], goes_on: bool) -> Reporter:
+    """The log of a run that begins or goes on in ``folder``."""
+    if not goes_on:
+        return log(folder)
+    step = training.progress.step
+    # the log first: it raises for damaged files before anything is changed
+    keeper = log(folder, step, training.progress.evaluated.step)
+    checkpoint.set_aside_newer(folder / CHECKPOINTS, step)
+    write_resolved(folder, training.plan)
+    return keeper
 
 
 def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -269,12 +287,16 @@ def _train_and_summarize(
 
     ``require_there`` raises if the folder is not in its place; ``known`` are events to begin with.
     """
+    together = training.company
 
-    def save() -> Path:
+    def write(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Path:
         require_there()
-        tensors, plain = capture(training)
         root, keep = folder / CHECKPOINTS, training.plan.run.keep
         return checkpoint.save(root, training.progress.step, tensors, plain, keep=keep)
+
+    def save() -> Path:
+        tensors, plain = together.all_do(lambda: capture(training))
+        return Path(together.told(lambda: str(write(tensors, plain))))
 
     try:
         tell.started(describe(training, folder))

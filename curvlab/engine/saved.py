@@ -45,6 +45,18 @@ def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, plain
 
 
+def whole_snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """``snapshot`` of what all processes hold, on the first; what the others get is of no use."""
+    tensors, plain = snapshot(optimizer)
+    if optimizer.owners is None:
+        return tensors, plain
+    ranks = optimizer.ranks
+    together: dict[str, Any] = {}
+    for theirs in reversed(ranks.each(plain)):
+        together.update(theirs)
+    return ranks.collected(tensors), together
+
+
 def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
     """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if it is of another kind."""
     if plain.get("version") != STATE_VERSION:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine.checkpoint import Checkpoint
+from curvlab.engine.company import ALONE, Company
 from curvlab.engine.health import is_finite, require_finite_tensors
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
@@ -78,7 +79,8 @@ class Training:
     """A run in flight.
 
     ``checkpoint`` is the newest whole one.  ``infinite`` names the buffers that the model is built with and
-    that are not finite, as masks are; a checkpoint may hold these.
+    that are not finite, as masks are; a checkpoint may hold these.  ``company`` are the processes that train
+    it together.
     """
 
     plan: Plan
@@ -89,6 +91,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     checkpoint: Path | None = None
     infinite: frozenset[str] = frozenset()
+    company: Company = ALONE
 
     @property
     def epochs(self) -> float:
@@ -125,14 +128,15 @@ def fraction_of(plan: Plan, progress: Progress, size: int) -> float:
     return min(used / budget, 1.0) if budget else 1.0
 
 
-def prepare(plan: Plan, on_event: Callable[[Event], None]) -> Training:
+def prepare(plan: Plan, on_event: Callable[[Event], None], company: Company = ALONE) -> Training:
     """Model, data, optimizer and sampler of a plan, seeded, before the first step.  Seed torch first."""
     model, backend = plan.task.model(), plan.backend.at(0.0)
-    workload, optimizer = assembled(plan, model, backend, None, on_event)
+    workload, optimizer = assembled(plan, model, backend, None, on_event, company)
     built = dict(workload.model.named_buffers())
     infinite = frozenset(f"model/{n}" for n, t in built.items() if t.is_floating_point() and not is_finite(t))
     assert optimizer.samples is not None
-    return Training(plan, workload.model, workload, optimizer, optimizer.samples, infinite=infinite)
+    samples = optimizer.samples
+    return Training(plan, workload.model, workload, optimizer, samples, infinite=infinite, company=company)
 
 
 def assembled(
@@ -141,9 +145,12 @@ def assembled(
     backend: Backend,
     samples: SampleStream[Any] | None,
     on_event: Callable[[Event], None],
+    company: Company = ALONE,
 ) -> tuple[Workload, CurvatureOptimizer]:
     """Data and optimizer of a plan in a precision, with ``samples`` or those of the plan's start."""
-    workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
+    workload = company.all_do(
+        lambda: plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
+    )
     if samples is None:
         samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)
     optimizer = CurvatureOptimizer(
@@ -155,6 +162,8 @@ def assembled(
         on_event=on_event,
         readers=plan.readers,
         samples=samples,
+        ranks=company.ranks,
+        placement=plan.run.placement,
     )
     return workload, optimizer
 
@@ -162,15 +171,17 @@ def assembled(
 def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Everything that going on depends on, as tensors by name and as plain values.
 
-    Raises ``Diverged``, naming them, for tensors that are not finite: a checkpoint holds none, but for
-    ``Training.infinite``.
+    Of several processes every one must ask, and the first gets it all.  Raises ``Diverged``, naming them, for
+    tensors that are not finite: a checkpoint holds none, but for ``Training.infinite``.
     """
+    company = training.company
     tensors = {f"model/{name}": tensor for name, tensor in _model_tensors(training.model).items()}
-    own, plain = training.optimizer.snapshot()
+    own, plain = training.optimizer.whole_snapshot()
     tensors.update({f"optimizer/{name}": tensor for name, tensor in own.items()})
     drawn, drawn_plain = export(training.samples.state)
     tensors.update({f"sampler/{name}": tensor for name, tensor in drawn.items()})
-    tensors.update({f"random/{name}": state for name, state in _random_states(training.plan).items()})
+    random = company.random_states(_random_states(training.plan))
+    tensors.update({f"random/{name}": state for name, state in random.items()})
     checked = {name: t for name, t in tensors.items() if name not in training.infinite}
     require_finite_tensors(
         checked,
@@ -199,7 +210,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     refill(training.samples.state, _part(checkpoint, "sampler/"), plain["sampler"])
     training.progress = progress
     training.checkpoint = checkpoint.path
-    _restore_random(_part(checkpoint, "random/"), training.plan, where)
+    _restore_random(training.company.own_random_states(_part(checkpoint, "random/")), training.plan, where)
 
 
 def restore_model(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:

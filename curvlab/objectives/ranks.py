@@ -80,6 +80,26 @@ class Ranks:
         dist.all_gather_object(found, value, group=self.group)
         return found
 
+    def collected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of all ranks by name, on rank 0; those of one name are the same, and sent once.
+
+        A message for each name that rank 0 does not have.  Other ranks get their own.
+        """
+        found = dict(tensors)
+        headers = self.each({n: (t.shape, t.stride(), t.dtype) for n, t in tensors.items()})
+        for rank, theirs in enumerate(headers):
+            for name, (shape, stride, dtype) in theirs.items():
+                if name in headers[0] or any(name in earlier for earlier in headers[:rank]):
+                    continue
+                if self.rank == rank:
+                    dist.send(tensors[name].contiguous(), group=self.group, group_dst=0)
+                elif self.rank == 0:
+                    like = torch.empty_strided(shape, stride, dtype=dtype, device=self.device)
+                    got = torch.empty(shape, dtype=dtype, device=self.device)
+                    dist.recv(got, group=self.group, group_src=rank)
+                    found[name] = like.copy_(got)
+        return found
+
     def require_same(self, what: str, tensors: Iterable[Tensor], hint: str) -> None:
         """Raises ``ConfigError`` unless these are bit for bit the same on all ranks."""
         digest = hashlib.sha256()
