@@ -85,7 +85,7 @@ def train(
         from curvlab.engine.inspection import inspect
 
         with warned_once(quiet=quiet):
-            found = inspect(plan)
+            found = inspect(plan, processes)
         _show_inspection(found, as_json)
         return
     if processes > 1:
@@ -209,5 +209,10 @@ def _show_inspection(found: Inspection, as_json: bool) -> None:
     print_text(f"state of the method, beside parameters and gradients: {found.state_bytes:,} bytes")
     if found.remark is not None:
         print_text(found.remark)
+    for share in found.shares:
+        print_text(
+            f"rank {share.rank}: {len(share.blocks)} blocks, {share.work:.0%} of the method's work,"
+            f" {share.state_bytes:,} bytes of state, sends {share.sent_bytes:,} bytes of parameters a step"
+        )
     for cost in found.costs:
         print_text(f"{cost.steps} of {cost.of_steps} steps: {cost}")

@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 
+from curvlab.engine.arms import Arms
 from curvlab.engine.coverage import Coverage
 from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.engine.owners import owners_of
 from curvlab.engine.plan import Plan
+from curvlab.engine.state import nbytes
 from curvlab.files import require_temporary_folder
+from curvlab.objectives.ranks import PlannedRanks
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.sampler import SampleStream
 
@@ -80,8 +84,26 @@ class StepCost:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one of several processes has of the method's work.
+
+    ``work`` is its part of the estimate that blocks are shared out by, ``sent_bytes`` are the parameters that
+    it tells each of the others in a step.
+    """
+
+    rank: int
+    blocks: tuple[str, ...]
+    work: float
+    state_bytes: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """What a plan would do.  ``costs`` are the kinds of steps, the most frequent first."""
+    """What a plan would do.  ``costs`` are the kinds of steps, the most frequent first.
+
+    ``shares`` are those of several processes, if they share the blocks out; empty where each holds all.
+    """
 
     method: str
     coverage: tuple[Coverage, ...]
@@ -90,6 +112,7 @@ class Inspection:
     state_bytes: int
     costs: tuple[StepCost, ...]
     remark: str | None = None
+    shares: tuple[Share, ...] = ()
 
     def as_document(self) -> Mapping[str, Any]:
         """As plain data, for JSON."""
@@ -100,8 +123,12 @@ class Inspection:
         }
 
 
-def inspect(plan: Plan) -> Inspection:
-    """Inspect a plan; raises ``CoverageError`` as training would.  Allocates nothing on any device."""
+def inspect(plan: Plan, processes: int = 1) -> Inspection:
+    """Inspect a plan for so many processes.
+
+    Raises ``CoverageError``, and ``ConfigError`` for a placement that is not possible, as training would.
+    Allocates nothing on any device.
+    """
     require_temporary_folder()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = plan.task.model().to(plan.backend.dtypes.parameters)
@@ -127,7 +154,36 @@ def inspect(plan: Plan) -> Inspection:
         state_bytes=optimizer.state_bytes(),
         remark=plan.method.preconditioner.remark(sum(p.numel() for p in parameters), _batch(plan)),
         costs=tuple(StepCost.of(needs, steps, looked_at) for needs, steps in kinds.most_common()),
+        shares=_shares(plan, optimizer, processes),
     )
+
+
+def _shares(plan: Plan, optimizer: CurvatureOptimizer, processes: int) -> tuple[Share, ...]:
+    """What each of several processes would hold and do, if they share the blocks out."""
+    blocks, arms = optimizer.blocks, optimizer.assignment
+
+    def of(rank: int) -> Share | None:
+        ranks = PlannedRanks(None, processes, rank)
+        owners = owners_of(
+            plan.run.placement, ranks, optimizer.method, lambda b: bool(arms.refusal(blocks, b))
+        )
+        if owners is None:
+            return None
+        owners.extend(blocks.members)
+        mine = owners.mine(blocks)
+        held = Arms(arms.name, arms.method, arms.backend, arms.generator, arms.emit, owners.mine)
+        held.assign(blocks, blocks.layout.names, lambda block: ())
+        everything = sum(owners.loads.values())
+        return Share(
+            rank,
+            mine.layout.names,
+            owners.loads[rank] / everything if everything else 0.0,
+            sum(nbytes(arm.state) for arm in held.members),
+            sum(blocks.value(name).nbytes for block in mine.members for name in block.parameters),
+        )
+
+    found = [of(rank) for rank in range(processes)] if processes > 1 else []
+    return tuple(share for share in found if share is not None)
 
 
 def _batch(plan: Plan) -> int | None:

@@ -100,7 +100,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
         self.steps = 0
         self.last: StepFacts | None = None
-        self.reported = False
+        self.reported = self.told_of_part = False
         self._groups(method, groups)
         self.settings = Settings(method, {p: n for n, p in model.named_parameters()})
         self.assignment = Arms(
@@ -351,7 +351,11 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         saved.restore(self, tensors, plain)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's two keys: a block's tensors under its first parameter, plain values in the first group."""
+        """torch's two keys: a block's tensors under its first parameter, plain values in the first group.
+
+        Where processes share the blocks out, it holds what this one owns, and warns so once.
+        """
+        saved.warn_of_part(self)
         return saved.with_plain(super().state_dict(), self.snapshot()[1])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

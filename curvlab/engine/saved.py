@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,25 @@ def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
         plain.update({f"{arm.name}/{path}": value for path, value in p.items()})
     return tensors, plain
+
+
+class PartialState(UserWarning):
+    """A ``state_dict`` holds the state of the blocks of one process alone."""
+
+
+def warn_of_part(optimizer: Any) -> None:
+    """Warn, once for an optimizer, that the other processes hold the rest of its state."""
+    if optimizer.owners is None or optimizer.told_of_part:
+        return
+    optimizer.told_of_part = True
+    rank, size = optimizer.ranks.rank, optimizer.ranks.size
+    warnings.warn(
+        f"state_dict() of rank {rank} holds the state of its own blocks, one of {size} parts. Save it on"
+        " every rank, with torch.distributed.checkpoint, or save what whole_snapshot() gives rank 0; or make"
+        ' the optimizer with placement="replicate"',
+        PartialState,
+        stacklevel=4,
+    )
 
 
 def whole_snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

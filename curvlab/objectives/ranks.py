@@ -220,6 +220,23 @@ def _homes(entries: Sequence[_Entry], owners: Mapping[str, int], tensors: int) -
     return found
 
 
+@dataclass(frozen=True)
+class PlannedRanks(Ranks):
+    """Processes that are not there: how many, and which one this would be.  They send nothing."""
+
+    group: Any = None
+    planned: int = 1
+    me: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.planned
+
+    @property
+    def rank(self) -> int:
+        return self.me
+
+
 def ranks_of(group: Any) -> Ranks | None:
     """The processes of a group; ``"world"``: all there are, if ``torch.distributed`` is initialised.
 

@@ -106,7 +106,7 @@ def test_parameters_that_nobody_treats_are_refused_as_training_would() -> None:
 def test_the_document_is_plain_data() -> None:
     document = json.loads(json.dumps(inspect(small_plan()).as_document()))
     numbers = {"parameters", "parameter_bytes", "state_bytes"}
-    assert set(document) == {"method", "coverage", "costs", "remark", *numbers}
+    assert set(document) == {"method", "coverage", "costs", "remark", "shares", *numbers}
     assert document["coverage"][0] == {
         "parameter": "0.weight",
         "shape": [8, 4],

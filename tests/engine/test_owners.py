@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,37 +9,22 @@ import torch
 from torch import nn
 
 import curvlab
-from curvlab.config import build_method
+from curvlab.config import build, build_method, load
 from curvlab.engine.arms import Arms
+from curvlab.engine.inspection import inspect
 from curvlab.engine.method import Method
 from curvlab.engine.owners import Owners, owners_of
 from curvlab.engine.state import nbytes
 from curvlab.errors import ConfigError
 from curvlab.linalg.flops import flops
 from curvlab.model.partition import partition
-from curvlab.objectives.ranks import Ranks
+from curvlab.objectives.ranks import PlannedRanks
 from curvlab.precision.full import Full
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
 from curvlab.tasks.fashion_vit import FashionVit
 from tests.limits.registered import registry
-
-
-@dataclass(frozen=True)
-class Pretended(Ranks):
-    """One of so many processes that are not there."""
-
-    of: int = 1
-    me: int = 0
-
-    @property
-    def size(self) -> int:
-        return self.of
-
-    @property
-    def rank(self) -> int:
-        return self.me
 
 
 def method_of(name: str) -> Method:
@@ -50,7 +34,7 @@ def method_of(name: str) -> Method:
 def owners(method: Method, blocks: Blocks, size: int, rank: int = 0) -> Owners:
     """As an optimizer of rank ``rank`` finds them."""
     part = method.preconditioner
-    found = owners_of("owner", Pretended(None, size, rank), method, lambda b: bool(part.refuses(b)))
+    found = owners_of("owner", PlannedRanks(None, size, rank), method, lambda b: bool(part.refuses(b)))
     assert found is not None
     found.extend(blocks.members)
     return found
@@ -124,15 +108,30 @@ def test_the_map_follows_from_names_shapes_and_settings_alone() -> None:
 
 @pytest.mark.parametrize("name", ["hf-gn", "lbfgs", "cg-fac", "ksd", "lm"])
 def test_methods_that_treat_blocks_together_keep_them_together(name: str) -> None:
-    method, ranks = method_of(name), Pretended(None, 2)
+    method, ranks = method_of(name), PlannedRanks(None, 2)
     assert owners_of("auto", ranks, method, lambda b: False) is None
     with pytest.raises(ConfigError, match='placement = "owner" shares the blocks out'):
         owners_of("owner", ranks, method, lambda b: False)
 
 
+def test_a_dry_run_shows_what_each_process_would_hold() -> None:
+    config = {"task": {"use": "digits"}, "method": {"use": "kfac"}, "run": {"steps": 3}}
+    plan = build(load(data=config))
+    alone, found = inspect(plan), inspect(plan, 3)
+    assert not alone.shares
+    assert sorted(n for share in found.shares for n in share.blocks) == sorted(
+        {c.block for c in found.coverage}
+    )
+    assert sum(share.work for share in found.shares) == pytest.approx(1.0)
+    assert sum(share.sent_bytes for share in found.shares) == found.parameter_bytes
+    assert sum(share.state_bytes for share in found.shares) == pytest.approx(alone.state_bytes, abs=100)
+    replicated = build(load(data={**config, "run": {"steps": 3, "placement": "replicate"}}))
+    assert not inspect(replicated, 3).shares
+
+
 def test_another_word_is_refused_and_one_process_owns_all() -> None:
     method = method_of("kfac")
     with pytest.raises(ConfigError, match='unknown placement "everywhere"'):
-        owners_of("everywhere", Pretended(None, 2), method, lambda b: False)
+        owners_of("everywhere", PlannedRanks(None, 2), method, lambda b: False)
     assert owners_of("auto", None, method, lambda b: False) is None
-    assert owners_of("replicate", Pretended(None, 2), method, lambda b: False) is None
+    assert owners_of("replicate", PlannedRanks(None, 2), method, lambda b: False) is None

@@ -95,6 +95,18 @@ def test_two_ranks_are_one_process_with_the_examples_of_both(ranks: list[dict[st
     assert bool(moved) == ("step 0" not in alone["end"])
 
 
+def test_what_is_sent_is_what_the_formulas_say(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        for what in ("rows", "parameters"):
+            assert found["sent"][what] == pytest.approx(found["sent"][f"{what} by formula"], rel=0.01)
+
+
+def test_a_distributed_checkpoint_of_parts_goes_on_bit_for_bit(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        for name, whole in found["saved"]["whole"].items():
+            assert torch.equal(whole, found["saved"]["cut"][name]), name
+
+
 def trained_from(case: Any) -> dict[str, torch.Tensor]:
     """Where everybody starts."""
     from tests.engine.two_ranks import Net

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -80,6 +82,8 @@ class Case:
     rtol: float = 1e-7
     targets: int | None = None  #: all of them
     placement: str = "auto"
+    accumulated: bool = False  #: two backward passes a step, the first without synchronization
+    clipped: bool = False
 
 
 def singd(structure: str | None = "dense", method: str = "singd", **more: Any) -> Case:
@@ -120,6 +124,9 @@ CASES: dict[str, Case] = {
     "singd, plain loop, sum": singd(plain=True, criterion=partial(nn.CrossEntropyLoss, reduction="sum")),
     "kfac, plain loop": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN),
     "adamw, plain loop": Case("adamw", plain=True, shares=EVEN),
+    "singd, accumulated": singd(plain=True, shares=EVEN, accumulated=True),
+    "kfac, accumulated": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN, accumulated=True),
+    "kfac, clipped": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN, clipped=True),
     "kfac, replicated": replace(exact("kfac"), placement="replicate"),
     "singd, replicated": singd(placement="replicate"),
     "singd, replicated, plain loop": singd(plain=True, shares=EVEN, placement="replicate"),
@@ -169,8 +176,14 @@ def trained(case: Case, rank: int | None) -> dict[str, Any]:
             try:
                 if case.plain:
                     optimizer.zero_grad()
-                    loss = criterion(called(x), y)
-                    loss.backward()
+                    halves = zip(x.chunk(2), y.chunk(2), strict=True) if case.accumulated else [(x, y)]
+                    for k, (some, theirs) in enumerate(halves):
+                        last = not case.accumulated or k == 1
+                        with nullcontext() if last or called is model else called.no_sync():
+                            loss = criterion(called(some), theirs) * (0.5 if case.accumulated else 1.0)
+                            loss.backward()
+                    if case.clipped:
+                        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
                     optimizer.step()
                 else:
                     found = optimizer.step(curvlab.objective(model, criterion, x, y))
@@ -232,6 +245,80 @@ def refusals(rank: int) -> dict[str, str]:
     return said
 
 
+def counted() -> dict[str, int]:
+    """Bytes that this rank sends in a step of singd in a plain loop, after the first; its own examples."""
+    model = Net().double()
+    optimizer = curvlab.optimizer("singd", model, refresh=1)
+    called, found = DistributedDataParallel(model), Counter[str]()
+
+    def step() -> None:
+        x, y = next(batches(Case("singd", shares=EVEN)))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(called(x[: EVEN[0]]), y[: EVEN[0]]).backward()
+        optimizer.step()
+
+    step()
+    rows, parameters = dist.all_to_all_single, dist.broadcast
+
+    def delivered(output: Tensor, given: Tensor, *, input_split_sizes: list[int], **rest: Any) -> None:
+        mine = input_split_sizes[dist.get_rank()]
+        found["rows"] += (given.numel() - mine) * given.element_size()
+        rows(output, given, input_split_sizes=input_split_sizes, **rest)
+
+    def told(t: Tensor, *, group_src: int, **rest: Any) -> None:
+        found["parameters"] += t.nbytes if group_src == dist.get_rank() else 0
+        parameters(t, group_src=group_src, **rest)
+
+    dist.all_to_all_single, dist.broadcast = delivered, told
+    try:
+        step()
+    finally:
+        dist.all_to_all_single, dist.broadcast = rows, parameters
+    assert optimizer.owners is not None
+    mine = {name for name, rank in optimizer.owners.of.items() if rank == dist.get_rank()}
+    sizes = {b.name: sum(b.shape) for b in optimizer.blocks.members if b.is_layer}
+    return {
+        **found,
+        "rows by formula": sum(
+            EVEN[0] * sum(shape) * 8 for name, shape in tapped.items() if name not in mine
+        ),
+        "parameters by formula": sum(
+            optimizer.blocks.value(p).nbytes
+            for b in optimizer.blocks.members
+            if b.name in mine
+            for p in b.parameters
+        ),
+    }
+
+
+def saved_in_parts(folder: str) -> dict[str, Any]:
+    """A run that goes on from a distributed checkpoint, and one that was not stopped."""
+    import torch.distributed.checkpoint as dcp
+
+    found, examples = {}, list(batches(Case("kfac")))
+    for name in ("whole", "cut"):
+        model = Net().double()
+        optimizer = curvlab.optimizer("kfac", model, labels="exact", refresh=2)
+        for k, (x, y) in enumerate(examples):
+            if name == "cut" and k == 2:
+                parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                dcp.save(parts, checkpoint_id=folder)
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p.zero_()
+                optimizer = curvlab.optimizer("kfac", model, labels="exact", refresh=2)
+                empty = {"model": model.state_dict(), "optimizer": parts["optimizer"]}
+                for t in (t for entry in empty["optimizer"]["state"].values() for t in entry.values()):
+                    t.zero_()
+                dcp.load(empty, checkpoint_id=folder)
+                model.load_state_dict(empty["model"])
+                optimizer.load_state_dict(empty["optimizer"])
+            x, y = (t.tensor_split(2)[dist.get_rank()] for t in (x, y))
+            optimizer.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y))
+        found[name] = {n: p.detach().clone() for n, p in model.named_parameters()}
+    return found
+
+
 def apart(rank: int) -> Tensor:
     """What a rank has trained that asked for nobody's company."""
     model = Net()
@@ -249,7 +336,8 @@ def main(rank: int, store: str, out: str) -> None:
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     found: dict[str, Any] = {name: trained(case, rank) for name, case in CASES.items()}
-    torch.save({"cases": found, "refusals": refusals(rank), "apart": apart(rank)}, out)
+    more = {"sent": counted(), "saved": saved_in_parts(f"{store}-parts")}
+    torch.save({"cases": found, "refusals": refusals(rank), "apart": apart(rank), **more}, out)
     dist.destroy_process_group()
 
 
