@@ -568,7 +568,7 @@ class Ledger:
 
     @torch.no_grad()
     def _zero_by_rows(self, block: Block) -> bool:
-        """Whether the rows of a block add up to no gradient of its first parameter, along a random direction."""
+        """Whether a block's rows add up to no gradient of its first parameter, along a random direction."""
         p = block.parameters[0]
         value = self.blocks.value(p)
         work, o = _work(value), block.shape[0]
