@@ -105,11 +105,16 @@ class Entry:
         """An output gradient as rows."""
         return gradient_rows(self.reader, self.module, g.reshape(self.shape), self.x)
 
-    def along(self, u: Tensor, v: Tensor, start: int, g: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """``uᵀ M v`` of what it adds to the block, v on the columns from ``start`` on, and a bound on it."""
+    def along(
+        self, u: Tensor, v: Tensor, start: int, rows: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """``uᵀ M v`` of what it adds to the block by gradient rows ``[m, s, o]``, and a bound on it.
+
+        v is on the columns from ``start`` on.
+        """
         k, a = self.reader.groups(self.module), self.inputs().to(dtype)
         o = self.reader.shape(self.module)[0]
-        flat = self.outputs(g).to(dtype).reshape(-1, o)
+        flat = rows.to(dtype).reshape(-1, o)
         if self.transposed:
             left, right = flat @ v, _pushed(a, u, 0)
         else:
@@ -467,7 +472,7 @@ class Ledger:
             added, size = added - before, torch.maximum(size, before.abs())
         explained, coarse = added.new_zeros(()), 0.0
         for use, arriving in arrived.pairs:
-            value, bound = use.along(u, v, start, arriving, u.dtype)
+            value, bound = use.along(u, v, start, use.outputs(arriving), u.dtype)
             explained, size = explained + value, size + bound
             coarse = max(coarse, self.coarse, _coarse(arriving, p, use))
         tolerance = max(ROUNDING * torch.finfo(u.dtype).eps, COARSE * coarse)
@@ -555,9 +560,31 @@ class Ledger:
         return not bool(flat.any()) and not self._was_zero(name)
 
     def _was_zero(self, name: str) -> bool:
-        """Whether this gradient is zero by its rows, and so was not cleared."""
-        uses = [use for b in self.weights.get(name, ()) for use in self.entries.get(b.name, ())]
-        return bool(uses) and not any(bool(use.grads.any()) for use in uses if use.grads is not None)
+        """Whether this gradient is zero by its rows, and so was not cleared.
+
+        Rows may be other than zero, where inputs are (behind units that are all off) or where they cancel.
+        """
+        read = [b for b in self.weights.get(name, ()) if self.entries.get(b.name)]
+        return bool(read) and all(self._zero_by_rows(block) for block in read)
+
+    @torch.no_grad()
+    def _zero_by_rows(self, block: Block) -> bool:
+        """Whether a block's rows add up to no gradient of its first parameter, along a random direction."""
+        p = block.parameters[0]
+        value = self.blocks.value(p)
+        work, o = _work(value), block.shape[0]
+        generator = self._generator(value.device)
+        u = torch.randn(o, generator=generator, dtype=work, device=value.device)
+        v = torch.randn(value.numel() // o, generator=generator, dtype=work, device=value.device)
+        explained, size, coarse = u.new_zeros(()), u.new_zeros(()), 0.0
+        for use in self.entries[block.name]:
+            if use.grads is not None:
+                part, bound = use.along(u, v, 0, use.grads, work)
+                explained, size = explained + part, size + bound
+                coarse = max(coarse, self.coarse, _coarse(use.grads, value, use))
+        tolerance = max(ROUNDING * torch.finfo(work).eps, COARSE * coarse)
+        least = torch.finfo(value.dtype).smallest_normal * u.abs().sum() * v.abs().sum()  # underflow
+        return bool(explained.abs() <= tolerance * size + least)
 
     def _forget(self, name: str) -> None:
         for block in self.weights.get(name, ()):

@@ -49,6 +49,10 @@ class Routed(Preconditioner[RoutedState]):
                 )
                 raise ConfigError(Fault(what, path=f"routes.{pattern}", hint="use it outside of routed"))
 
+    @property
+    def varying(self) -> bool:
+        return any(part.varying for part in self.routes.values())
+
     def needs(self, step: int) -> Needs:
         united = GRADIENT_ONLY
         for part in self.routes.values():

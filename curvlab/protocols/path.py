@@ -8,7 +8,10 @@ from curvlab.linalg.vectors import BlockVector
 
 
 class DampedPath(ABC):
-    """``x(λ) = (C + λI)⁻¹ g`` for all λ from ``least`` on; ‖x(λ)‖ falls as λ grows."""
+    """``x(λ) = (C + λI)⁻¹ g`` for all λ from ``least`` on; ‖x(λ)‖ falls as λ grows.
+
+    A part that measures steps in a metric M has M in place of I, and ``‖x‖² = xᵀMx`` for all lengths here.
+    """
 
     #: the smallest damping that rounding allows
     least: float

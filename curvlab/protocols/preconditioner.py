@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.secants import Pairs
@@ -47,11 +47,12 @@ class Preconditioner(ABC, Generic[S]):
     Four speeds: ``observe`` is cheap and often, ``refresh`` dear and rare, ``apply`` pure, ``learn``
     after the fact.  The engine calls each of them once a step; a part that works on a cadence
     returns at once on the other steps, and ``needs`` asks for nothing then.
-
-    ``varying``: whether ``apply`` is not one linear map during a step, as a nested solve is not.
     """
 
-    varying: ClassVar[bool] = False
+    @property
+    def varying(self) -> bool:
+        """Whether ``apply`` is not one linear map of its vector during a step, as a nested solve is not."""
+        return False
 
     @property
     def separable(self) -> bool:

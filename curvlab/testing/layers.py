@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from curvlab.linalg.lookups import dense_rows
 from curvlab.model.partition import partition
-from curvlab.model.taps import Tape, recording
+from curvlab.model.taps import Call, Tape, recording
 from curvlab.objectives.nested import Unpacked, each_tensor, tensors_of
 from curvlab.objectives.supervised import SupervisedObjective, objective
 from curvlab.protocols.blocks import Blocks
@@ -87,6 +87,23 @@ def some_loss(output: Any) -> Float[Tensor, ""]:
     return sum(((t + 0.5 * t.square()) * w).sum() for t, w in zip(found, weights, strict=True)) + torch.zeros(
         ()
     )
+
+
+def examples_of(calls: Sequence[Call], output: Any) -> int:
+    """How many examples the first output leads with; 0 if its first axis is none of independent examples."""
+    y = next(tensors_of(output))
+    n = len(y) if y.dim() > 1 else 0
+    if not n or any(len(c.inputs()) != n for c in calls):
+        return 0
+    for k in (0, n - 1):
+        found = torch.autograd.grad(
+            some_loss(y[k]), [c.edge for c in calls], retain_graph=True, allow_unused=True
+        )
+        for call, g in zip(calls, found, strict=True):
+            rows = call.grads(g)
+            if bool(rows[:k].any()) or bool(rows[k + 1 :].any()):
+                return 0
+    return n
 
 
 def assert_explained(blocks: Blocks, tape: Tape, value: Tensor, what: str) -> None:

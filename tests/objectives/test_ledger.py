@@ -18,6 +18,7 @@ from curvlab.objectives.ambient import Ambient
 from curvlab.objectives.evaluation import LayerMismatch
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.needs import Labels, Needs
+from curvlab.protocols.reader import products
 from tests.objectives.asking import Functional, Recurrent, Summed, Twice, layers_of, made, mlp, normal
 from tests.objectives.test_ambient import BOTH, listening, same, summary
 
@@ -170,6 +171,39 @@ def test_clearing_one_layer_drops_the_rows_of_that_layer_alone() -> None:
     alone = ambient.collect(None).layers[Labels.DATA]
     torch.testing.assert_close(mine["2"][0].grads, alone["2"][0].grads)
     assert mine["0"][0].inputs.shape[0] == 7
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("why", ["inputs", "cancelled", "one of two"])
+def test_a_weight_whose_gradient_is_zero_was_not_cleared(why: str, full: bool) -> None:
+    """All units before it are off, or examples cancel: its bias has a gradient, and its rows are evidence."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    ambient, blocks = listening(model)
+    ambient.ledger.full = full  # a comparison along a direction, or of one output
+    x, y = X, Y
+    if why == "cancelled":
+        with torch.no_grad():
+            model[2].weight.zero_()
+        x, y = X[:1].expand(2, -1), torch.stack([Y[0], -Y[0]]) + model[2].bias.detach()
+    else:
+        with torch.no_grad():
+            model[0].bias.fill_(-100.0)
+    F.mse_loss(model(x), y).backward()
+    n = len(x)
+    if why == "one of two":
+        with torch.no_grad():
+            model[0].bias.zero_()
+        F.mse_loss(model(OTHER), normal(5, 3)).backward()
+        n += 5
+    else:
+        assert not model[2].weight.grad.any()
+    seen = ambient.collect(None)
+    stats = seen.layers[Labels.DATA]["2"][0]
+    assert seen.examples == n == len(stats.inputs)
+    of_rows = blocks.split(blocks["2"], products(stats.inputs, stats.grads).sum((0, 1)) / n)
+    for name, value in of_rows.items():
+        torch.testing.assert_close(value, blocks.slots(seen.gradient)[name], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -40,6 +40,15 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"K": "diagonal", "C": "upper-toeplitz", "every": 2},
         {"momentum": 0.0},
     ],
+    ("preconditioner", "sample-space"): [
+        {},
+        {"space": "parameter", "scaling": 1.0},
+        {"momentum": 0.5, "labels": "data"},
+        {"acceleration": 0.75, "solver": "cholesky"},
+        {"solver": "nystrom", "rank": 5, "relative": True},
+    ],
+    ("preconditioner", "frozen-coefficients"): [{}, {"warmup": 2}, {"warmup": 2, "slots": "epoch"}],
+    ("step", "target-ratio"): [{}, {"repeat": False}],
     ("estimator", "layer-covariance"): [
         {"labels": "data"},
         {"labels": "exact", "A": "diagonal", "B": "low-rank"},
@@ -62,13 +71,6 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }
 
-#: parts whose suite has no evidence for them, the rows of every residual; they have tests of their own
-APART = {
-    ("preconditioner", "sample-space"),
-    ("preconditioner", "frozen-coefficients"),
-    ("step", "target-ratio"),
-}
-
 #: samples that are said to be disjoint, by sampler and setting
 DISJOINT = [
     ("geometric", {"acceptance": "held-out"}, (("gradient", "acceptance"), ("curvature", "acceptance"))),
@@ -85,7 +87,7 @@ def cases() -> list[Any]:
     found = []
     for entry in (*registry().parts(), *registry().method_entries()):
         kind = entry.kind if isinstance(entry, PartEntry) else "method"
-        if kind != "structure" and (kind, entry.name) not in APART:
+        if kind != "structure":
             for k, settings in enumerate(SETTINGS.get((kind, entry.name), [{}])):
                 found.append(
                     pytest.param(kind, entry, settings, id=f"{kind}-{entry.name}" + (f"-{k}" if k else ""))

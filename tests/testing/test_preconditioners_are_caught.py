@@ -19,6 +19,7 @@ from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.testing.conformance import PreconditionerConformance
+from curvlab.testing.paths import DensePath
 from tests.testing.caught import (
     CALLS,
     Broken,
@@ -138,6 +139,51 @@ def observe_later(self: Any, state: Any, seen: Evaluation, ctx: Context) -> None
     SoundPreconditioner.observe(self, state, seen, ctx)
 
 
+@dataclass(frozen=True)
+class WithPath(SoundPreconditioner):
+    """``(C + λI)⁻¹ v`` for the diagonal C of mean squared gradients, with the solutions for all λ."""
+
+    of: type[DensePath] = DensePath
+
+    @property
+    def path(self) -> bool:
+        return True
+
+    def apply(self, state: Any, v: BlockVector, ctx: Context) -> Solve:
+        C = state.mean.flat.diag().to(v.dtype)
+        return Solve(DensePath(C, v).at(ctx.damping), path=self.of(C, v))
+
+
+class Bent(DensePath):
+    """Predicts as if the model had no curvature."""
+
+    def predicted(self, damping: float) -> float:
+        return -float(self.gradient.dot(self.at(damping)))
+
+
+class Rounded(DensePath):
+    """Lengths that are those of another norm."""
+
+    @property
+    def longest(self) -> float:
+        return float(self.at(0.0).flat.abs().sum())
+
+    def damping(self, radius: float) -> float:
+        return super().damping(radius * float(self.at(0.0).norm()) / self.longest)
+
+
+class Repeating(DensePath):
+    """Solves for all of the gradient beside a move along v."""
+
+    def beside(self, v: BlockVector, share: float, damping: float) -> BlockVector:
+        return self.at(damping).add_(v, share)
+
+
+def twice_as_far(self: Any, state: Any, v: BlockVector, ctx: Context) -> Solve:
+    solve = WithPath.apply(self, state, v, ctx)
+    return Solve(solve.x * 2.0, path=solve.path)
+
+
 P = SoundPreconditioner
 PRECONDITIONERS = [
     breaking("roles", P, observe=unrounded),
@@ -181,6 +227,10 @@ PRECONDITIONERS = [
     ),
     breaking("positive", P, apply=applying(uphill)),
     breaking("evidence", P, learn=overwritten),
+    Broken("path", WithPath(Bent)),
+    Broken("path", WithPath(Rounded)),
+    Broken("path", WithPath(Repeating)),
+    breaking("path", WithPath, apply=twice_as_far),
     breaking(
         "remembers",
         P,
@@ -297,6 +347,7 @@ EVERY = {
 
 SOUND = [
     ("preconditioner", SoundPreconditioner()),
+    ("preconditioner", WithPath()),
     ("inverse", Cholesky()),
 ]
 

@@ -16,6 +16,7 @@ from curvlab.parts.steps import Armijo, QuadraticModel, QuadraticState, Rate
 from curvlab.protocols.evidence import Step
 from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
+from curvlab.protocols.step import StepRule
 from tests.testing.caught import (
     CALLS,
     Broken,
@@ -169,6 +170,40 @@ def stretching(search: Any, state: Any, line: Line, step: int) -> Step:
     return found
 
 
+@dataclass(frozen=True)
+class Shrinking(StepRule[None]):
+    """Along a path, half the radius until the loss falls."""
+
+    follows = True
+    halvings: int = 40
+
+    def needs(self, step: int) -> Needs:
+        return Needs(losses=self.halvings)
+
+    def rate(self, step: int) -> float:
+        return 1.0
+
+    def init(self, like: BlockVector) -> None:
+        return None
+
+    def search(self, state: None, line: Line, step: int) -> Step:
+        assert line.path is not None, "a rule that follows a path is given one"
+        for k in range(self.halvings):
+            update = line.path.at(line.path.damping(line.rate * line.path.longest * 0.5**k))
+            if line.loss_of(update, 1.0) < line.start():
+                return Step(update, 1.0)
+        return Step(line.update, 0.0, accepted=False)
+
+
+def the_longest(search: Any, state: Any, line: Line, step: int) -> Step:
+    assert line.path is not None
+    return Step(line.path.at(line.path.least), 1.0)
+
+
+def less_later(self: Any, step: int) -> Needs:
+    return Needs(losses=0 if step else 100)
+
+
 STEPS = [
     unequal(Armijo),
     rule("random_state", drawn),
@@ -189,6 +224,14 @@ STEPS = [
     rule("hopeless", unless_it_is_higher),
     rule("finite", normalised, base=Rate(0.1)),
     rule("budget", needs=lambda self, step: Needs(losses=1)),
+    rule("budget", needs=less_later),
+    rule(
+        "descends",
+        the_longest,
+        ("hopeless",),
+        "what takes any step takes those that rise",
+        base=Shrinking(),
+    ),
     rule("rate", deaf, base=Rate(0.1)),
     rule("arguments", stretching),
     rule("remembers", holding, base=QuadraticModel()),
@@ -237,6 +280,7 @@ SOUND = [
     ("damping", LevenbergMarquardt()),
     ("step", Armijo()),
     ("step", QuadraticModel()),
+    ("step", Shrinking()),
     ("schedule", Linear(1.0, 0.1, 10)),
 ]
 

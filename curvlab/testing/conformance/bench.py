@@ -149,6 +149,8 @@ def held(seen: Evaluation) -> dict[str, Tensor]:
                 )
                 if t.grads is not None:
                     found[f"output gradients of {name} for {kind}, {k}"] = t.grads
+    for kind, residuals in seen.residuals.items():
+        found.update({f"residuals for {kind}, {k}": r for k, r in enumerate(residuals)})
     return found
 
 

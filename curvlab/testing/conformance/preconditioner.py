@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from curvlab.engine.state import export
+from curvlab.engine.state import export, forget
 from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.dtypes import Dtypes
@@ -21,6 +21,7 @@ from curvlab.testing.asserts import assert_close, assert_same
 from curvlab.testing.conformance.bench import MIXED, Bench, copies, held, require_near
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.exercised import Found, Stateful
+from curvlab.testing.conformance.path import require_path
 
 #: the rate of the steps that are taken
 ALPHA = 0.05
@@ -72,6 +73,7 @@ class PreconditionerConformance(Stateful):
         run.bench.blocks.subtract_(solve.x, ALPHA)
         said = self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
         assert all(isinstance(e, Event) for e in said), f"{self.name}.learn must return Events, not {said!r}"
+        forget(run.state)  # as the engine does when a step is over
         return {"the update": x}
 
     def solved(self, run: Run, step: int) -> tuple[Evaluation, Solve]:
@@ -121,6 +123,8 @@ class PreconditionerConformance(Stateful):
         )
         if solve.iterates:
             assert self.part.iterates, f"{self.name}.iterates is False, and the Solve has iterates"
+        if solve.path is not None:
+            assert self.part.path, f"{self.name}.path is False, and the Solve has a path"
 
     @check()
     def check_ready(self) -> None:
@@ -269,6 +273,16 @@ class PreconditionerConformance(Stateful):
         for k, pair in enumerate(zip(*updates, strict=True)):
             require_near(*pair, what=f"{self.name}.apply in step {k}")
 
+    @check(capability="path")
+    def check_path(self) -> None:
+        """The solution and its path are ``x(λ) = (C + λM)⁻¹ g`` of one C and M, in all that is said of it."""
+        run = self.begin()
+        for k in range(2):
+            self.advance(run, k)
+        seen, solve = self.solved(run, 2)
+        assert solve.path is not None, f"{self.name}.path is True, and the Solve has none"
+        require_path(solve.path, seen.gradient, solve.x, f"{self.name}: the path")
+
     @contextmanager
     def _unless_varying(self) -> Iterator[None]:
         """Add to a failure inside what an author writes whose preconditioner is meant not to be linear."""
@@ -279,4 +293,5 @@ class PreconditionerConformance(Stateful):
             raise AssertionError(f"{error}\n  {hint}") from error
 
     def capabilities(self) -> frozenset[str]:
-        return frozenset() if self.part.varying else frozenset({"linear"})
+        can = {"linear": not self.part.varying, "path": self.part.path}
+        return frozenset(name for name, able in can.items() if able)

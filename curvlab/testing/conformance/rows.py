@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from curvlab.testing.layers import (
     Behind,
     Specimen,
     assert_explained,
+    examples_of,
     factors_of_rows,
     read,
     some_loss,
@@ -98,7 +98,7 @@ class RowChecks(ReadingChecks):
         for specimen in self.layers():
             what = f"{self.name}, {specimen}"
             _, calls, output = self.recorded(specimen)
-            n = _examples(calls, output)
+            n = examples_of(calls, output)
             if n:
                 behind = Behind.of(specimen.fresh(), specimen.args, n)
                 behind.assert_blocks(self._blocks(behind), what)
@@ -185,23 +185,6 @@ class RowChecks(ReadingChecks):
                     what = f"{self.name}, {specimen}: {word} in float32"
                     assert found.dtype is torch.float32, f"{what} are {found.dtype}"
                     assert_close(dense_rows(found), dense_rows(true), dimension=FEW, what=what)
-
-
-def _examples(calls: list[Call], output: Any) -> int:
-    """How many examples the first output leads with; 0 if its first axis is none of independent examples."""
-    y = next(tensors_of(output))
-    n = len(y) if y.dim() > 1 else 0
-    if not n or any(len(c.inputs()) != n for c in calls):
-        return 0
-    for k in (0, n - 1):
-        found = torch.autograd.grad(
-            some_loss(y[k]), [c.edge for c in calls], retain_graph=True, allow_unused=True
-        )
-        for call, g in zip(calls, found, strict=True):
-            rows = call.grads(g)
-            if bool(rows[:k].any()) or bool(rows[k + 1 :].any()):
-                return 0
-    return n
 
 
 def _float(t: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.exercised import Found, Stateful
 from curvlab.testing.conformance.krylov import Counted, system
 from curvlab.testing.lines import FunctionLine
+from curvlab.testing.paths import DensePath
 from curvlab.testing.problems import normal
 
 LAYOUT = BlockLayout({"a": (2, 3), "b": (2,)})
@@ -73,7 +74,10 @@ class Case:
 
 
 class StepRuleConformance(Stateful):
-    """How far a rule goes along lines that fall, that rise, and that lead nowhere."""
+    """How far a rule goes along lines that fall, that rise, and that lead nowhere.
+
+    A rule that follows a path is given that of the quadratic part.
+    """
 
     kind = "step"
     part: StepRule[Any]
@@ -109,7 +113,8 @@ class StepRuleConformance(Stateful):
             for i in found.iterates
         )
         A.count = 0
-        return Case(where, _line(where, gradient, iterates))
+        path = DensePath(A.matrix, gradient, scale) if self.part.follows else None
+        return Case(where, _line(where, gradient, iterates, path))
 
     def begin(self) -> Any:
         return self.part.init(BlockVector(LAYOUT, torch.zeros(LAYOUT.size, dtype=torch.float64)))
@@ -189,18 +194,22 @@ class StepRuleConformance(Stateful):
         case = self.case()
         case.valley.A.matrix = case.valley.A.matrix * factor
         bent = tuple(replace(i, curvature=i.curvature * factor) for i in case.line.iterates)
-        return Case(case.valley, replace(case.line, iterates=bent))
+        path = case.line.path
+        if isinstance(path, DensePath):
+            path = replace(path, bent=factor)
+        return Case(case.valley, replace(case.line, iterates=bent, path=path))
 
     @check()
     def check_budget(self) -> None:
-        """No more losses, gradients and products than ``needs`` says."""
-        needs = self.part.needs(0)
-        for case in (self.case(), self.case(length=1e3), self.case(poison=True), self.case(rises=True)):
-            self.search(case)
-            spent = {**case.valley.asked, "products": case.valley.A.count}
-            for what, n in spent.items():
-                told = getattr(needs, what)
-                assert n <= told, f"{self.name} makes {n} {what}, and needs() declares {told}"
+        """No more losses, gradients and products than ``needs`` says, in the first step and in later ones."""
+        for first in ({}, {"length": 1e3}, {"poison": True}, {"rises": True}):
+            state = self.begin()
+            for step, case in enumerate((self.case(**first), self.case(1), self.case(2, rises=True))):
+                self.part.search(state, case.line, step)
+                spent = {**case.valley.asked, "products": case.valley.A.count}
+                for what, n in spent.items():
+                    told = getattr(self.part.needs(step), what)
+                    assert n <= told, f"{self.name} makes {n} {what}, and needs({step}) declares {told}"
 
     @check()
     def check_rate(self) -> None:
@@ -250,7 +259,7 @@ class StepRuleConformance(Stateful):
         return bool(needs.losses or needs.gradients)
 
 
-def _line(where: Valley, gradient: BlockVector, iterates: tuple[Any, ...]) -> Line:
+def _line(where: Valley, gradient: BlockVector, iterates: tuple[Any, ...], path: DensePath | None) -> Line:
     return FunctionLine(
         update=iterates[-1].x,
         gradient=gradient,
@@ -258,6 +267,7 @@ def _line(where: Valley, gradient: BlockVector, iterates: tuple[Any, ...]) -> Li
         ggn=where.A,
         loss=where.value(where.theta),
         iterates=iterates,
+        path=path,
         losses=where.loss_of,
         gradients=where.differentiate,
     )

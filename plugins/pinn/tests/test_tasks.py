@@ -262,3 +262,19 @@ def test_pictures_show_the_solution_and_the_error_that_is_measured(
     assert size == pytest.approx(made.metrics()["val_l2"], rel=0.2)  # on other points
     if isinstance(task, Heat):  # decays in time, and rises in space
         assert solution["exact"][0, -1] > solution["exact"][-1, -1] > solution["exact"][-1, 0]
+
+
+def test_points_of_burgers_follow_the_root_of_the_residual_where_they_are_drawn_again() -> None:
+    """The mean residual is that under a density of ``(√|r| / mean √|r| + 1) / 2``."""
+    torch.manual_seed(0)
+    task = Burgers(hidden=(8,), interior=5000, resample=1)
+    made = task.workload(task.model(), dtype=torch.float64, device=torch.device("cpu"))
+    everything = torch.arange(made.size)
+    sizes = []
+    for _ in range(3):
+        made.objective(Draw(everything, everything, everything))
+        sizes.append(float(made.model(made.rows).detach().abs().mean()))
+    r = made.model(made.fresh).detach().abs()
+    expected = 0.5 * float(r.pow(1.5).mean() / r.sqrt().mean() + r.mean())
+    assert expected > 1.08 * float(r.mean())
+    assert sizes == pytest.approx([float(r.mean()), expected, expected], rel=0.03)

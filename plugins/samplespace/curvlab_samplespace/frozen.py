@@ -53,6 +53,8 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
     size: Count = 1024
     relative: bool = True
 
+    varying = True  # the weights combine the batch's own gradients, whatever vector is given
+
     def __post_init__(self) -> None:
         check_bounds(self)
 

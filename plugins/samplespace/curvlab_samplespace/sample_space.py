@@ -97,6 +97,11 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
             raise ConfigError(*faults)
 
     @property
+    def varying(self) -> bool:
+        """With momentum or a Nyström approximation ``apply`` is affine; the correction is quadratic."""
+        return bool(self.momentum or self.acceleration) or self.solver in ("auto", "nystrom")
+
+    @property
     def path(self) -> bool:
         return self.solver == "spectrum" and not self.momentum and not self.acceleration
 
@@ -131,6 +136,7 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         state.seen = seen
         state.jacobian = Jacobian.of(seen, self.labels, PART).scaled(self.scaling)
         state.residual = state.jacobian.residual(seen.residuals[self.labels])
+        state.solver = None
 
     def refresh(self, state: SampleSpaceState, ctx: Context) -> None:
         if state.solver is None:  # a repeated attempt has more damping, and the same Jacobian
@@ -169,7 +175,7 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         assert solver is not None and J is not None and r is not None and seen is not None  # noqa: PT018
         damping = ctx.damping * J.mean_square() if self.relative else ctx.damping
         last = None if state.last is None else state.last.to(v.dtype)
-        zeta = r if last is None else r.add(J.times(last), alpha=-self.momentum)
+        zeta = r if last is None else r.add(J.times(J.measured(last)), alpha=-self.momentum)
         x = solver.combined(zeta, damping)
         if last is not None:
             x.add_(last, self.momentum)
@@ -183,7 +189,10 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         return Solve(x, path=path)
 
     def _beside(self, solver: Solver, J: Jacobian, d: BlockVector, damping: float) -> BlockVector:
-        """``(JᵀJ + λI)⁻¹ d`` for a vector that is no combination of rows, as weight decay adds."""
+        """``(JᵀJ + λM)⁻¹ d`` for a vector that is no combination of rows, as weight decay adds.
+
+        It is ``(M⁻¹ d − M⁻¹ Jᵀ (J M⁻¹ Jᵀ + λI)⁻¹ J M⁻¹ d) / λ``, M being I without a metric.
+        """
         if float(d.norm()) == 0.0:
             return d
         if damping == 0.0:
@@ -194,7 +203,9 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
                     hint="move the transform to on_update, or set damping",
                 )
             )
-        return (d - solver.combined(J.times(d), damping)).scale_(1.0 / damping)
+        half = J.unscaled(d.clone())
+        inside = solver.combined(J.times(half), damping)
+        return (J.unscaled(half) - inside).scale_(1.0 / solver.shift(damping))
 
     def _accelerate_(
         self, x: BlockVector, solver: Solver, J: Jacobian, seen: Evaluation, damping: float

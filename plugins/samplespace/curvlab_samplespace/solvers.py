@@ -25,6 +25,10 @@ class Solver(ABC):
     def combined(self, r: Float[Tensor, " m"], damping: float) -> BlockVector:
         """``Jᵀ (JJᵀ + λI)⁻¹ r``, a fresh vector."""
 
+    def shift(self, damping: float) -> float:
+        """The λ that is used for this one."""
+        return damping
+
 
 @dataclass(frozen=True)
 class Spectral(Solver):
@@ -89,9 +93,11 @@ class Cholesky(Solver):
     K: Float[Tensor, "m m"]
     floor: float
 
+    def shift(self, damping: float) -> float:
+        return max(damping, self.floor * float(torch.linalg.matrix_norm(self.K, ord=float("inf"))))
+
     def combined(self, r: Float[Tensor, " m"], damping: float) -> BlockVector:
-        least = self.floor * float(torch.linalg.matrix_norm(self.K, ord=float("inf")))
-        c = factorizations.solve_shifted(self.K, max(damping, least), r)
+        c = factorizations.solve_shifted(self.K, self.shift(damping), r)
         return self.J.unscaled(self.J.transposed(c.to(self.J.like.dtype)))
 
 

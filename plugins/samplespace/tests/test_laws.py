@@ -113,29 +113,41 @@ def test_rows_of_a_problem_are_those_of_the_dense_jacobian(poisson: pde.Residual
     )
 
 
-@pytest.mark.parametrize("space", ["sample", "parameter"])
-@pytest.mark.parametrize("solver", ["spectrum", "cholesky", "nystrom"])
-def test_a_step_is_the_damped_gauss_newton_step(poisson: pde.Residuals, space: str, solver: str) -> None:
-    """Whatever the space, the solver and the metric; Nyström at full rank."""
-    if (space, solver) in (("parameter", "cholesky"), ("parameter", "nystrom")):
-        pytest.skip("these work in sample space")
+def metric(J: Jacobian | None) -> Tensor:
+    """M of a metric, I without one."""
+    assert J is not None
+    ones = BlockVector(J.layout, torch.ones(J.layout.size, dtype=torch.float64))
+    return J.measured(J.measured(ones)).flat.diag()
+
+
+@pytest.mark.parametrize("scaling", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("space", "solver"),
+    [("sample", "spectrum"), ("sample", "cholesky"), ("sample", "nystrom"), ("parameter", "spectrum")],
+)
+def test_a_step_is_the_damped_gauss_newton_step(
+    poisson: pde.Residuals, space: str, solver: str, scaling: float
+) -> None:
+    """``(JᵀJ + λM)⁻¹ v`` whatever the space, the solver and the metric M; Nyström at full rank."""
     asked = pde.objective(poisson)
     seen, blocks, ctx = evaluated(asked, poisson)
     J = jacobian(poisson, lambda: pde_residuals(poisson, asked.gradient_sample[0]), blocks)  # type: ignore[index]
-    part = SampleSpace(space=space, solver=solver)  # type: ignore[arg-type]
+    part = SampleSpace(space=space, solver=solver, scaling=scaling)  # type: ignore[arg-type]
     state = part.init(seen.gradient, ctx)
     part.observe(state, seen, ctx)
     part.refresh(state, ctx)
+    M = metric(state.jacobian)
     for v in (
         seen.gradient,
         seen.gradient.plus(BlockVector(seen.gradient.layout, torch.ones(seen.gradient.layout.size).double())),
     ):
-        expected = torch.linalg.solve(J.mT @ J + ctx.damping * torch.eye(J.shape[1]).double(), v.flat)
+        expected = torch.linalg.solve(J.mT @ J + ctx.damping * M, v.flat)
         assert_close(part.apply(state, v, ctx).x.flat, expected, dimension=100, condition=1e4)
 
 
-def test_spring_projects_its_last_update(poisson: pde.Residuals) -> None:
-    """``x ← μ x' + Jᵀ (JJᵀ + λI)⁻¹ (r − μ J x')``."""
+@pytest.mark.parametrize("scaling", [0.0, 1.0])
+def test_spring_projects_its_last_update(poisson: pde.Residuals, scaling: float) -> None:
+    """``x ← μ x' + (JᵀJ + λM)⁻¹ Jᵀ (r − μ J x')``."""
     asked = pde.objective(poisson)
     seen, blocks, ctx = evaluated(asked, poisson)
     rows = asked.gradient_sample[0]  # type: ignore[index]
@@ -143,14 +155,14 @@ def test_spring_projects_its_last_update(poisson: pde.Residuals) -> None:
         jacobian(poisson, lambda: pde_residuals(poisson, rows), blocks),
         pde_residuals(poisson, rows).detach(),
     )
-    part = SampleSpace(solver="cholesky", space="sample", momentum=0.7)
+    part = SampleSpace(solver="cholesky", space="sample", momentum=0.7, scaling=scaling)
     state = part.init(seen.gradient, ctx)
     last = torch.randn(J.shape[1]).double()
     state.last.flat.copy_(last)  # type: ignore[union-attr]
     part.observe(state, seen, ctx)
     part.refresh(state, ctx)
-    K = J @ J.mT + ctx.damping * torch.eye(len(J)).double()
-    expected = 0.7 * last + J.mT @ torch.linalg.solve(K, r - 0.7 * J @ last)
+    C = J.mT @ J + ctx.damping * metric(state.jacobian)
+    expected = 0.7 * last + torch.linalg.solve(C, J.mT @ (r - 0.7 * J @ last))
     assert_close(part.apply(state, seen.gradient, ctx).x.flat, expected, dimension=100, condition=1e4)
 
 

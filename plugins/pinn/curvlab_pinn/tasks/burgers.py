@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlab.pde import Inside, Problem, Term
+from curvlab.pde import Adaptive, Problem, Term
 from curvlab.pde.field import Field
 from curvlab.pde.task import PdeTask
 from curvlab.protocols.bounds import Count, Width
@@ -20,8 +20,10 @@ from curvlab_pinn.references.burgers import NU, Viscosity, burgers_at
 class Burgers(PdeTask):
     """Solve ``∂u/∂t + u ∂u/∂x = ν ∂²u/∂x²`` on [0, 1] × [−1, 1], from ``−sin πx`` and with u = 0 at the ends.
 
-    Both conditions hold exactly: ``u = −sin(πx) + t (1 − x²) N(t, x)``.  A shock forms at x = 0.  ``val_l2``
-    is the relative error against the exact solution (Cole and Hopf), at test points.
+    Both conditions hold exactly: ``u = −sin(πx) + t (1 − x²) N(t, x)``.  A shock of width 2ν forms at x = 0.
+    Points are uniform at first; with ``resample`` they are drawn again by the root of the residual
+    (``Adaptive``), which places them in the shock.  ``val_l2`` is the relative error against the exact
+    solution (Cole and Hopf), at test points.
     """
 
     hidden: tuple[Width, ...] = (20, 20, 20)  #: widths of the hidden layers
@@ -37,7 +39,7 @@ class Burgers(PdeTask):
 
         return Problem(
             coordinates={"t": (0.0, 1.0), "x": (-1.0, 1.0)},
-            terms=(Term(equation, Inside(self.interior)),),
+            terms=(Term(equation, Adaptive(self.interior, power=0.5)),),
             transform=_started,
             reference=lambda x: burgers_at(x, nu),
         )
