@@ -279,9 +279,7 @@ def counted() -> dict[str, int]:
     sizes = {b.name: sum(b.shape) for b in optimizer.blocks.members if b.is_layer}
     return {
         **found,
-        "rows by formula": sum(
-            EVEN[0] * sum(shape) * 8 for name, shape in tapped.items() if name not in mine
-        ),
+        "rows by formula": sum(EVEN[0] * 8 * size for name, size in sizes.items() if name not in mine),
         "parameters by formula": sum(
             optimizer.blocks.value(p).nbytes
             for b in optimizer.blocks.members
