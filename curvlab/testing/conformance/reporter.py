@@ -30,6 +30,7 @@ MANIFEST: Mapping[str, Any] = {
     "threads": 1,
     "executable": "/usr/bin/python3",
     "git": None,
+    "processes": 1,
     "parts": {"task/digits": "curvlab 0.1.0"},
     "device": "cpu",
     "dtype": "float32",
