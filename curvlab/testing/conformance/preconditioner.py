@@ -19,7 +19,7 @@ from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
 from curvlab.testing.asserts import assert_close, assert_same
 from curvlab.testing.conformance.bench import MIXED, Bench, copies, held, require_near
-from curvlab.testing.conformance.check import check
+from curvlab.testing.conformance.check import Skipped, check
 from curvlab.testing.conformance.exercised import Found, Stateful
 from curvlab.testing.conformance.path import require_path
 
@@ -135,6 +135,33 @@ class PreconditionerConformance(Stateful):
             assert isinstance(ready, bool), f"{self.name}.ready must return a bool, not {ready!r}"
             assert ready, f"{self.name}.ready is False after {PREPARATIONS + k} gradients"
             self.advance(run, k)
+
+    @check()
+    def check_separable(self) -> None:
+        """If it says so, what it does with some of the blocks alone is what it does with them among all."""
+        if not self.part.separable:
+            raise Skipped("not separable")
+        bench = self.bench()
+        part, names = self.part.settled(bench.blocks.members), bench.blocks.layout.names
+        layouts = [bench.blocks.layout.restrict(some) for some in (names, names[::2], names[1::2]) if some]
+        states = [part.init(bench.like.restrict(layout), bench.context(0)) for layout in layouts]
+        for step in range(PREPARATIONS + 3):
+            seen, found = bench.evaluate(part.needs(step), step), []
+            for layout, state in zip(layouts, states, strict=True):
+                mine, ctx = seen.restrict(layout), bench.context(step)
+                part.observe(state, mine, ctx)
+                if not part.ready(state):
+                    continue
+                part.refresh(state, ctx)
+                found.append(part.apply(state, mine.gradient.borrow(), ctx).x)
+                forget(state)
+            assert len(found) in (0, len(layouts)), (
+                f"{self.name}: ready at step {step} for some blocks alone and not for all, or the reverse"
+            )
+            for x in found[1:]:
+                for name, update in x.items():
+                    what = f"{self.name} is separable, but the update of {name} beside other blocks"
+                    assert_close(update, found[0][name], condition=1e4, what=what)
 
     @check()
     def check_refusals(self) -> None:

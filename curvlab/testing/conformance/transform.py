@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ import torch
 from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
 from curvlab.protocols.step import At, Transform
 from curvlab.testing.asserts import assert_same
-from curvlab.testing.conformance.check import check
+from curvlab.testing.conformance.check import Skipped, check
 from curvlab.testing.conformance.exercised import Found, Stateful
 from curvlab.testing.problems import normal
 
@@ -40,6 +42,23 @@ class Place:
 def vector(seed: int, dtype: torch.dtype = torch.float64) -> BlockVector:
     """A vector of normal numbers."""
     return BlockVector(LAYOUT, normal(LAYOUT.size, seed=seed).to(dtype))
+
+
+class _Sums:
+    """Sums over threads, each of which stands for a process and asks for the same ones."""
+
+    def __init__(self, threads: int) -> None:
+        self._barrier, self._given = threading.Barrier(threads, timeout=10), list[torch.Tensor]()
+
+    def of(self, t: torch.Tensor) -> torch.Tensor:
+        """The sum of what all give."""
+        self._given.append(t.clone())
+        self._barrier.wait()
+        total = torch.stack(self._given).sum(0)
+        if self._barrier.wait() == 0:
+            self._given.clear()
+        self._barrier.wait()
+        return total
 
 
 class TransformConformance(Stateful):
@@ -72,6 +91,30 @@ class TransformConformance(Stateful):
                 f"{self.name} returns a vector whose blocks differ from those of its argument"
             )
             assert found.dtype is dtype, f"{self.name} of {dtype} gives {found.dtype}"
+
+    @check()
+    def check_separable(self) -> None:
+        """If it says so, its result for a block depends on others by ``At.sum`` and ``At.norm`` alone."""
+        if not self.part.separable:
+            raise Skipped("not separable")
+        state, alone = self.begin(), [LAYOUT.restrict((name,)) for name in LAYOUT.names]
+        states = [self.part.init(BlockVector(mine, torch.zeros(mine.size).double())) for mine in alone]
+        for k in range(3):
+            whole, place = self.part(state, vector(k), Place.at(k).told(k)).clone(), Place.at(k)
+            sums = _Sums(len(alone))
+
+            def one(rank: int, place: Place = place, k: int = k, sums: _Sums = sums) -> BlockVector:
+                own = Place(place.theta.restrict(alone[rank]), place.gradient.restrict(alone[rank]))
+                told = replace(own.told(k), total=sums.of)
+                return self.part(states[rank], vector(k).restrict(alone[rank]), told).clone()
+
+            with ThreadPoolExecutor(len(alone)) as pool:
+                found = list(pool.map(one, range(len(alone))))
+            for mine in found:
+                for name, block in mine.items():
+                    assert torch.allclose(block, whole[name], rtol=1e-9, atol=1e-12), (
+                        f"{self.name} is separable, and its result for block {name} depends on other blocks"
+                    )
 
     @check()
     def check_borrowed(self) -> None:
