@@ -14,7 +14,7 @@ from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
-from curvlab.protocols.needs import Needs
+from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
 from curvlab.testing.asserts import assert_close, assert_same
@@ -68,9 +68,7 @@ class PreconditionerConformance(Stateful):
     def advance(self, run: Run, step: int) -> Found:
         seen, solve = self.solved(run, step)
         x = solve.x.clone()
-        what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
-        run.bench.blocks.subtract_(solve.x, ALPHA)
-        said = self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
+        said = self._learned(run, seen, solve, step)
         assert all(isinstance(e, Event) for e in said), f"{self.name}.learn must return Events, not {said!r}"
         return {"the update": x}
 
@@ -81,6 +79,15 @@ class PreconditionerConformance(Stateful):
         self.part.observe(run.state, seen, ctx)
         self.part.refresh(run.state, ctx)
         return seen, self.part.apply(run.state, seen.gradient.borrow(), ctx)
+
+    def _learned(self, run: Run, seen: Evaluation, solve: Solve, step: int) -> tuple[Event, ...]:
+        """Take the step, evaluate its batch again where the part needs that, and learn."""
+        run.bench.blocks.subtract_(solve.x, ALPHA)
+        after = None
+        if self.part.needs(step).after:
+            after = run.bench.evaluate(Needs.statistics(Labels.DATA), step, theta=True)
+        what = StepOutcome(seen, solve, Step(solve.x, ALPHA), after=after)
+        return self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
 
     def _with_pairs(self, what: StepOutcome, run: Run) -> StepOutcome:
         """For a part that learns from the pairs of a solve: some of a known operator, ``Diag(1, 2, …)``."""
@@ -240,9 +247,7 @@ class PreconditionerConformance(Stateful):
             x = self.advance(run, k)["the update"]
             seen, solve = self.solved(twin, k)
             y = solve.x.clone()
-            twin.bench.blocks.subtract_(solve.x, ALPHA)
-            what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
-            self.part.learn(twin.state, self._with_pairs(what, twin), twin.bench.context(k))
+            self._learned(twin, seen, solve, k)
             assert torch.equal(x.flat, y.flat), (
                 f"{self.name}: the update of step {k} changes if the memory of step {k - 1} is reused;"
                 " copy vectors to keep"

@@ -1,0 +1,80 @@
+"""Pairs (s, y) of a symmetric matrix and its images, and the double damping that makes them admissible.
+
+Leading axes ``*k`` are pairs side by side, one for each diagonal block of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+#: the least cosine between s and y, in units of rounding; below it the sign of sᵀy means nothing
+COSINE = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``y ≈ Γ s``."""
+
+    s: Float[Tensor, "*k d"]
+    y: Float[Tensor, "*k d"]
+
+    @property
+    def admissible(self) -> Tensor:
+        """By pair, whether it is finite and sᵀy is positive beyond rounding; on the device."""
+        size = _norm(self.s) * _norm(self.y)
+        return torch.isfinite(size) & (size > 0) & (dot(self.s, self.y) > self._least * size)
+
+    def where(self, admissible: Tensor) -> Pair:
+        """The same pairs, zero where they are not admissible."""
+        kept = admissible.unsqueeze(-1)
+        return Pair(*(torch.where(kept, v, torch.zeros_like(v)) for v in (self.s, self.y)))
+
+    @property
+    def _least(self) -> float:
+        return COSINE * torch.finfo(self.s.dtype).eps
+
+
+def dot(x: Float[Tensor, "*k d"], y: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
+    """Inner products, pair by pair."""
+    return (x * y).sum(-1)
+
+
+def powell(H: Callable[[Tensor], Tensor], pair: Pair, least: float) -> Pair:
+    """Moves s toward ``H y`` until ``sᵀy ≥ least · yᵀH y`` (Powell's damping, of the inverse)."""
+    Hy = H(pair.y)
+    sy, yHy = dot(pair.s, pair.y), dot(pair.y, Hy)
+    short = sy < least * yHy
+    share = torch.where(short, (1 - least) * yHy / (yHy - sy), torch.ones_like(sy)).unsqueeze(-1)
+    return Pair(share * pair.s + (1 - share) * Hy, pair.y)
+
+
+def floored(pair: Pair, least: float, *, relative: bool) -> Pair:
+    """Moves y toward ``b s`` until ``sᵀy ≥ least · b · sᵀs``; b = 1, or ``‖y‖ / ‖s‖`` if ``relative``.
+
+    The curvature along s is then at least ``least · b``.
+    """
+    s, y = pair.s, pair.y
+    ss, sy = dot(s, s), dot(s, y)
+    b = torch.ones_like(ss)
+    if relative:
+        b = torch.where(ss > 0, _norm(y) / _norm(s), b)
+    short = sy < least * b * ss
+    share = torch.where(short, (1 - least) * b * ss / (b * ss - sy), torch.ones_like(sy))
+    return Pair(s, share.unsqueeze(-1) * y + ((1 - share) * b).unsqueeze(-1) * s)
+
+
+def double_damped(
+    H: Callable[[Tensor], Tensor], pair: Pair, least: float, damping: float, *, relative: bool
+) -> Pair:
+    """``powell``, then ``floored``: what H learns from (Goldfarb, Ren and Bahamou 2020, section 4)."""
+    return floored(powell(H, pair, least), damping, relative=relative)
+
+
+def _norm(x: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
+    found: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return found
