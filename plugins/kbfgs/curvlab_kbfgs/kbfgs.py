@@ -77,6 +77,7 @@ class Kbfgs(Preconditioner[KbfgsState]):
     dense: Natural = 4096
     size: Count = 64
     memory: Natural = 0
+    probes: Count = 1  #: pairs of H_a a step
     every: Count = 1
     decay: Fraction = 0.9
     pair_decay: Fraction = 0.9
@@ -145,8 +146,17 @@ class Kbfgs(Preconditioner[KbfgsState]):
 
         A = ctx.storage.updated_(layer.A, average).to(X.dtype)
         if layer.inverted:
-            s = layer.inputs.along(X.mean(0))
-            layer.inputs.learn_(Pair(s, cut.products(A, s) + self._shift(A, cut, ctx) * s))
+            for x in self._probes(X, ctx):
+                s = layer.inputs.along(x)
+                layer.inputs.learn_(Pair(s, cut.products(A, s) + self._shift(A, cut, ctx) * s))
+
+    def _probes(self, X: Float[Tensor, "r i"], ctx: Context) -> Float[Tensor, "p i"]:
+        """The mean row, and sums of the rows with random signs."""
+        weights = X.new_ones(self.probes, len(X))
+        if self.probes > 1:
+            signs = torch.randint(0, 2, (self.probes - 1, len(X)), generator=ctx.generator, device=X.device)
+            weights[1:] = 2.0 * signs - 1.0
+        return weights @ X / len(X)
 
     def _shift(self, A: Float[Tensor, "k b b"], cut: Cut, ctx: Context) -> Tensor:
         """μ_a; in units of A's mean eigenvalue, or of 1 where there is none."""
@@ -183,11 +193,13 @@ class Kbfgs(Preconditioner[KbfgsState]):
         w = 1 - self.pair_decay
         layer.s.lerp_(change.h, w)
         layer.y.lerp_(change.slope, w)
-        raw = Pair(layer.s, layer.y)
+        raw, fresh = Pair(layer.s, layer.y), self.relative and not layer.learned
+        if fresh:
+            layer.outputs.begin_(raw)
         pair = layer.outputs.damped(raw, self.powell, ctx.damping**0.5, relative=self.relative)
         if not bool(pair.admissible.any()):
             return
-        if self.relative and not layer.learned:
-            layer.outputs.begin_(pair)
+        if fresh:
+            layer.outputs.rescale_(pair)
         layer.learned += 1
         layer.outputs.learn_(pair)

@@ -29,6 +29,12 @@ class Pair:
         size = _norm(self.s) * _norm(self.y)
         return torch.isfinite(size) & (size > 0) & (dot(self.s, self.y) > self._least * size)
 
+    @property
+    def scale(self) -> Float[Tensor, "*k"]:
+        """``‖s‖ / ‖y‖``, of y an inverse curvature; 1 where that is not a positive number."""
+        found = _norm(self.s) / _norm(self.y)
+        return torch.where(torch.isfinite(found) & (found > 0), found, torch.ones_like(found))
+
     def where(self, admissible: Tensor) -> Pair:
         """The same pairs, zero where they are not admissible."""
         kept = admissible.unsqueeze(-1)

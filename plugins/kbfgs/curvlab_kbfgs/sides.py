@@ -41,17 +41,29 @@ class MatrixInverse:
         """H x, block by block."""
         return self.cut.products(self.H, self.cut.apart(x))
 
+    def begin_(self, pair: Pair) -> None:
+        """H ← γI, the geometric mean of the two scalings that a pair of dimension d allows: ``‖s‖ / ‖y‖``."""
+        own = self._apart(pair)
+        self.H.copy_(self.cut.eye(self.H) * own.scale[:, None, None])
+
     def damped(self, pair: Pair, least: float, damping: float, *, relative: bool) -> Pair:
         """A pair of vectors of dimension d as one for each block, double-damped."""
         cut, H = self.cut, self.H
-        own = Pair(cut.apart(pair.s), cut.apart(pair.y))
-        return double_damped(lambda y: cut.products(H, y), own, least, damping, relative=relative)
+        return double_damped(
+            lambda y: cut.products(H, y), self._apart(pair), least, damping, relative=relative
+        )
 
-    def begin_(self, pair: Pair) -> None:
-        """Each block ← γI, ``γ = sᵀy / yᵀy``, where its pair is admissible."""
-        ok = pair.admissible
-        gamma = torch.where(ok, dot(pair.s, pair.y) / dot(pair.y, pair.y), torch.ones_like(pair.s[:, 0]))
-        self.H.mul_(gamma[:, None, None])
+    def rescale_(self, pair: Pair) -> None:
+        """γI ← ``sᵀs / sᵀy`` I, where the pair is admissible, before the first one is learned.
+
+        Directions of which no pair tells then count as curved as s, which most are less.
+        """
+        gamma = dot(pair.s, pair.s) / dot(pair.s, pair.y)
+        found = self.cut.eye(self.H) * gamma[:, None, None]
+        self.H.copy_(torch.where(pair.admissible[:, None, None], found, self.H))
+
+    def _apart(self, pair: Pair) -> Pair:
+        return Pair(self.cut.apart(pair.s), self.cut.apart(pair.y))
 
     def learn_(self, pair: Pair) -> None:
         """H ← (I − ρsyᵀ) H (I − ρysᵀ) + ρssᵀ, ρ = 1/sᵀy: then H y = s.  Not where not admissible.
@@ -70,7 +82,7 @@ class MatrixInverse:
 
 @dataclass
 class LimitedInverse:
-    """H as what BFGS makes of the last m pairs from γI, γ = sᵀy / yᵀy of the newest.
+    """H as what BFGS makes of the last m pairs from γI, γ = sᵀs / sᵀy of the newest.
 
     Rows that hold no pair yet are zero, and come first.  ``R`` is the upper triangle of ``S Yᵀ``, with ones
     on the diagonal for those rows, wider than the pairs.  Costs 8·m·d flops a vector.
@@ -111,8 +123,11 @@ class LimitedInverse:
         )
 
     def begin_(self, pair: Pair) -> None:
-        """Nothing: γ is that of the newest pair."""
-        return
+        """H ← γI, ``γ = ‖s‖ / ‖y‖``."""
+        self.gamma.copy_(pair.scale)
+
+    def rescale_(self, pair: Pair) -> None:
+        """Nothing: γ follows the newest pair."""
 
     def learn_(self, pair: Pair) -> None:
         """The pair in place of the oldest, if it is admissible.  No transfer to the host."""
@@ -124,7 +139,7 @@ class LimitedInverse:
             rows[:-1], rows[-1] = kept[1:], new
         R[:-1, :-1] = self.R[1:, 1:]
         R[:, -1] = (S @ y).to(R.dtype)
-        for mine, other in ((self.S, S), (self.Y, Y), (self.R, R), (self.gamma, dot(s, y) / dot(y, y))):
+        for mine, other in ((self.S, S), (self.Y, Y), (self.R, R), (self.gamma, dot(s, s) / dot(s, y))):
             mine.copy_(torch.where(ok, other, mine))
 
 
