@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,11 +83,14 @@ class PreconditionerConformance(Stateful):
     def _learned(self, run: Run, seen: Evaluation, solve: Solve, step: int) -> tuple[Event, ...]:
         """Take the step, evaluate its batch again where the part needs that, and learn."""
         run.bench.blocks.subtract_(solve.x, ALPHA)
-        after = None
-        if self.part.needs(step).after:
-            after = run.bench.evaluate(Needs.statistics(Labels.DATA), step, theta=True)
-        what = StepOutcome(seen, solve, Step(solve.x, ALPHA), after=after)
+        what = StepOutcome(seen, solve, Step(solve.x, ALPHA), after=self._evaluated_after(run, step))
         return self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
+
+    def _evaluated_after(self, run: Run, step: int) -> Evaluation | None:
+        """The step's batch at the present θ, for a part that asks for it."""
+        if not self.part.needs(step).after:
+            return None
+        return run.bench.evaluate(Needs.statistics(Labels.DATA), step, theta=True)
 
     def _with_pairs(self, what: StepOutcome, run: Run) -> StepOutcome:
         """For a part that learns from the pairs of a solve: some of a known operator, ``Diag(1, 2, …)``."""
@@ -99,7 +102,7 @@ class PreconditionerConformance(Stateful):
             s = run.bench.vector(30 + k)
             y = BlockVector(s.layout, s.flat * torch.arange(1, s.layout.size + 1, dtype=s.dtype))
             pairs.append(Secant(s, y, 0.0))
-        return StepOutcome(what.before, Solve(what.solve.x, 1, secants=tuple(pairs)), what.step)
+        return replace(what, solve=Solve(what.solve.x, 1, secants=tuple(pairs)))
 
     def trained(self, steps: int = 2) -> Run:
         """After a few steps, with the curvature of the next one taken in."""
@@ -233,9 +236,13 @@ class PreconditionerConformance(Stateful):
             self.part.refresh(run.state, ctx)
             solve = self.part.apply(run.state, seen.gradient.borrow(), ctx)
             x = solve.x.clone()
-            what = self._with_pairs(StepOutcome(seen, solve, Step(solve.x.borrow(), ALPHA)), run)
-            self.part.learn(run.state, what, ctx)
+            after = self._evaluated_after(run, k)
+            seen_after = {} if after is None else copies(after)
+            what = StepOutcome(seen, solve, Step(solve.x.borrow(), ALPHA), after=after)
+            self.part.learn(run.state, self._with_pairs(what, run), ctx)
             wrong = [name for name, t in held(seen).items() if not torch.equal(t, kept[name])]
+            if after is not None:
+                wrong += [f"{n} after" for n, t in held(after).items() if not torch.equal(t, seen_after[n])]
             assert not wrong, f"{self.name}.observe or learn changes {', '.join(wrong)}"
             assert torch.equal(solve.x.flat, x.flat), f"{self.name}.learn changes the solution"
 

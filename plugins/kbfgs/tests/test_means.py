@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -25,17 +25,33 @@ def pictures(layer: nn.Module) -> nn.Module:
     return nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
 
 
-CASES: dict[str, tuple[Any, Tensor, Tensor]] = {
-    "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), normal(N, 4, seed=1), labels(N, classes=3, seed=2)),
+CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor]] = {
+    "linear": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)),
+        normal(N, 4, seed=1),
+        labels(N, classes=3, seed=2),
+    ),
     "tokens": (
         lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), ClassesSecond()),
         normal(N, 7, 4, seed=1),
         labels(N, 7, classes=3, seed=2),
     ),
-    "convolution": (lambda: pictures(nn.Conv2d(2, 4, 3, stride=2, padding=1)), normal(N, 2, 6, 6, seed=1), labels(N, classes=3, seed=2)),
-    "groups": (lambda: pictures(nn.Conv2d(4, 6, 3, groups=2)), normal(N, 4, 5, 5, seed=1), labels(N, classes=3, seed=2)),
-    "sequence": (lambda: pictures(nn.Conv1d(3, 4, 2, dilation=2)), normal(N, 3, 8, seed=1), labels(N, classes=3, seed=2)),
-}  # fmt: skip
+    "convolution": (
+        lambda: pictures(nn.Conv2d(2, 4, 3, stride=2, padding=1)),
+        normal(N, 2, 6, 6, seed=1),
+        labels(N, classes=3, seed=2),
+    ),
+    "groups": (
+        lambda: pictures(nn.Conv2d(4, 6, 3, groups=2)),
+        normal(N, 4, 5, 5, seed=1),
+        labels(N, classes=3, seed=2),
+    ),
+    "sequence": (
+        lambda: pictures(nn.Conv1d(3, 4, 2, dilation=2)),
+        normal(N, 3, 8, seed=1),
+        labels(N, classes=3, seed=2),
+    ),
+}
 
 
 def observed(name: str) -> tuple[nn.Module, Means, Tensor, Tensor]:

@@ -69,7 +69,7 @@ def test_of_a_quadratic_loss_each_step_is_the_damped_newton_step(name: str, posi
 
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_do_not_depend_on_the_scale_of_the_loss_nor_on_what_counts_as_an_example(name: str) -> None:
-    """A convolution of 1 over 4 positions, whose loss is their sum, is a linear layer on 4 times the examples."""
+    """A convolution of width 1 whose loss is a sum over positions is a linear layer on their examples."""
     x, y = normal(N, 6, 4, seed=1), labels(N, 4, classes=3, seed=2)
 
     def trained(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -77,7 +77,9 @@ def test_steps_do_not_depend_on_the_scale_of_the_loss_nor_on_what_counts_as_an_e
         with torch.no_grad():
             for p in model.parameters():
                 p.copy_(torch.randn(p.numel(), dtype=DTYPE).view(p.shape) / 2)
-        ours = optimizer(name, model, lr=0.1, grafting="unit", settings={"fallback.lr": 0.1, "preconditioner.probes": 1})
+        ours = optimizer(
+            name, model, lr=0.1, grafting="unit", settings={"fallback.lr": 0.1, "preconditioner.probes": 1}
+        )
         for _ in range(4):
             ours.step(curvlab.objective(model, loss, x, y))
         return ours.blocks.read().flat.clone()
@@ -188,7 +190,9 @@ def test_a_run_that_is_resumed_between_steps_is_the_same_to_the_bit(name: str) -
     def made() -> tuple[nn.Module, Any]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
-        return model, curvlab.optimizer(name, model, settings={"preconditioner.dense": 12, "preconditioner.size": 5})
+        return model, curvlab.optimizer(
+            name, model, settings={"preconditioner.dense": 12, "preconditioner.size": 5}
+        )
 
     def step(model: nn.Module, ours: Any) -> None:
         ours.step(curvlab.objective(model, nn.CrossEntropyLoss(), x, y))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from torch import Tensor
@@ -106,9 +105,7 @@ def test_limited_memory_is_bfgs_of_the_last_pairs_from_a_multiple_of_the_identit
 def test_it_stays_positive_definite_in_float32_over_thousands_of_random_pairs(name: str) -> None:
     like, generator = torch.empty(0), torch.Generator().manual_seed(0)
     side: Side = (
-        LimitedInverse.identity(D, 6, like)
-        if name == "limited"
-        else MatrixInverse.identity(CUTS[name], like)
+        LimitedInverse.identity(D, 6, like) if name == "limited" else MatrixInverse.identity(CUTS[name], like)
     )
     for k in range(500 if name == "limited" else 2_000):
         s, y = torch.randn(2, D, generator=generator) * torch.logspace(-2, 2, D)[k % D]
@@ -144,5 +141,3 @@ def test_pieces_are_the_diagonal_blocks(d: int, dense: int, size: int) -> None:
     whole = torch.block_diag(*[torch.ones(cut.size, cut.size, dtype=DTYPE)] * cut.blocks)[:d, :d]
     assert_close(torch.block_diag(*cut.gram(X))[:d, :d], (X.mT @ X) * whole, dimension=7)
     assert cut.size <= max(size, dense)
-
-
