@@ -29,7 +29,8 @@ class Cut:
     def apart(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k b"]:
         """The last axis in pieces; a view where nothing is filled up."""
         missing = self.blocks * self.size - self.d
-        return (pad(x, (0, missing)) if missing else x).unflatten(-1, (self.blocks, self.size))
+        whole = pad(x, (0, missing)) if missing else x
+        return whole.reshape(*x.shape[:-1], self.blocks, self.size)
 
     def together(self, x: Float[Tensor, "*n k b"]) -> Float[Tensor, "*n d"]:
         """The inverse of ``apart``."""

@@ -162,7 +162,8 @@ class Kbfgs(Preconditioner[KbfgsState]):
         """μ_a; in units of A's mean eigenvalue, or of 1 where there is none."""
         mean = A.diagonal(dim1=-2, dim2=-1).sum() / cut.d
         one = torch.ones_like(mean)
-        return ctx.damping**0.5 * (torch.where(mean > 0, mean, one) if self.relative else one)
+        root = float(ctx.damping**0.5)
+        return (torch.where(mean > 0, mean, one) if self.relative else one) * root
 
     def refresh(self, state: KbfgsState, ctx: Context) -> None:
         for name, layer in state.layers.items():

@@ -54,7 +54,8 @@ def _pre_activation(term: LayerStats, W: Float[Tensor, "o i"]) -> Float[Tensor, 
     assert g is not None, "statistics for the data's labels have gradients"
     groups = a.shape[1] // g.shape[2]
     mean = a.to(W.dtype).reshape(-1, groups, a.shape[2]).mean(0)  # [k, i]
-    return torch.einsum("kpi,ki->kp", W.reshape(groups, -1, W.shape[1]), mean).flatten()
+    found: Tensor = torch.einsum("kpi,ki->kp", W.reshape(groups, -1, W.shape[1]), mean)
+    return found.flatten()
 
 
 def _slope(term: LayerStats, seen: Evaluation, *, alone: bool, like: Tensor) -> Float[Tensor, " o"]:
@@ -62,5 +63,5 @@ def _slope(term: LayerStats, seen: Evaluation, *, alone: bool, like: Tensor) -> 
     assert term.grads is not None, "statistics for the data's labels have gradients"
     rows = term.grads.shape[1]
     share = (rows / seen.examples) ** 0.5 if alone else 1.0
-    total = term.grads[0].to(like.dtype).sum(1).mean(0)
-    return total * (share / seen.positions**0.5)
+    scale = float(share / seen.positions**0.5)
+    return term.grads[0].to(like.dtype).sum(1).mean(0) * scale
