@@ -85,28 +85,25 @@ class Randomized(Inverse):
 
 def shifts(block: Kronecker, damping: float, *, relative: bool) -> tuple[Tensor | float, Tensor | float]:
     """What is added to B and to A."""
-    A, B = block.A, block.B
+    A, B, root = block.A, block.B, damping**0.5
     assert isinstance(A, Structure), "A is always estimated"
     a = A.mean_diagonal()
     if not isinstance(B, Structure):
-        return 0.0, _unit(a) * damping if relative else damping
+        return 0.0, _share(a, damping) if relative else damping
     b = B.mean_diagonal()
-    if B.d == 1:
-        number = 1 - b if relative else (TRACE_FLOOR - b).clamp(min=0.0)
-        on_A = _unit(a) * damping if relative else damping / b.clamp(min=TRACE_FLOOR)
-        return torch.where(b > 0, 0.0 * b, number) if relative else number, on_A
-    if A.d == 1:
-        number = 1 - a if relative else (TRACE_FLOOR - a).clamp(min=0.0)
-        on_B = _unit(b) * damping if relative else damping / a.clamp(min=TRACE_FLOOR)
-        return on_B, torch.where(a > 0, 0.0 * a, number) if relative else number
-    root = damping**0.5
     if relative:
-        return _unit(b) * root, _unit(a) * root
+        on_A = 0.0 if A.d == 1 < B.d else damping if B.d == 1 else root
+        on_B = 0.0 if B.d == 1 else damping if A.d == 1 else root
+        return _share(b, on_B), _share(a, on_A)
+    if B.d == 1:
+        return (TRACE_FLOOR - b).clamp(min=0.0), damping / b.clamp(min=TRACE_FLOOR)
+    if A.d == 1:
+        return damping / a.clamp(min=TRACE_FLOOR), (TRACE_FLOOR - a).clamp(min=0.0)
     both = torch.minimum(a, b) > TRACE_FLOOR
     pi = torch.where(both, (a / b.clamp(min=TRACE_FLOOR)).sqrt(), torch.ones_like(a))
     return root / pi, root * pi
 
 
-def _unit(mean: Tensor) -> Tensor:
-    """A mean eigenvalue; 1 where there is none, so that what saw nothing is the identity."""
-    return torch.where(mean > 0, mean, torch.ones_like(mean))
+def _share(mean: Tensor, share: float) -> Tensor:
+    """A share of a mean eigenvalue; 1 where there is none, so that what saw nothing is the identity."""
+    return torch.where(mean > 0, share * mean, torch.ones_like(mean))
