@@ -35,7 +35,9 @@ def spectrum(values: Tensor, seed: int = 0) -> Tensor:
     return (A + A.mT) / 2
 
 
-def curvature(shapes: dict[str, tuple[int, int]], *, alone: bool = False) -> tuple[BlockDiagonal, BlockVector]:
+def curvature(
+    shapes: dict[str, tuple[int, int]], *, alone: bool = False
+) -> tuple[BlockDiagonal, BlockVector]:
     def side(d: int, seed: int) -> Any:
         X = normal(2 * d, d, seed=seed)
         return Dense().project(X.mT @ X / (2 * d))

@@ -53,7 +53,9 @@ def updates_of(d: int) -> int:
     stats = LayerStats(
         torch.randn(ROWS, 1, d, generator=generator), torch.randn(1, ROWS, 1, 4, generator=generator)
     )
-    seen = Evaluation(ROWS, torch.zeros(()), layout.zeros(like=torch.zeros(())), {Labels.MODEL: {name: (stats,)}})
+    seen = Evaluation(
+        ROWS, torch.zeros(()), layout.zeros(like=torch.zeros(())), {Labels.MODEL: {name: (stats,)}}
+    )
     ctx = Context(0, 0.1, Full("float32"), generator)
 
     def work() -> None:
