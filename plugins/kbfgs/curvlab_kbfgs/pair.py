@@ -25,9 +25,16 @@ class Pair:
 
     @property
     def admissible(self) -> Tensor:
-        """By pair, whether it is finite and sᵀy is positive beyond rounding; on the device."""
-        size = _norm(self.s) * _norm(self.y)
-        return torch.isfinite(size) & (size > 0) & (dot(self.s, self.y) > self._least * size)
+        """By pair, whether sᵀy is positive beyond rounding and ``sᵀs / sᵀy`` a number; on the device."""
+        unit = self.normalized()
+        sy, size = dot(unit.s, unit.y), _norm(unit.y)
+        return torch.isfinite(size) & (sy > self._least * size) & torch.isfinite(1 / sy)
+
+    def normalized(self) -> Pair:
+        """The same with ``‖s‖ = 1``: BFGS depends on no common factor, whose square may leave float32."""
+        size = _norm(self.s).unsqueeze(-1)
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        return Pair(self.s / size, self.y / size)
 
     @property
     def scale(self) -> Float[Tensor, "*k"]:
@@ -78,9 +85,12 @@ def double_damped(
     H: Callable[[Tensor], Tensor], pair: Pair, least: float, damping: float, *, relative: bool
 ) -> Pair:
     """``powell``, then ``floored``: what H learns from (Goldfarb, Ren and Bahamou 2020, section 4)."""
-    return floored(powell(H, pair, least), damping, relative=relative)
+    return floored(powell(H, pair.normalized(), least), damping, relative=relative)
 
 
 def _norm(x: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
-    found: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    """Through the largest entry, whose square may leave float32 on either side."""
+    largest = x.abs().amax(-1)
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    found: Tensor = torch.linalg.vector_norm(x / largest.unsqueeze(-1), dim=-1) * largest
     return found

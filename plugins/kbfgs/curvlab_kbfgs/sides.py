@@ -71,7 +71,7 @@ class MatrixInverse:
         Costs 6·b² flops a block, and no transfer to the host.
         """
         ok = pair.admissible
-        pair = pair.where(ok)
+        pair = pair.normalized().where(ok)
         s, y = pair.s, pair.y
         one = torch.ones_like(s[:, 0])
         rho = torch.where(ok, 1 / torch.where(ok, dot(s, y), one), 0 * one).unsqueeze(-1)
@@ -131,9 +131,8 @@ class LimitedInverse:
 
     def learn_(self, pair: Pair) -> None:
         """The pair in place of the oldest, if it is admissible.  No transfer to the host."""
-        ok = pair.admissible
-        size = torch.where(ok, torch.linalg.vector_norm(pair.s), torch.ones_like(self.gamma))
-        s, y = pair.s / size, pair.y / size  # BFGS does not depend on a common factor
+        ok, pair = pair.admissible, pair.normalized()
+        s, y = pair.s, pair.y
         S, Y, R = torch.empty_like(self.S), torch.empty_like(self.Y), torch.zeros_like(self.R)
         for rows, kept, new in ((S, self.S, s), (Y, self.Y, y)):
             rows[:-1], rows[-1] = kept[1:], new

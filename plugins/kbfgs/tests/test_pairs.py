@@ -134,6 +134,34 @@ def test_a_pair_that_is_not_admissible_changes_nothing(name: str, bad: str) -> N
     assert torch.equal(dense_of(side), before)
 
 
+@pytest.mark.parametrize("name", [*CUTS, "limited"])
+@pytest.mark.parametrize("factor", [1e-25, 1e15])
+def test_a_common_factor_of_s_and_y_changes_nothing_though_its_square_leaves_float32(
+    name: str, factor: float
+) -> None:
+    found = []
+    for c in (1.0, factor):
+        like = torch.empty(0)
+        limited = name == "limited"
+        side: Side = (
+            LimitedInverse.identity(D, 3, like) if limited else MatrixInverse.identity(CUTS[name], like)
+        )
+        for k in range(3):
+            raw = Pair(c * normal(D, seed=k).float(), c * normal(D, seed=70 + k).float())
+            side.learn_(side.damped(raw, 0.2, 0.3, relative=True))
+        found.append(side @ torch.eye(D))
+    assert not torch.equal(found[0], torch.eye(D))
+    assert_close(found[1], found[0], dimension=D, condition=1e3)
+
+
+@pytest.mark.parametrize("least", [1e-30, 1e-42])
+def test_a_curvature_whose_inverse_is_no_number_is_left_out(least: float) -> None:
+    """1e-30 has an inverse in float32, 1e-42 has none."""
+    s = torch.ones(4) / 2
+    pair = Pair(s, least * s)
+    assert bool(pair.admissible) == (least > 1e-38)
+
+
 @pytest.mark.parametrize(("d", "dense", "size"), [(9, 9, 4), (9, 8, 4), (8, 3, 4), (10, 1, 1), (1, 0, 64)])
 def test_pieces_are_the_diagonal_blocks(d: int, dense: int, size: int) -> None:
     cut, X = Cut.of(d, dense, size), normal(7, d, seed=0)
