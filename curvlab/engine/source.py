@@ -127,7 +127,7 @@ class FromObjective(Source):
             return None
         assert self.objective is not None
         buffers = Kept(list(self.blocks.model.buffers()))
-        needs = Needs.statistics(Labels.DATA, layer_examples=self.needs.layer_examples)
+        needs = Needs.statistics(Labels.DATA, layer_examples=self.needs.layer_examples, factored=True)
         try:
             with self.quiet():
                 seen = self.objective.evaluate(needs, self.blocks, ctx)
