@@ -53,6 +53,7 @@ NAMED: Mapping[str, str] = {
     "curvlab/testing/": "cases and dense references of the conformance suites",
     "plugins/hessianfree/curvlab_hessianfree/krylov_basis.py": "small systems on the host in float64",
     "plugins/hessianfree/curvlab_hessianfree/subspace.py": "small systems on the host in float64",
+    "plugins/kbfgs/curvlab_kbfgs/sides.py": "small systems of pairs in float64",
     "plugins/lbfgs/curvlab_lbfgs/": "inner products of pairs, on the host in float64",
     "plugins/pinn/curvlab_pinn/": "points and coefficients, and inverses of sums in float64",
     "plugins/samplespace/curvlab_samplespace/solvers.py": "singular values and sketches in float64",

@@ -57,8 +57,8 @@ class StepCost:
         return cls(
             steps=steps,
             of_steps=of_steps,
-            forwards=1,
-            backwards=1 + sampled,
+            forwards=1 + needs.after,
+            backwards=1 + sampled + needs.after,
             backwards_per_output=int(Labels.EXACT in needs.layers),
             products=needs.products,
             losses=needs.losses,

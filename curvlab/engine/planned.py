@@ -6,6 +6,7 @@ The engine plans the updates of all arms, then writes them.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -20,7 +21,7 @@ from curvlab.errors import Diverged, NotPositiveDefinite
 from curvlab.linalg.cg import Stop
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
-from curvlab.protocols.evidence import Solve, Step, StepOutcome
+from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
 from curvlab.protocols.step import At
@@ -115,6 +116,11 @@ class PlannedUpdate:
         if self.risk.fallible:  # it may hold other tensors than before
             arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.mine.parameters.values()))
         arm.state.watch.renew()
+
+    def look_back(self, after: Evaluation | None) -> None:
+        """Add the evaluation where the step ended to the outcome."""
+        if after is not None:
+            self.outcome = replace(self.outcome, after=after.restrict(self.seen.gradient.layout))
 
     def learn(self) -> None:
         """Parts learn from the outcome of the step, unless the arm stayed where it is."""

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,13 +17,13 @@ from curvlab.engine.gradient_cache import GradientCache
 from curvlab.engine.health import non_finite_statistics
 from curvlab.engine.ladder import Emit, evaluated
 from curvlab.engine.loss_scale import LossScaleOverflow
-from curvlab.engine.undo import Undo
+from curvlab.engine.undo import Kept, Undo
 from curvlab.linalg.work import without_autocast
 from curvlab.objectives.ambient import Ambient
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Step
-from curvlab.protocols.needs import Needs
+from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.objective import Objective
 from curvlab.protocols.report import Event
 
@@ -40,6 +41,13 @@ class Source(ABC):
     @abstractmethod
     def evaluate(self, ctx: Context, undo: Undo) -> Evaluation | None:
         """The evaluation at θ; ``None`` if this step is not taken."""
+
+    def evaluate_after(self, ctx: Context) -> Evaluation | None:
+        """The evaluation where the step ended, for the parts that asked for it.
+
+        ``None`` if no part did, or if it is not finite.
+        """
+        return None
 
     def finish(self, seen: Evaluation, step: Step) -> None:
         """The step is written."""
@@ -113,7 +121,25 @@ class FromObjective(Source):
                 known = self.cache.begin(self.objective, self.needs, self.blocks)
             seen = known or self._evaluated(self.objective, ctx)
         self.returned = seen.loss
-        return seen
+        return replace(seen, theta=self.blocks.read) if self.needs.after else seen
+
+    def evaluate_after(self, ctx: Context) -> Evaluation | None:
+        """The same batch at the new parameters; buffers and random numbers are as after one evaluation."""
+        if not self.needs.after:
+            return None
+        assert self.objective is not None
+        buffers = Kept(list(self.blocks.model.buffers()))
+        needs = Needs.statistics(Labels.DATA, layer_examples=self.needs.layer_examples, factored=True)
+        try:
+            with self.quiet():
+                seen = self.objective.evaluate(needs, self.blocks, ctx)
+        finally:
+            buffers.put_back()
+        finite = math.isfinite(float(seen.loss)) and seen.gradient.is_finite()
+        if not finite or any(non_finite_statistics(seen.layers)):
+            self.emit(Event("after-not-finite", ctx.step, {"loss": float(seen.loss)}))
+            return None
+        return replace(seen, theta=self.blocks.read)
 
     def _evaluated(self, objective: Objective, ctx: Context) -> Evaluation:
         """Raises ``LossScaleOverflow`` under a loss scale, and ``Diverged`` without, if it is not finite."""

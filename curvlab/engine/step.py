@@ -63,7 +63,7 @@ class StepTaken:
 
 
 def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | None:
-    """Evaluate, observe, refresh, direct, search, write, learn.
+    """Evaluate, observe, refresh, direct, search, write, evaluate again where a part asks for it, learn.
 
     ``None`` if the source skips this step, or if no parameter has a gradient.  Raises ``Diverged`` when the
     retries of the ladder have failed.  Whatever is raised before the write: parameters, states and generator
@@ -95,6 +95,10 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
             if env.owners is not None:
                 for arm in arms:
                     env.owners.spread(arm.blocks, seen.absent)
+            if any(plan.outcome.step.accepted for plan in plans):
+                after = source.evaluate_after(context(env.arms.members[0], step))
+                for plan in plans:
+                    plan.look_back(after)
             for plan in plans:
                 agreement.attempt(plan.learn)
             first = plans[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -83,6 +84,9 @@ class Evaluation:
     ``∇L = Σ_terms (1/n) Σ_{v,n} residual_vn · Σ_s g aᵀ``; kinds whose labels are drawn have none.
     ``bend(v)`` is the second derivative of these residuals along a direction v, by term, valid during this
     step only (for losses that are no squares, with the root of the output Hessian held fixed).
+
+    ``theta()`` is a copy of the parameters that were evaluated, packed; it is there if ``Needs.after`` was
+    asked for, and valid until the step is written (of ``StepOutcome.after``: until the step ends).
     """
 
     examples: int
@@ -97,6 +101,7 @@ class Evaluation:
     absent: frozenset[str] = frozenset()
     residuals: Mapping[Labels, tuple[Float[Tensor, "v n"], ...]] = field(default_factory=dict)
     bend: Callable[[BlockVector], tuple[Float[Tensor, "v n"], ...]] | None = None
+    theta: Callable[[], BlockVector] | None = None
 
     def restrict(self, layout: BlockLayout) -> Evaluation:
         """What this pass says of some of its blocks; itself if that is all of them."""
@@ -114,7 +119,14 @@ class Evaluation:
             def bend(v: BlockVector) -> tuple[Tensor, ...]:
                 return every(v.padded(whole))
 
-        return replace(self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn, bend=bend)
+        read = None if self.theta is None else partial(_restricted, self.theta, layout)
+        return replace(
+            self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn, bend=bend, theta=read
+        )
+
+
+def _restricted(theta: Callable[[], BlockVector], layout: BlockLayout) -> BlockVector:
+    return theta().restrict(layout)
 
 
 @dataclass(frozen=True)
@@ -152,13 +164,16 @@ class Step:
 class StepOutcome:
     """Everything a part may learn from one step.
 
-    ``ratio`` is the reduction ratio, on the steps for which the damping asked for it.
+    ``ratio`` is the reduction ratio, on the steps for which the damping asked for it.  ``after`` is the
+    evaluation of the same batch where the step ended, on the steps for which ``Needs.after`` asked for it;
+    ``None`` if no parameter moved, or if it was not finite.
     """
 
     before: Evaluation
     solve: Solve
     step: Step
     ratio: float | None = None
+    after: Evaluation | None = None
 
     def restrict(self, layout: BlockLayout) -> StepOutcome:
         """What came of the step for some of its blocks; ``ratio`` is of them all."""
@@ -166,6 +181,7 @@ class StepOutcome:
         return replace(
             self,
             before=self.before.restrict(layout),
+            after=None if self.after is None else self.after.restrict(layout),
             solve=replace(
                 solve,
                 path=None,

@@ -31,7 +31,8 @@ class Needs:
     ask for in this step; they add up.  ``examples``: the number of examples enters what a part does, so that
     a plain loop must know it.  ``every_block``: statistics are also wanted of the blocks that no layer
     explains, as gradients of single examples.  ``bend``: second derivatives along a direction are asked for
-    (``Evaluation.bend``).
+    (``Evaluation.bend``).  ``after``: layer statistics for the data's labels are evaluated once more where
+    the step ends, on the same batch with the same random numbers (``StepOutcome.after``).
     """
 
     layers: frozenset[Labels] = frozenset()
@@ -46,6 +47,7 @@ class Needs:
     examples: bool = False
     every_block: bool = False
     bend: bool = False
+    after: bool = False
 
     @classmethod
     def statistics(
@@ -71,6 +73,7 @@ class Needs:
             examples=self.examples or other.examples,
             every_block=self.every_block or other.every_block,
             bend=self.bend or other.bend,
+            after=self.after or other.after,
             products=self.products + other.products,
             losses=self.losses + other.losses,
             gradients=self.gradients + other.gradients,
@@ -102,6 +105,8 @@ class Needs:
             asked.append("gradients of single examples")
         if self.bend:
             asked.append("second derivatives along a direction")
+        if self.after:
+            asked.append("a second evaluation of the batch, after the step")
         return tuple(asked)
 
 

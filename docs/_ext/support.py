@@ -53,7 +53,10 @@ SOME = (
 )
 
 #: methods that live on statistics of layers
-METHODS = ("kfac", "ekfac", "foof", "cg-fac", "singd", "ingd", "ikfac", "smw-ngd", "fngd")
+METHODS = (
+    "kfac", "ekfac", "foof", "cg-fac", "rs-kfac", "b-kfac", "kbfgs", "kbfgs-l",
+    "singd", "ingd", "ikfac", "smw-ngd", "fngd",
+)  # fmt: skip
 
 #: where a method takes a structure, and the labels that make sense of it
 TAKES: Mapping[str, tuple[str, ...]] = {

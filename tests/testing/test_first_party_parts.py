@@ -56,6 +56,7 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"labels": "model", "samples": 3},
     ],
     ("estimator", "layer-rows"): [{"labels": kind} for kind in ("data", "exact", "model", "none")],
+    ("inverse", "randomized"): [{}, {"rank": 5, "rest": "mean", "ratio": 0.03}],
     ("krylov", "cg"): [{}, {"grid": 1.3, "progress": 5e-4}, {"max_iterations": 3}],
     ("krylov", "flexible-cg"): [{}, {"directions": 3}],
     ("step", "quadratic-model"): [{}, {"momentum": False}],

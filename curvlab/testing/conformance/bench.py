@@ -94,9 +94,15 @@ class Bench:
         y = labels(EXAMPLES, classes=CLASSES, seed=200 + batch)
         return objective(self.model, nn.CrossEntropyLoss(), x, y, micro_batch=micro_batch)
 
-    def evaluate(self, needs: Needs, step: int, *, micro_batch: int | None = None) -> Evaluation:
-        """What is seen at θ on the step's batch; sampled labels are the step's own."""
-        return self.objective(step, micro_batch=micro_batch).evaluate(needs, self.blocks, self.context(step))
+    def evaluate(
+        self, needs: Needs, step: int, *, micro_batch: int | None = None, theta: bool = False
+    ) -> Evaluation:
+        """What is seen at θ on the step's batch; sampled labels are the step's own.
+
+        With θ itself where ``needs.after`` is asked for, as from the engine, or ``theta``.
+        """
+        seen = self.objective(step, micro_batch=micro_batch).evaluate(needs, self.blocks, self.context(step))
+        return replace(seen, theta=self.blocks.read) if needs.after or theta else seen
 
 
 def context(step: int, damping: float = DAMPING, roles: Dtypes | None = None) -> Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from curvlab.linalg.secants import Secant
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.dtypes import Dtypes
 from curvlab.protocols.evidence import Evaluation, Solve, Step, StepOutcome
-from curvlab.protocols.needs import Needs
+from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.report import Event
 from curvlab.testing.asserts import assert_close, assert_same
@@ -69,9 +69,7 @@ class PreconditionerConformance(Stateful):
     def advance(self, run: Run, step: int) -> Found:
         seen, solve = self.solved(run, step)
         x = solve.x.clone()
-        what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
-        run.bench.blocks.subtract_(solve.x, ALPHA)
-        said = self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
+        said = self._learned(run, seen, solve, step)
         assert all(isinstance(e, Event) for e in said), f"{self.name}.learn must return Events, not {said!r}"
         forget(run.state)  # as the engine does when a step is over
         return {"the update": x}
@@ -84,6 +82,18 @@ class PreconditionerConformance(Stateful):
         self.part.refresh(run.state, ctx)
         return seen, self.part.apply(run.state, seen.gradient.borrow(), ctx)
 
+    def _learned(self, run: Run, seen: Evaluation, solve: Solve, step: int) -> tuple[Event, ...]:
+        """Take the step, evaluate its batch again where the part needs that, and learn."""
+        run.bench.blocks.subtract_(solve.x, ALPHA)
+        what = StepOutcome(seen, solve, Step(solve.x, ALPHA), after=self._evaluated_after(run, step))
+        return self.part.learn(run.state, self._with_pairs(what, run), run.bench.context(step))
+
+    def _evaluated_after(self, run: Run, step: int) -> Evaluation | None:
+        """The step's batch at the present θ, for a part that asks for it."""
+        if not self.part.needs(step).after:
+            return None
+        return run.bench.evaluate(Needs.statistics(Labels.DATA), step, theta=True)
+
     def _with_pairs(self, what: StepOutcome, run: Run) -> StepOutcome:
         """For a part that learns from the pairs of a solve: some of a known operator, ``Diag(1, 2, …)``."""
         wanted = self.part.pairs()
@@ -94,7 +104,7 @@ class PreconditionerConformance(Stateful):
             s = run.bench.vector(30 + k)
             y = BlockVector(s.layout, s.flat * torch.arange(1, s.layout.size + 1, dtype=s.dtype))
             pairs.append(Secant(s, y, 0.0))
-        return StepOutcome(what.before, Solve(what.solve.x, 1, secants=tuple(pairs)), what.step)
+        return replace(what, solve=Solve(what.solve.x, 1, secants=tuple(pairs)))
 
     def trained(self, steps: int = 2) -> Run:
         """After a few steps, with the curvature of the next one taken in."""
@@ -257,9 +267,13 @@ class PreconditionerConformance(Stateful):
             self.part.refresh(run.state, ctx)
             solve = self.part.apply(run.state, seen.gradient.borrow(), ctx)
             x = solve.x.clone()
-            what = self._with_pairs(StepOutcome(seen, solve, Step(solve.x.borrow(), ALPHA)), run)
-            self.part.learn(run.state, what, ctx)
+            after = self._evaluated_after(run, k)
+            seen_after = {} if after is None else copies(after)
+            what = StepOutcome(seen, solve, Step(solve.x.borrow(), ALPHA), after=after)
+            self.part.learn(run.state, self._with_pairs(what, run), ctx)
             wrong = [name for name, t in held(seen).items() if not torch.equal(t, kept[name])]
+            if after is not None:
+                wrong += [f"{n} after" for n, t in held(after).items() if not torch.equal(t, seen_after[n])]
             assert not wrong, f"{self.name}.observe or learn changes {', '.join(wrong)}"
             assert torch.equal(solve.x.flat, x.flat), f"{self.name}.learn changes the solution"
 
@@ -271,9 +285,7 @@ class PreconditionerConformance(Stateful):
             x = self.advance(run, k)["the update"]
             seen, solve = self.solved(twin, k)
             y = solve.x.clone()
-            twin.bench.blocks.subtract_(solve.x, ALPHA)
-            what = StepOutcome(seen, solve, Step(solve.x, ALPHA))
-            self.part.learn(twin.state, self._with_pairs(what, twin), twin.bench.context(k))
+            self._learned(twin, seen, solve, k)
             assert torch.equal(x.flat, y.flat), (
                 f"{self.name}: the update of step {k} changes if the memory of step {k - 1} is reused;"
                 " copy vectors to keep"
