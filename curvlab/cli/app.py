@@ -10,7 +10,17 @@ import typer
 from typer.core import TyperGroup
 
 from curvlab import __version__
-from curvlab.cli import benching, checking, configuration, listing, plotting, preparing, run, scaffolding
+from curvlab.cli import (
+    benching,
+    checking,
+    comparing,
+    configuration,
+    listing,
+    plotting,
+    preparing,
+    run,
+    scaffolding,
+)
 from curvlab.cli.output import complain, paths_as_they_are, print_text, release, reserve
 from curvlab.cli.plugin_commands import add_plugin_commands
 from curvlab.errors import ConfigError, CurvlabError, UsageError, raised
@@ -78,6 +88,8 @@ def options(
 app.command("train")(run.train)
 app.command("resume")(run.resume)
 app.command("eval")(run.evaluate)
+app.command("runs")(comparing.runs)
+app.command("compare")(comparing.compare)
 app.command("plot")(plotting.plot)
 app.command("methods")(listing.methods)
 app.command("parts")(listing.parts)

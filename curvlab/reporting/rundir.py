@@ -48,6 +48,20 @@ class RunDir:
         """Whether the run came to the end of its budget."""
         return self.summary.get("exit_reason") == "finished"
 
+    def in_use(self) -> bool:
+        """Whether a process trains in the folder; never on Windows, where no lock says so."""
+        try:
+            import fcntl
+        except ImportError:
+            return False
+        path = self.path / CONFIG
+        with reading(path), path.open("rb") as file:
+            try:  # shared, and given back at once: a run that begins meanwhile waits for longer than this
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     @property
     def resolved(self) -> str:
         """The text of the configuration with everything spelled out."""
