@@ -27,7 +27,7 @@ from curvlab.errors import ConfigError, Fault, RunFolderError, UsageError
 from curvlab.files import read_document, reading, require_unmoved, write_atomically, writing
 
 CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
-SUMMARY, CHECKPOINTS = "summary.json", "checkpoints"
+METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
 
 #: seconds to wait for a lock: `curvlab runs` takes it for an instant to see whether a run is in progress
 _PATIENCE = 0.2

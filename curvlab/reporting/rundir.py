@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curvlab.errors import RunFolderError, UsageError
-from curvlab.files import parsed_object, read_document, reading
+from curvlab.errors import UsageError
+from curvlab.files import read_document, read_lines, reading
 
 CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
 METRICS, EVENTS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "events.jsonl", "summary.json", "checkpoints"
@@ -83,14 +83,7 @@ class RunDir:
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
         """The objects of a ``.jsonl`` file, but for a last line that was torn by a kill."""
-        path = self.path / name
-        with reading(path):
-            whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        for number, line in enumerate(whole, start=1):
-            try:
-                yield parsed_object(line)
-            except ValueError as error:
-                raise RunFolderError(f"{path}:{number}: not a JSON object: {error}") from error
+        return read_lines(self.path / name)
 
     def _document(self, name: str) -> dict[str, Any]:
         return read_document(self.path / name, "delete it; the next `curvlab resume` writes a new one")

@@ -56,14 +56,16 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("transform", "momentum"): [{}, {"nesterov": True}],
     ("transform", "ema"): [{}, {"bias_correction": False}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
+    ("reporter", "wandb"): [{"mode": "disabled"}],  # its own tests write a run
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
     ("task", "pde"): [{"equation": "tests.pde.problems:uniform"}],
     ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }
 
-#: parts whose suite has no evidence for them, the rows of every residual; they have tests of their own
+#: parts whose suite has no evidence for them, the rows of every residual, or runs in their own tests
 APART = {
+    ("reporter", "mlflow"),
     ("preconditioner", "sample-space"),
     ("preconditioner", "frozen-coefficients"),
     ("step", "target-ratio"),
