@@ -15,6 +15,7 @@ from curvlab.cli import (
     checking,
     comparing,
     configuration,
+    exporting,
     listing,
     plotting,
     preparing,
@@ -91,6 +92,7 @@ app.command("eval")(run.evaluate)
 app.command("runs")(comparing.runs)
 app.command("compare")(comparing.compare)
 app.command("plot")(plotting.plot)
+app.command("export")(exporting.export)
 app.command("methods")(listing.methods)
 app.command("parts")(listing.parts)
 listing.tasks_app.command("prepare", **preparing.COMMAND)(preparing.prepare)

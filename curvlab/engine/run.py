@@ -133,8 +133,8 @@ def train_plan(
     ``OutOfMemory``.
     """
     require_temporary_folder()
-    found = None if resume_from is None else _to_go_on_from(resume_from)
-    plan = _as_it_ran(plan, found, resume_from)
+    found = None if resume_from is None else newest_of(resume_from)
+    plan = as_it_ran(plan, found, resume_from)
     with Interrupts() as interrupts, reproducible(plan):
         tell = Broadcast()
         with memory_in_words():
@@ -193,10 +193,10 @@ def rebuilt(plan: Plan, folder: Path) -> Iterator[Rebuilt]:
 
     Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
     """
-    found = _to_go_on_from(folder)
+    found = newest_of(folder)
     if found is None:
         raise CheckpointError(f"{folder} has no checkpoint; continue the run with `curvlab resume {folder}`")
-    with reproducible(_as_it_ran(plan, found, folder)), memory_in_words():
+    with reproducible(as_it_ran(plan, found, folder)), memory_in_words():
         saved = found.checkpoint
         model = plan.task.model()
         workload = plan.task.workload(
@@ -248,8 +248,8 @@ def _deterministic_kernels(cuda: bool) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The newest whole checkpoint, and what is wrong with newer ones."""
+class Found:
+    """A run's newest whole checkpoint, and what is wrong with newer ones."""
 
     checkpoint: checkpoint.Checkpoint
     faults: tuple[str, ...]
@@ -266,14 +266,14 @@ class _Found:
         return found
 
 
-def _to_go_on_from(folder: Path) -> _Found | None:
+def newest_of(folder: Path) -> Found | None:
     """A run that was killed before its first checkpoint has none, and goes on from its first step."""
     with memory_in_words():
         found = checkpoint.newest(folder / CHECKPOINTS)
-    return None if found is None else _Found(*found)
+    return None if found is None else Found(*found)
 
 
-def _as_it_ran(plan: Plan, found: _Found | None, folder: Path | None) -> Plan:
+def as_it_ran(plan: Plan, found: Found | None, folder: Path | None) -> Plan:
     """``plan`` with as many threads as the run has had: sums in another order are other numbers.
 
     The manifest says so for checkpoints of format 1, which do not.
