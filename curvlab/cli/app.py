@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from curvlab import __version__
 from curvlab.cli import (
+    beginning,
     benching,
     checking,
     comparing,
@@ -89,6 +90,7 @@ def options(
 app.command("train")(run.train)
 app.command("resume")(run.resume)
 app.command("eval")(run.evaluate)
+app.command("init")(beginning.init)
 app.command("runs")(comparing.runs)
 app.command("compare")(comparing.compare)
 app.command("plot")(plotting.plot)

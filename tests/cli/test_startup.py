@@ -26,6 +26,7 @@ LISTINGS = [
     ["plot", "--help"],
     ["compare", "--help"],
     ["runs", "--help"],
+    ["init", "--help"],
     ["export", "--help"],
     ["config", "--help"],
     ["bench", "--help"],
@@ -39,6 +40,7 @@ HEAVY = ("torch", "numpy", "sklearn", "scipy", "matplotlib", "safetensors", "jax
 OURS = (
     "bench.compact",
     "cli.app",
+    "cli.beginning",
     "cli.benching",
     "cli.comparing",
     "comparing.comparison",

@@ -153,8 +153,8 @@ def leveldb_records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def test_mlflow_keeps_the_laws_of_reporters(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'all.db'}"
+def test_mlflow_keeps_the_laws_of_reporters(folder: Path) -> None:
+    uri = f"sqlite:///{folder.parent / 'mlflow.db'}"  # a second one would take seconds to make
     SUITES["reporter"].of(build_part(installed(), Reporter, "mlflow", {"uri": uri})).run().require()
 
 
