@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from curvlab.model.admission import real_dtype, require_trainable
 from curvlab.objectives.ranks import ranks_of
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.report import Reporter
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed
+from curvlab.reporting.console import Console
 from curvlab.reporting.runlog import RunLog
 
 
@@ -152,13 +155,29 @@ def train(
     *,
     out: str | os.PathLike[str] = "runs",
     resume: bool = False,
+    progress: bool | None = None,
+    reporters: Sequence[Reporter] = (),
 ) -> Run:
     """One run, as ``curvlab train`` makes it: a folder in ``out``, metrics, checkpoints.
 
     ``config`` is a mapping of the tables of a configuration file, the path of one, or several
     paths of which later ones override earlier.  With ``resume`` the newest unfinished run of this
     configuration in ``out`` goes on, if there is one.
+
+    ``progress`` says whether the terminal shows the run; left out, the table ``[report]`` says so.
+    ``reporters`` listen beside those of ``[report]``, such as an object of a class of your own; one may raise
+    ``curvlab.protocols.report.StopRun`` to end the run.  Raises ``UsageError`` for what is no reporter.
     """
+    wrong = [one for one in reporters if not isinstance(one, Reporter)]
+    if wrong:
+        raise UsageError(
+            f"reporters: expected objects of classes derived from curvlab's Reporter, got {wrong[0]!r}"
+        )
     plan = build(load(data=config) if isinstance(config, Mapping) else load(config))
+    shown = [one for one in plan.reporters if isinstance(one, Console)]
+    if progress is False:
+        plan = replace(plan, reporters=tuple(one for one in plan.reporters if one not in shown))
+    elif progress and not shown:
+        plan = replace(plan, reporters=(Console(), *plan.reporters))
     folder = unfinished(Path(out), plan) if resume else None
-    return run.train_plan(plan, out=Path(out), log=RunLog, resume_from=folder)
+    return run.train_plan(plan, out=Path(out), log=RunLog, resume_from=folder, listeners=tuple(reporters))

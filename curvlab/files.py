@@ -63,6 +63,20 @@ def read_document(path: Path, remedy: str) -> dict[str, Any]:
         raise RunFolderError(f"{path} is damaged: {error}; {remedy}") from error
 
 
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a ``.jsonl`` file, none if there is no file; a torn last line is passed over.
+
+    Raises ``RunFolderError`` naming a line that is damaged.
+    """
+    with reading(path):
+        whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(whole, start=1):
+        try:
+            yield parsed_object(line)
+        except ValueError as error:
+            raise RunFolderError(f"{path}:{number}: not a JSON object: {error}") from error
+
+
 def parsed_object(data: bytes) -> dict[str, Any]:
     """The JSON object that ``data`` is; raises ``ValueError`` for any other text."""
     try:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import tomli
@@ -15,6 +16,7 @@ from torch import nn
 import curvlab
 from curvlab.errors import ConfigError, UsageError
 from curvlab.parts.steps import Rate
+from curvlab.protocols.report import EvalRecord, Reporter
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,6 +113,50 @@ def test_training_leaves_a_folder(tmp_path: Path) -> None:
     assert run.summary["steps"] == 4
     assert tomli.loads((run.folder / "config.toml").read_text())["task"]["dimension"] == 4
     assert tomli.loads((run.folder / "resolved.toml").read_text())["method"]["step"]["lr"] == 0.01
+
+
+class Noting(Reporter):
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def evaluated(self, record: EvalRecord) -> None:
+        self.seen.append(record.step)
+
+
+def test_training_calls_the_reporters_of_the_call_and_all_of_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**SMALL, "run": {**SMALL["run"], "eval_every": 2}, "report": ["quiet", {"use": "console"}]}
+    noting = Noting()
+    run = curvlab.train(config, out=tmp_path, reporters=[noting])
+    assert noting.seen == [2, 4]
+    assert [line.split()[:2] for line in capsys.readouterr().err.splitlines()] == [
+        ["step", "2"],
+        ["step", "4"],
+    ]
+    resolved = tomli.loads((run.folder / "resolved.toml").read_text())
+    assert [one["use"] for one in resolved["report"]] == ["quiet", "console"]
+    assert [(line["step"], set(line)) for line in run.metrics()] == [
+        (step, {"step", "seconds", *run.summary["metrics"]}) for step in (2, 4)
+    ]
+    curvlab.train(config, out=tmp_path, progress=False)
+    assert capsys.readouterr().err == ""
+    curvlab.train(SMALL, out=tmp_path, progress=True)  # whatever [report] says
+    assert capsys.readouterr().err.startswith("step 4")
+    with pytest.raises(UsageError, match="expected objects of classes derived from curvlab's Reporter"):
+        curvlab.train(SMALL, out=tmp_path, reporters=[print])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match='expected kind "eval" or "step"'):
+        run.metrics("loss")  # type: ignore[arg-type]
+
+
+def test_a_run_in_a_notebook_is_a_table_in_which_names_are_escaped(tmp_path: Path) -> None:
+    run = curvlab.train(SMALL, out=tmp_path / "<b>")
+    text = run._repr_html_()
+    root = ElementTree.fromstring(text)
+    facts = {row[0].text: row[1].text for row in root}
+    assert facts["folder"] == str(run.folder)
+    assert facts["steps"] == "4"
+    assert "<b>" not in text
 
 
 def test_training_takes_files_that_override_each_other(tmp_path: Path) -> None:

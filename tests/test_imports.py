@@ -37,6 +37,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "precision": FLOOR_3,
     "reporting": FLOOR_3,
     "plotting": FLOOR_3 | {"reporting"},
+    "pages": frozenset(),
+    "comparing": FLOOR_1 | {"files", "reporting", "pages"},
     "scaffold": frozenset({"errors", "registry"}),
     "bench": frozenset({"errors"}),
     "registry": frozenset({"protocols", "errors"}),
@@ -50,7 +52,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "api": FLOOR_6 | {"registry", "config", "reporting"},
     "__init__": frozenset({"errors", "registry", "api", "engine", "objectives"}),
     "cli": FLOOR_6
-    | {"registry", "config", "reporting", "plotting", "api", "scaffold", "bench", "testing", "__init__"},
+    | {"registry", "config", "reporting", "plotting", "comparing", "api", "scaffold", "bench", "testing"}
+    | {"__init__"},
     "__main__": frozenset({"cli"}),
 }
 

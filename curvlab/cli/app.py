@@ -10,7 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from curvlab import __version__
-from curvlab.cli import benching, checking, configuration, listing, plotting, preparing, run, scaffolding
+from curvlab.cli import (
+    beginning,
+    benching,
+    checking,
+    comparing,
+    configuration,
+    exporting,
+    listing,
+    plotting,
+    preparing,
+    run,
+    scaffolding,
+)
 from curvlab.cli.launching import rank
 from curvlab.cli.output import complain, paths_as_they_are, print_text, release, reserve
 from curvlab.cli.plugin_commands import add_plugin_commands
@@ -84,7 +96,11 @@ def options(
 app.command("train")(run.train)
 app.command("resume")(run.resume)
 app.command("eval")(run.evaluate)
+app.command("init")(beginning.init)
+app.command("runs")(comparing.runs)
+app.command("compare")(comparing.compare)
 app.command("plot")(plotting.plot)
+app.command("export")(exporting.export)
 app.command("methods")(listing.methods)
 app.command("parts")(listing.parts)
 listing.tasks_app.command("prepare", **preparing.COMMAND)(preparing.prepare)

@@ -191,6 +191,7 @@ def _in_words(summary: Mapping[str, Any]) -> str:
         f"{summary['steps']} steps, {summary['epochs']:.4g} epochs, {summary['seconds']:.1f} s of training",
         metrics_in_words(summary["metrics"]),
         f"best {best['metric']} {best['value']:.4g} at step {best['step']}" if best else "",
+        str(summary["message"]),
         ", ".join(f"{count} × {name}" for name, count in summary["events"].items()),
         summary["folder"],
     ]

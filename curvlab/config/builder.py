@@ -123,7 +123,7 @@ class Builder:
                 hints.append(f'{kind.capitalize()}s, as "NAME" or {{ use = "NAME", … }}: {", ".join(names)}.')
         unfit = unusable(node.value)
         message = unfit or f"expected {words(annotation)}, got {describe(node.value)}"
-        self.blame(node, message, "\n  ".join(hints), place)
+        self.blame(node, message, "\n  ".join(dict.fromkeys(hints)), place)
         return None
 
     def _named(self, kind: str) -> Sequence[Any]:

@@ -28,12 +28,12 @@ from curvlab.registry.suggest import advice
 TABLES = ("run", "task", "method", "sampler", "precision", "report")
 
 #: table -> protocol of the part that it describes
-_PARTS: Mapping[str, type] = {
+_PARTS: Mapping[str, Any] = {
     "task": Task,
     "method": Method,
     "sampler": Sampler,
     "precision": Backend,
-    "report": Reporter,
+    "report": Reporter | tuple[Reporter, ...],
 }
 
 
@@ -151,6 +151,8 @@ def _sampler(tree: Node, builder: Builder, method: Built | None) -> Built | None
 
 def _plan(made: Mapping[str, Built], resolved: Node, given: str, builder: Builder) -> Plan:
     use = made["method"].node.table.get("use")
+    report = made["report"].value
+    reporters: tuple[Reporter, ...] = report if isinstance(report, tuple) else (report,)
     return Plan(
         run=made["run"].value,
         task=made["task"].value,
@@ -159,7 +161,7 @@ def _plan(made: Mapping[str, Built], resolved: Node, given: str, builder: Builde
         sampler=made["sampler"].value,
         backend=made["precision"].value,
         readers=layer_readers(builder.registry),
-        reporters=(made["report"].value, *run_listeners(builder.registry)),
+        reporters=(*reporters, *run_listeners(builder.registry)),
         resolved=plain(resolved),
         given=given,
         provenance=dict(sorted(builder.provenance.items())),

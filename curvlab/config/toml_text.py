@@ -25,7 +25,7 @@ def _table(node: Node, path: tuple[str, ...]) -> Iterator[str]:
         if child.is_table or _is_array_of_tables(child):
             below.append((key, child))
         else:
-            yield f"{_key(key)} = {_inline(plain(child))}  # {child.origin}"
+            yield f"{_key(key)} = {inline(plain(child))}  # {child.origin}"
     for key, child in below:
         inner = (*path, key)
         name = ".".join(_key(part) for part in inner)
@@ -43,14 +43,15 @@ def _is_array_of_tables(node: Node) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _inline(key)
+    return key if _BARE.fullmatch(key) else inline(key)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """A value as TOML on one line."""
     if isinstance(value, dict):
         return (
-            "{ " + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items()) + " }" if value else "{}"
+            "{ " + ", ".join(f"{_key(k)} = {inline(v)}" for k, v in value.items()) + " }" if value else "{}"
         )
     if isinstance(value, list):
-        return "[" + ", ".join(_inline(v) for v in value) + "]"
+        return "[" + ", ".join(inline(v) for v in value) + "]"
     return tomli_w.dumps({"v": value}).removeprefix("v = ").rstrip("\n")

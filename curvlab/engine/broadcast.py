@@ -1,12 +1,25 @@
-"""Tells every reporter; one that raises is reported to the others, and the run goes on."""
+"""Calls every reporter; one that raises is reported to the others, and the run goes on or stops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from curvlab.errors import raised
-from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
+from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord, StopRun
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The request of a reporter to end the run: who asked, and why."""
+
+    reporter: str
+    reason: str
+
+    def __str__(self) -> str:
+        """``Pruner: val_loss is above the median``."""
+        return f"{self.reporter}: {self.reason}" if self.reason else self.reporter
 
 
 class Broadcast(Reporter):
@@ -15,10 +28,13 @@ class Broadcast(Reporter):
     Whatever happens before ``open`` is told afterwards.  An error of the log is the run's own and is
     raised; one of another reporter, ``SystemExit`` included, becomes the event ``reporter-failed``, and
     that reporter is not called again.  ``KeyboardInterrupt`` is the user's and is raised.
+
+    ``stop`` is the first ``StopRun`` of a reporter; the loop reads it between steps.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.stop: Stop | None = None
         self._log: Reporter | None = None
         self._others: list[Reporter] = []
         self._early: list[Event] = []
@@ -65,6 +81,8 @@ class Broadcast(Reporter):
                 call(reporter)
             except KeyboardInterrupt:
                 raise
+            except StopRun as request:
+                self.stop = self.stop or Stop(type(reporter).__qualname__, str(request))
             except BaseException as error:  # a reporter may raise anything, SystemExit included
                 self._others.remove(reporter)
                 details = {"reporter": type(reporter).__qualname__, "error": raised(error)}

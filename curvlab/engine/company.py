@@ -62,6 +62,10 @@ class Company:
         """What ``do`` returns here; raises everywhere if it fails somewhere."""
         return do() if self.ranks is None else Agreement(self.ranks).attempt(do)
 
+    def any(self, flag: bool) -> bool:
+        """Whether any process raises the flag."""
+        return flag if self.ranks is None else Agreement(self.ranks).any(flag)[0]
+
     def share(self, draw: Draw) -> Draw:
         """This process's part of a step's examples: as many as the others have, or one less.
 

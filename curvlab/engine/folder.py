@@ -27,8 +27,10 @@ from curvlab.errors import ConfigError, Fault, RunFolderError, UsageError
 from curvlab.files import read_document, reading, require_unmoved, write_atomically, writing
 
 CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
-SUMMARY, CHECKPOINTS = "summary.json", "checkpoints"
+METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
 
+#: seconds to wait for a lock: `curvlab runs` takes it for an instant to see whether a run is in progress
+_PATIENCE = 0.2
 #: the first line of ``resolved.toml``: the CRC-32 of the bytes that follow it
 _SEAL = "# crc32 {:08x} of all that follows; to change the run, use `curvlab resume RUN --set key=value`\n"
 _SEALED = re.compile(rb"# crc32 ([0-9a-f]{8})\b[^\n]*\n")
@@ -157,10 +159,15 @@ def _lock(handle: int, folder: Path) -> None:
         import fcntl
     except ImportError:  # Windows: nothing keeps two processes apart
         return
+    patient_until = time.monotonic() + _PATIENCE
     with writing(folder / CONFIG):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{folder} is in use: another process trains in it; wait for it, or stop it"
-            ) from error
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() >= patient_until:
+                    raise UsageError(
+                        f"{folder} is in use: another process trains in it; wait for it, or stop it"
+                    ) from error
+            time.sleep(_PATIENCE / 20)

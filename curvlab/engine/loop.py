@@ -13,7 +13,7 @@ from time import perf_counter
 
 import torch
 
-from curvlab.engine.broadcast import Broadcast
+from curvlab.engine.broadcast import Broadcast, Stop
 from curvlab.engine.conversion import keep_to_phase
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.placement import placed
@@ -26,7 +26,7 @@ from curvlab.protocols.report import EvalRecord, Event, StepRecord
 def training_loop(
     training: Training, tell: Broadcast, interrupts: Interrupts, save: Callable[[], Path]
 ) -> None:
-    """Train until the budget is spent, then evaluate and checkpoint once more.
+    """Train until the budget is spent, then evaluate and checkpoint once more; or until a reporter stops it.
 
     Raises ``Stopped`` after a checkpoint when a signal was caught, and whatever the optimizer raises.
     """
@@ -35,6 +35,9 @@ def training_loop(
         if interrupts.caught:
             _stop(training, tell, interrupts, save)
         spent = training.spent
+        if training.company.any(tell.stop is not None) and not spent:
+            _end_on_request(training, tell, tell.stop or Stop("the first process", ""), save)
+            return
         if _evaluation_due(training, spent):
             if spent:
                 _log_last(training, tell)
@@ -131,6 +134,15 @@ def _stop(training: Training, tell: Broadcast, interrupts: Interrupts, save: Cal
     signal, path = interrupts.caught, training.checkpoint
     tell.happened(Event("signal", step, {"signal": signal, "checkpoint": str(path)}))
     raise Stopped(f"stopped by {signal} after step {step}, with a whole checkpoint", interrupts.exit_code)
+
+
+def _end_on_request(training: Training, tell: Broadcast, stop: Stop, save: Callable[[], Path]) -> None:
+    """Checkpoint, unless this step has one; the run ends as it is, without another evaluation."""
+    step = training.progress.step
+    if training.checkpoint is None or training.progress.saved.step < step:
+        _save(training, save)
+    detail = {"reporter": stop.reporter, "reason": stop.reason, "checkpoint": str(training.checkpoint)}
+    tell.happened(Event("stopped", step, detail))
 
 
 def _devices(training: Training) -> list[torch.device]:

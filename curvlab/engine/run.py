@@ -5,12 +5,13 @@ The only place that seeds torch's global generator, and it puts the caller's bac
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,15 @@ from curvlab.engine import checkpoint
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.company import company
 from curvlab.engine.conversion import restore_in_phase
-from curvlab.engine.folder import CHECKPOINTS, claimed, create, summary_of, threads_of, write_resolved
+from curvlab.engine.folder import (
+    CHECKPOINTS,
+    METRICS,
+    claimed,
+    create,
+    summary_of,
+    threads_of,
+    write_resolved,
+)
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.loop import training_loop
 from curvlab.engine.manifest import describe, same_everywhere
@@ -43,9 +52,10 @@ from curvlab.errors import (
     OutOfMemory,
     RunFolderError,
     Stopped,
+    UsageError,
     raised,
 )
-from curvlab.files import require_temporary_folder
+from curvlab.files import read_lines, require_temporary_folder
 from curvlab.protocols.report import Event, Reporter
 from curvlab.protocols.task import Workload
 
@@ -70,6 +80,36 @@ class Run:
         said = ", ".join([str(self.summary.get("exit_reason")), f"steps={self.summary.get('steps')}", *facts])
         return f"Run({str(self.folder)!r}, {said})"
 
+    def _repr_html_(self) -> str:
+        """A small table for notebooks; names are escaped."""
+        best = self.summary.get("best")
+        facts = {
+            "folder": self.folder,
+            "method": self.summary.get("method"),
+            "ended": self.summary.get("message") or self.summary.get("exit_reason"),
+            "steps": self.summary.get("steps"),
+            "seconds of training": f"{self.summary.get('seconds', 0.0):.4g}",
+            **{name: f"{value:.4g}" for name, value in self.summary.get("metrics", {}).items()},
+        }
+        if best:
+            facts[f"best {best['metric']}"] = f"{best['value']:.4g} at step {best['step']}"
+        rows = [
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(fact))}</td></tr>"
+            for name, fact in facts.items()
+        ]
+        return f"<table>{''.join(rows)}</table>"
+
+    def metrics(self, kind: Literal["eval", "step"] = "eval") -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``: of evaluations (``"eval"``), or of logged steps (``"step"``).
+
+        Each is a dictionary with ``step``, ``seconds`` and the metrics by name; a value that was not finite
+        is ``None``.  Raises ``RunFolderError`` for a damaged file, and ``UsageError`` for another kind.
+        """
+        if kind not in ("eval", "step"):
+            raise UsageError(f'metrics: expected kind "eval" or "step", got {kind!r}')
+        lines = read_lines(self.folder / METRICS)
+        return [{k: v for k, v in line.items() if k != "kind"} for line in lines if line.get("kind") == kind]
+
 
 def train_plan(
     plan: Plan,
@@ -87,14 +127,15 @@ def train_plan(
     unless the plan says how many; one that is finished already is returned as it is.
 
     The folder is made once model, data and optimizer are: a faulty configuration leaves nothing.
-    ``summary.json`` is written whatever the end.  Raises ``Stopped`` after a signal's checkpoint,
+    ``summary.json`` is written whatever the end; its exit reason is ``stopped`` if a reporter raised
+    ``StopRun``.  Raises ``Stopped`` after a signal's checkpoint,
     ``Diverged`` naming the step and the last good checkpoint, ``CheckpointError``, ``DataError``;
     ``RunFolderError`` if the folder cannot be written, was moved meanwhile, or holds a damaged file;
     ``OutOfMemory``.
     """
     require_temporary_folder()
-    found = None if resume_from is None else _to_go_on_from(resume_from)
-    plan = _as_it_ran(plan, found, resume_from)
+    found = None if resume_from is None else newest_of(resume_from)
+    plan = as_it_ran(plan, found, resume_from)
     with company(plan.backend.torch_device) as together, Interrupts() as interrupts, reproducible(plan):
         tell = Broadcast()
         together.require_same(same_everywhere(plan))
@@ -170,10 +211,10 @@ def rebuilt(plan: Plan, folder: Path) -> Iterator[Rebuilt]:
 
     Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
     """
-    found = _to_go_on_from(folder)
+    found = newest_of(folder)
     if found is None:
         raise CheckpointError(f"{folder} has no checkpoint; continue the run with `curvlab resume {folder}`")
-    with reproducible(_as_it_ran(plan, found, folder)), memory_in_words():
+    with reproducible(as_it_ran(plan, found, folder)), memory_in_words():
         saved = found.checkpoint
         model = plan.task.model()
         workload = plan.task.workload(
@@ -225,8 +266,8 @@ def _deterministic_kernels(cuda: bool) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The newest whole checkpoint, and what is wrong with newer ones."""
+class Found:
+    """A run's newest whole checkpoint, and what is wrong with newer ones."""
 
     checkpoint: checkpoint.Checkpoint
     faults: tuple[str, ...]
@@ -243,14 +284,14 @@ class _Found:
         return found
 
 
-def _to_go_on_from(folder: Path) -> _Found | None:
+def newest_of(folder: Path) -> Found | None:
     """A run that was killed before its first checkpoint has none, and goes on from its first step."""
     with memory_in_words():
         found = checkpoint.newest(folder / CHECKPOINTS)
-    return None if found is None else _Found(*found)
+    return None if found is None else Found(*found)
 
 
-def _as_it_ran(plan: Plan, found: _Found | None, folder: Path | None) -> Plan:
+def as_it_ran(plan: Plan, found: Found | None, folder: Path | None) -> Plan:
     """``plan`` with as many threads as the run has had: sums in another order are other numbers.
 
     The manifest says so for checkpoints of format 1, which do not.
@@ -315,7 +356,10 @@ def _train_and_summarize(
         if clear is error:
             raise
         raise clear from error
-    summary = _summary(training, folder, "finished", None)
+    stopped = tell.stop is not None and not training.spent
+    summary = _summary(training, folder, "stopped" if stopped else "finished", None)
+    if stopped:
+        summary["message"] = f"stopped by the reporter {tell.stop}"
     tell.finished(summary)
     return summary
 

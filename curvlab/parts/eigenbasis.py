@@ -25,7 +25,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
 from curvlab.protocols.needs import Labels, Needs
-from curvlab.protocols.preconditioner import Preconditioner
+from curvlab.protocols.preconditioner import HeldCurvature, Preconditioner
 from curvlab.protocols.reader import products, squared
 from curvlab.protocols.structure import kronecker_blocks
 
@@ -117,6 +117,10 @@ class Eigenbasis(Preconditioner[EigenState]):
                 basis = state.basis[name].to(work)
                 fresh = torch.stack([_moments(name, t.to(work), basis, labels) for t in present]).sum(0)
                 ctx.storage.updated_(state.moments[name], lambda S: S.lerp_(fresh, weight))  # noqa: B023
+
+    def curvature(self, state: EigenState) -> HeldCurvature:
+        blocks = {n: KroneckerEigen(b.Q_B, b.Q_A, state.moments[n]) for n, b in state.basis.items()}
+        return HeldCurvature(blocks, state.observed)
 
     def apply(self, state: EigenState, v: BlockVector, ctx: Context) -> Solve:
         inverse: dict[str, BlockOperator] = {}

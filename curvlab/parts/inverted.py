@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
@@ -14,7 +15,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
-from curvlab.protocols.preconditioner import Inverse, Preconditioner
+from curvlab.protocols.preconditioner import HeldCurvature, Inverse, Preconditioner
 
 
 @dataclass
@@ -71,6 +72,12 @@ class Inverted(Preconditioner[InvertedState]):
     def refresh(self, state: InvertedState, ctx: Context) -> None:
         if is_due(ctx.step, self.refresh_every):
             state.inverse = self.inverse(self.estimator.curvature(state.estimate), ctx)
+
+    def curvature(self, state: InvertedState) -> HeldCurvature | None:
+        C = self.estimator.curvature(state.estimate)
+        if not isinstance(C, BlockDiagonal):
+            return None
+        return HeldCurvature(C.blocks, self.estimator.observed(state.estimate))
 
     def apply(self, state: InvertedState, v: BlockVector, ctx: Context) -> Solve:
         return Solve(ctx.product(state.inverse, v, "factors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from curvlab.linalg.operator import LinearOperator
@@ -47,6 +48,10 @@ class CurvatureEstimator(ABC, Generic[S]):
     @abstractmethod
     def observe(self, state: S, seen: Evaluation, ctx: Context) -> None:
         """Take in one evaluation."""
+
+    def observed(self, state: S) -> Mapping[str, int]:
+        """How often each block was observed; blocks that are not counted are absent."""
+        return {}
 
     @abstractmethod
     def curvature(self, state: S) -> LinearOperator[BlockVector]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.operator import BlockOperator, LinearOperator
 from curvlab.linalg.secants import Pairs
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
@@ -16,6 +17,17 @@ from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.report import Event
 
 S = TypeVar("S", bound=Any)
+
+
+@dataclass(frozen=True)
+class HeldCurvature:
+    """An estimate of C, the curvature of the mean loss, without damping: an operator for each block.
+
+    ``observed`` says how often each block was observed; it lacks blocks that are not counted.
+    """
+
+    blocks: Mapping[str, BlockOperator]
+    observed: Mapping[str, int]
 
 
 class Inverse(ABC):
@@ -118,6 +130,10 @@ class Preconditioner(ABC, Generic[S]):
     @abstractmethod
     def apply(self, state: S, v: BlockVector, ctx: Context) -> Solve:
         """The update for gradient ``v``; changes neither.  The solution is a fresh vector, or borrowed."""
+
+    def curvature(self, state: S) -> HeldCurvature | None:
+        """The estimate of C that the state holds, sharing its memory; ``None`` if it holds none."""
+        return None
 
     def fallible(self, state: S, step: int) -> bool:
         """Whether this step's ``observe``, ``refresh`` or ``apply`` may fail on good numbers.

@@ -65,8 +65,22 @@ class Event:
     detail: Mapping[str, Any]
 
 
+class StopRun(Exception):
+    """Raised by a reporter to end the run on purpose, with the reason as its text.
+
+    The run writes a checkpoint of its present step and ends with the exit reason ``stopped``, which is not
+    an error: ``curvlab train`` exits with 0, and ``curvlab.train`` returns the run.  It can be resumed.  The
+    other reporters are called first, and all of them once more at the end.  A stop that is raised when the
+    budget is used up, or in ``finished``, changes nothing.
+    """
+
+
 class Reporter(ABC):  # noqa: B024  every method has a default: a reporter listens to what it likes
-    """Listens to a run."""
+    """Listens to a run; ``StopRun``, raised in a method, ends it.
+
+    Any other exception removes the reporter from the run, which goes on, and becomes the event
+    ``reporter-failed``.
+    """
 
     def started(self, manifest: Mapping[str, Any]) -> None:
         """The run is about to train."""

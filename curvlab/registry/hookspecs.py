@@ -1,4 +1,4 @@
-"""The five hooks that a plugin may implement: empty functions whose signatures are the contract.
+"""The six hooks that a plugin may implement: empty functions whose signatures are the contract.
 
 A plugin is a distribution with an entry point in the group ``curvlab``.  The module it names says
 ``api_version = "1.0"`` and decorates its functions with ``curvlab.hookimpl``; an implementation
@@ -18,7 +18,7 @@ from curvlab.registry.identity import PROJECT
 if TYPE_CHECKING:
     import typer
 
-    from curvlab.protocols.report import StepRecord
+    from curvlab.protocols.report import EvalRecord, StepRecord
     from curvlab.registry.registry import Registry
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -41,7 +41,15 @@ def curvlab_run_started(manifest: Mapping[str, Any]) -> None:
 
 @hookspec
 def curvlab_step_finished(record: StepRecord) -> None:
-    """A step that is logged (every ``run.log_every``) was taken."""
+    """A step that is logged (every ``run.log_every``) was taken.
+
+    ``StopRun`` of ``curvlab.protocols.report``, raised in a hook of a run, ends the run on purpose.
+    """
+
+
+@hookspec
+def curvlab_evaluation_finished(record: EvalRecord) -> None:
+    """The task's metrics were computed, every ``run.eval_every``; ``record.metrics`` has them by name."""
 
 
 @hookspec

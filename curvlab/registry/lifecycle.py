@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curvlab.errors import PluginError, raised
-from curvlab.protocols.report import Reporter, StepRecord
+from curvlab.protocols.report import EvalRecord, Reporter, StepRecord, StopRun
 from curvlab.registry.loader import implementations
 from curvlab.registry.registry import Registry
 
-_STARTED, _STEPPED, _FINISHED = "curvlab_run_started", "curvlab_step_finished", "curvlab_run_finished"
+_STARTED, _STEPPED = "curvlab_run_started", "curvlab_step_finished"
+_EVALUATED, _FINISHED = "curvlab_evaluation_finished", "curvlab_run_finished"
 
 
 def run_listeners(registry: Registry) -> tuple[PluginListener, ...]:
     """One reporter for each plugin that implements a hook of a run's life."""
     plugins = {
         name
-        for hook in (_STARTED, _STEPPED, _FINISHED)
+        for hook in (_STARTED, _STEPPED, _EVALUATED, _FINISHED)
         for name, _ in implementations(registry.manager, hook)
     }
     return tuple(PluginListener(name, registry) for name in sorted(plugins))
@@ -42,6 +43,10 @@ class PluginListener(Reporter):
         """``curvlab_step_finished``."""
         self._call(_STEPPED, record=record)
 
+    def evaluated(self, record: EvalRecord) -> None:
+        """``curvlab_evaluation_finished``."""
+        self._call(_EVALUATED, record=record)
+
     def finished(self, summary: Mapping[str, Any]) -> None:
         """``curvlab_run_finished``."""
         self._call(_FINISHED, summary=summary)
@@ -50,7 +55,7 @@ class PluginListener(Reporter):
         for _, call in implementations(self.registry.manager, hook, self.plugin):
             try:
                 call(**arguments)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, StopRun):
                 raise
             except BaseException as err:  # a plugin may raise anything, SystemExit included
                 raise PluginError(f'plugin "{self.plugin}": {hook} raised {raised(err)}') from err

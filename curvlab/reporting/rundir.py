@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curvlab.errors import RunFolderError, UsageError
-from curvlab.files import parsed_object, read_document, reading
+from curvlab.errors import UsageError
+from curvlab.files import read_document, read_lines, reading
 
 CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
 METRICS, EVENTS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "events.jsonl", "summary.json", "checkpoints"
@@ -48,6 +48,20 @@ class RunDir:
         """Whether the run came to the end of its budget."""
         return self.summary.get("exit_reason") == "finished"
 
+    def in_use(self) -> bool:
+        """Whether a process trains in the folder; never on Windows, where no lock says so."""
+        try:
+            import fcntl
+        except ImportError:
+            return False
+        path = self.path / CONFIG
+        with reading(path), path.open("rb") as file:
+            try:  # shared, and given back at once: a run that begins meanwhile waits for longer than this
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     @property
     def resolved(self) -> str:
         """The text of the configuration with everything spelled out."""
@@ -69,14 +83,7 @@ class RunDir:
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
         """The objects of a ``.jsonl`` file, but for a last line that was torn by a kill."""
-        path = self.path / name
-        with reading(path):
-            whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        for number, line in enumerate(whole, start=1):
-            try:
-                yield parsed_object(line)
-            except ValueError as error:
-                raise RunFolderError(f"{path}:{number}: not a JSON object: {error}") from error
+        return read_lines(self.path / name)
 
     def _document(self, name: str) -> dict[str, Any]:
         return read_document(self.path / name, "delete it; the next `curvlab resume` writes a new one")

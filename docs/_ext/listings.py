@@ -18,6 +18,7 @@ from typing import Any
 import tomli_w
 
 import curvlab.config
+from curvlab.config.field_notes import field_notes
 from curvlab.config.knobs import MethodFile, read_method
 from curvlab.config.schema import REQUIRED, settings_of, words
 from curvlab.config.tree import plain
@@ -32,10 +33,6 @@ PLUGINS = sorted(folder.name for folder in (Path(__file__).parents[2] / "plugins
 
 #: distributions whose parts the pages list: ours, whatever else is installed
 OURS = re.compile(rf"curvlab(-({'|'.join(PLUGINS)}))?")
-
-#: ``#: text`` behind a field, or on the lines before it
-BEHIND = re.compile(r"^    (\w+)\s*:[^#\n]*#: (.*)$", re.MULTILINE)
-BEFORE = re.compile(r"((?:^    #: .*\n)+)    (\w+)\s*:", re.MULTILINE)
 
 #: a value in words that say which values there are
 QUOTED = re.compile(r'("[^"]+")')
@@ -121,7 +118,7 @@ def protocol(path: str) -> str:
 def record(path: str) -> str:
     """A record: its docstring and its fields."""
     cls = import_object(path)
-    notes = _field_notes(cls)
+    notes = field_notes(cls)
     rows = [
         (f"`{f.name}`", f"`{_cell(str(f.type))}`", notes.get(f.name, ""))
         for f in dataclasses.fields(cls)
@@ -223,7 +220,7 @@ def _part(entry: PartEntry) -> str:
     if entry.kind == "structure":
         good_for = [c.__name__ for c in (Gram, Group) if issubclass(cls, c)]
         text.append(f"Capabilities: {', '.join(good_for)}.")
-    notes = _field_notes(cls)
+    notes = field_notes(cls)
     rows = [
         (f"`{s.name}`", QUOTED.sub(r"`\1`", words(s.annotation)), _default(s.default), notes.get(s.name, ""))
         for s in settings_of(cls).values()
@@ -276,7 +273,7 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(cls: type) -> str:
-    notes = _field_notes(cls)
+    notes = field_notes(cls)
     rows = [
         (f"`{n}`", f"`{_cell(str(t))}`", notes.get(n, ""))
         for n, t in vars(cls).get("__annotations__", {}).items()
@@ -315,13 +312,6 @@ def _doc(thing: Any) -> str:
     target = thing.fget if isinstance(thing, property) else thing
     text = NOTES.sub("", inspect.cleandoc(target.__doc__ or ""))
     return text.replace("$", r"\$")
-
-
-def _field_notes(cls: type) -> dict[str, str]:
-    """What ``#:`` comments say of fields."""
-    source = "\n".join(inspect.getsource(c) for c in reversed(cls.__mro__) if dataclasses.is_dataclass(c))
-    before = {n: " ".join(line.strip()[3:] for line in t.splitlines()) for t, n in BEFORE.findall(source)}
-    return {**before, **dict(BEHIND.findall(source))}
 
 
 def _cell(text: str) -> str:

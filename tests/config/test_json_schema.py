@@ -47,6 +47,7 @@ GOOD: list[dict[str, Any]] = [
             "step": {"use": "picky", "count": 1, "pair": [1, "a"]},
         }
     },
+    {"task": "digits", "method": "plain", "run": {"steps": 1}, "report": ["quiet", {"use": "console"}]},
     {"sampler": {"batch_size": 3}, "precision": {"device": "cuda"}, "report": "quiet", "extends": ["a.toml"]},
     {"task": {"use": "my.module:Task", "anything": 1}},
 ]

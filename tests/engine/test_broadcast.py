@@ -12,9 +12,12 @@ import torch
 from curvlab.engine.broadcast import Broadcast
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.loop import training_loop
+from curvlab.engine.run import train_plan
 from curvlab.engine.training import prepare
-from curvlab.protocols.report import Event, Reporter, StepRecord
-from tests.engine.small_run import PLAIN, small_plan
+from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord, StopRun
+from curvlab.reporting.rundir import RunDir
+from curvlab.reporting.runlog import RunLog
+from tests.engine.small_run import PLAIN, same, small_plan
 
 
 class Diary(Reporter):
@@ -52,6 +55,52 @@ def test_a_reporter_that_raises_becomes_one_event_and_the_run_goes_on() -> None:
     assert diary.events[0].detail["reporter"] == "Failing"
     assert error.startswith(f"ValueError: somebody else's bug ({__file__}:")
     assert training.progress.events == {"reporter-failed": 1}
+
+
+class StopsAt(Reporter):
+    def __init__(self, step: int) -> None:
+        self.step, self.finals = step, list[Mapping[str, Any]]()
+
+    def stepped(self, record: StepRecord) -> None:
+        if record.step == self.step:
+            raise StopRun("it is enough")
+
+    def evaluated(self, record: EvalRecord) -> None:
+        if record.step == self.step:
+            raise StopRun("too late to be the reason")
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        self.finals.append(summary)
+
+
+def test_a_reporter_may_end_the_run_which_keeps_a_checkpoint_and_can_go_on(tmp_path: Path) -> None:
+    plan = small_plan(PLAIN, steps=9, log_every=1, eval_every=4)
+    stopping, hearing = StopsAt(4), StopsAt(99)
+    run = train_plan(plan, out=tmp_path, log=RunLog, listeners=(stopping, hearing))
+    assert (run.summary["exit_reason"], run.summary["exit_code"], run.summary["steps"]) == ("stopped", 0, 4)
+    assert run.summary["message"] == "stopped by the reporter StopsAt: it is enough"
+    assert run.summary["checkpoint"] == "checkpoints/step-00000004"
+    assert [one["step"] for one in run.metrics("step")] == [1, 2, 3, 4]
+    assert stopping.finals == hearing.finals == [run.summary]
+    (event,) = RunDir(run.folder).events()
+    assert (event["name"], event["step"], event["detail"]["reporter"]) == ("stopped", 4, "StopsAt")
+    resumed = train_plan(plan, out=tmp_path, log=RunLog, resume_from=run.folder)
+    whole = train_plan(plan, out=tmp_path / "whole", log=RunLog)
+    assert resumed.summary["exit_reason"] == "finished"
+    same(resumed, whole)
+
+
+@pytest.mark.parametrize("step", [0, 9])
+def test_a_stop_before_the_first_step_or_at_the_last(step: int, tmp_path: Path) -> None:
+    class Early(StopsAt):
+        def started(self, manifest: Mapping[str, Any]) -> None:
+            if self.step == 0:
+                raise StopRun
+
+    run = train_plan(
+        small_plan(PLAIN, steps=9, log_every=1), out=tmp_path, log=RunLog, listeners=(Early(step),)
+    )
+    assert (run.summary["steps"], run.summary["exit_reason"]) == (step, "finished" if step else "stopped")
 
 
 def test_an_error_of_the_log_itself_ends_the_run() -> None:

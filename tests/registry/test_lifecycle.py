@@ -9,7 +9,7 @@ import pytest
 
 from curvlab.engine.broadcast import Broadcast
 from curvlab.errors import PluginError
-from curvlab.protocols.report import Event, Reporter, StepRecord
+from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
 from curvlab.registry import Registry
 from curvlab.registry.lifecycle import run_listeners
 from tests.registry.sites import module
@@ -26,6 +26,9 @@ def curvlab_run_started(manifest):
 @hookimpl
 def curvlab_step_finished(record):
     heard.append(("step", record.step))
+@hookimpl
+def curvlab_evaluation_finished(record):
+    heard.append(("evaluated", record.metrics))
 @hookimpl
 def curvlab_run_finished():
     heard.append(("finished",))
@@ -50,10 +53,16 @@ def test_hooks_are_called_with_the_arguments_they_take(registry_with: RegistryWi
     (listener,) = run_listeners(registry_with({"hears": module(more=HEARS)}))
     listener.started({"seed": 1})
     listener.stepped(RECORD)
+    listener.evaluated(EvalRecord(1, 0.1, {"val_loss": 0.5}))
     listener.finished({"steps": 1})
     import mod_hears
 
-    assert mod_hears.heard == [("started", {"seed": 1}), ("step", 1), ("finished",)]
+    assert mod_hears.heard == [
+        ("started", {"seed": 1}),
+        ("step", 1),
+        ("evaluated", {"val_loss": 0.5}),
+        ("finished",),
+    ]
 
 
 def test_a_hook_that_raises_is_told_with_plugin_and_hook(registry_with: RegistryWith) -> None:
@@ -62,6 +71,18 @@ def test_a_hook_that_raises_is_told_with_plugin_and_hook(registry_with: Registry
         PluginError, match='plugin "raises": curvlab_step_finished raised ZeroDivisionError: oops'
     ):
         listener.stepped(RECORD)
+
+
+def test_a_hook_may_end_the_run(registry_with: RegistryWith) -> None:
+    stops = (
+        "from curvlab.protocols.report import StopRun\n"
+        "@hookimpl\ndef curvlab_evaluation_finished(record):\n    raise StopRun('seen enough')\n"
+    )
+    tell = Broadcast()
+    tell.open(Events(), run_listeners(registry_with({"stops": module(more=stops)})), {})
+    tell.evaluated(EvalRecord(1, 0.1, {"val_loss": 0.5}))
+    assert tell.stop is not None
+    assert tell.stop.reason == "seen enough"
 
 
 def test_one_raising_plugin_does_not_silence_the_others_in_a_run(registry_with: RegistryWith) -> None:

@@ -66,11 +66,15 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("transform", "momentum"): [{}, {"nesterov": True}],
     ("transform", "ema"): [{}, {"bias_correction": False}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
+    ("reporter", "wandb"): [{"mode": "disabled"}],  # its own tests write a run
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
     ("task", "pde"): [{"equation": "tests.pde.problems:uniform"}],
     ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }
+
+#: parts whose suite runs in their own tests
+APART = {("reporter", "mlflow")}
 
 #: samples that are said to be disjoint, by sampler and setting
 DISJOINT = [
@@ -88,7 +92,7 @@ def cases() -> list[Any]:
     found = []
     for entry in (*registry().parts(), *registry().method_entries()):
         kind = entry.kind if isinstance(entry, PartEntry) else "method"
-        if kind != "structure":
+        if kind != "structure" and (kind, entry.name) not in APART:
             for k, settings in enumerate(SETTINGS.get((kind, entry.name), [{}])):
                 found.append(
                     pytest.param(kind, entry, settings, id=f"{kind}-{entry.name}" + (f"-{k}" if k else ""))

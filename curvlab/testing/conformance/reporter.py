@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from curvlab.protocols.report import EvalRecord, Event, Reporter, StepRecord
@@ -102,6 +104,28 @@ METRICS = EvalRecord(2, 0.02, {"val_loss": math.inf, "val_accuracy": 0.5})
 EVENT = Event("more-damping", 1, {"reason": "a word", "damping": 0.1, "block": None})
 
 
+class _Placed(Reporter):
+    """Another reporter, in a run whose folder is elsewhere."""
+
+    def __init__(self, part: Reporter, folder: Path) -> None:
+        self.part, self.folder = part, folder
+
+    def started(self, manifest: Mapping[str, Any]) -> None:
+        self.part.started({**manifest, "folder": str(self.folder)})
+
+    def stepped(self, record: StepRecord) -> None:
+        self.part.stepped(record)
+
+    def evaluated(self, record: EvalRecord) -> None:
+        self.part.evaluated(record)
+
+    def happened(self, event: Event) -> None:
+        self.part.happened(event)
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        self.part.finished({**summary, "folder": str(self.folder)})
+
+
 class ReporterConformance(Conformance):
     """A listener: nothing that a run tells it makes it raise, and it keeps off standard output."""
 
@@ -109,11 +133,18 @@ class ReporterConformance(Conformance):
     part: Reporter
 
     def told(self, *calls: Callable[[Reporter], None]) -> tuple[str, str]:
-        """What it prints on standard output and standard error while it is told these things."""
+        """What it prints on standard output and standard error during these calls.
+
+        The run's folder is an empty one in a folder of its own, and gone afterwards.
+        """
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            for call in calls:
-                call(self.part)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place, Path(MANIFEST["folder"]).name)
+            folder.mkdir()
+            placed = _Placed(self.part, folder)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                for call in calls:
+                    call(placed)
         return out.getvalue(), err.getvalue()
 
     @check()

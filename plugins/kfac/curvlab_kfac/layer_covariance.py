@@ -93,6 +93,9 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
             if rows.g is not None:
                 _average_(state.B[name], 1 - w, rows.g, w * rows.g_weight, ctx)
 
+    def observed(self, state: CovarianceState) -> dict[str, int]:
+        return dict(state.observed)
+
     def curvature(self, state: CovarianceState) -> BlockDiagonal:
         blocks: dict[str, BlockOperator] = {
             name: Kronecker(state.B.get(name), A) for name, A in state.A.items()

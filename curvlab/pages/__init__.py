@@ -1,0 +1,1 @@
+"""HTML pages that carry everything within them: data, script, style, and the library that draws."""
