@@ -66,6 +66,11 @@ def json_schema(registry: Registry) -> Schema:
         name: _ref(kind) if kind in ("task", METHOD) else _any([_ref(kind), _ref(f"{kind}-settings")])
         for name, kind in _TABLES.items()
     }
+    tables["callbacks"] = {
+        "type": "object",
+        "additionalProperties": _any([_ref("callback"), _ref("callback-settings")]),
+        "description": "what works around the method, by names of your own",
+    }
     files = _any([{"type": "string"}, {"type": "array", "items": {"type": "string"}}])
     schema: Schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -44,6 +44,10 @@ class Inverted(Preconditioner[InvertedState]):
         keep = Needs(factored=self.estimator.by_layer)
         return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
 
+    @property
+    def ridged(self) -> bool:
+        return self.inverse.ridged
+
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer
 

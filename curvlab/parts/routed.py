@@ -55,6 +55,10 @@ class Routed(Preconditioner[RoutedState]):
             united = united | part.needs(step)
         return united
 
+    @property
+    def ridged(self) -> bool:
+        return all(part.ridged for part in self.routes.values())
+
     def joins(self, layer: str) -> bool:
         pattern = self._route(layer)
         return pattern is not None and self.routes[pattern].joins(layer)

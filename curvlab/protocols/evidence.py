@@ -83,6 +83,9 @@ class Evaluation:
     ``∇L = Σ_terms (1/n) Σ_{v,n} residual_vn · Σ_s g aᵀ``; kinds whose labels are drawn have none.
     ``bend(v)`` is the second derivative of these residuals along a direction v, by term, valid during this
     step only (for losses that are no squares, with the root of the output Hessian held fixed).
+
+    ``beside`` is the share of ``gradient`` that comes from penalties of callbacks: no row of
+    statistics explains it.
     """
 
     examples: int
@@ -97,6 +100,7 @@ class Evaluation:
     absent: frozenset[str] = frozenset()
     residuals: Mapping[Labels, tuple[Float[Tensor, "v n"], ...]] = field(default_factory=dict)
     bend: Callable[[BlockVector], tuple[Float[Tensor, "v n"], ...]] | None = None
+    beside: BlockVector | None = None
 
     def restrict(self, layout: BlockLayout) -> Evaluation:
         """What this pass says of some of its blocks; itself if that is all of them."""
@@ -114,7 +118,9 @@ class Evaluation:
             def bend(v: BlockVector) -> tuple[Tensor, ...]:
                 return every(v.padded(whole))
 
-        return replace(self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn, bend=bend)
+        beside = None if self.beside is None else self.beside.restrict(layout)
+        gradient = self.gradient.restrict(layout)
+        return replace(self, gradient=gradient, layers=layers, ggn=ggn, bend=bend, beside=beside)
 
 
 @dataclass(frozen=True)

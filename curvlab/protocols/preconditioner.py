@@ -21,8 +21,11 @@ S = TypeVar("S", bound=Any)
 class Inverse(ABC):
     """A stateless rule: from C to an operator close to ``(C + λI)⁻¹``.
 
-    The first paragraph of an implementation says how it reads λ.
+    The first paragraph of an implementation says how it reads λ.  ``ridged``: whether it adds the curvature
+    of penalties too (``Context.damping_of``).
     """
+
+    ridged: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, C: LinearOperator[BlockVector]) -> LinearOperator[BlockVector]:
@@ -122,6 +125,11 @@ class Preconditioner(ABC, Generic[S]):
     @property
     def iterates(self) -> bool:
         """Whether its ``Solve`` carries earlier iterates, for a step rule to choose from."""
+        return False
+
+    @property
+    def ridged(self) -> bool:
+        """Whether it adds the curvature ρI of callbacks' penalties to its damping (``Context.damping_of``)."""
         return False
 
     def learn(self, state: S, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
