@@ -85,8 +85,8 @@ def closure() -> set[str]:
 
 def test_there_is_a_plugin() -> None:
     found = {
-        "firstorder", "graphs", "hessianfree", "huggingface", "kfac", "lbfgs", "pinn", "precision",
-        "samplespace", "shampoo", "singd", "speech", "structures",
+        "adas", "compress", "firstorder", "graphs", "hessianfree", "huggingface", "kfac", "lbfgs", "pinn",
+        "precision", "samplespace", "shampoo", "singd", "speech", "structures",
     }  # fmt: skip
     assert found <= set(PLUGINS)
 

@@ -53,7 +53,7 @@ class Companions:
         return found
 
     def block_ridge(self, blocks: Blocks) -> dict[str, float]:
-        """The same by block: the largest of its parameters, so that a bias column is damped as its matrix is."""
+        """The same by block: the largest of its parameters, so a bias column is damped as its matrix is."""
         ridge = self.ridge()
         if not ridge:
             return {}

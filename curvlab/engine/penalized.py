@@ -95,6 +95,8 @@ class Penalized(Objective):
         leaves = {name: t.detach().requires_grad_() for name, t in at.items()}
         with torch.enable_grad(), without_autocast(next(iter(leaves.values())).device):
             value = self.companions.penalty(self.model, leaves)
+            if not value.requires_grad:  # no term is on at this time
+                return value, dict.fromkeys(leaves)
             parts = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         return value.detach(), dict(zip(leaves, parts, strict=True))
 

@@ -44,8 +44,8 @@ class Plan:
     ``method_name`` is what the method is called in messages.  ``resolved`` is the configuration
     with every value spelled out, as plain data for ``resolved.toml``; ``given`` is the text of the
     configuration as the user gave it; ``provenance`` says, per part in use, which distribution and
-    version it came from, for the manifest.  ``readers`` are what layers are read by, in order.  ``callbacks`` work around
-    the method, by the names that the configuration gives them.
+    version it came from, for the manifest.  ``readers`` are what layers are read by, in order.  ``callbacks``
+    work around the method, by the names that the configuration gives them.
     """
 
     run: RunSettings

@@ -12,7 +12,7 @@ from curvlab.protocols.callback import Callback, Notice
 
 @dataclass
 class EarlyStopState:
-    """Sum of this epoch's losses and their number; the best mean so far; epochs since without a better one."""
+    """Sum and number of this epoch's losses; the best mean so far; epochs since then."""
 
     total: float = 0.0
     steps: int = 0

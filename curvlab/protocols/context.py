@@ -21,7 +21,9 @@ class Context:
     """Step number (from 0), damping λ of ``C + λI``, arithmetic, randomness, and how states are written.
 
     ``ridge`` is curvature ρI by block that penalties of callbacks add to that of the loss; a part that is
-    ``ridged`` reads λ by ``damping_of``.  States are allocated by ``zeros`` and ``like``, in the dtype of their role; a part names no dtype.
+    ``ridged`` reads λ by ``damping_of``.
+
+    States are allocated by ``zeros`` and ``like``, in the dtype of their role; a part names no dtype.
     """
 
     step: int

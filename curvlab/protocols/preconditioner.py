@@ -129,7 +129,7 @@ class Preconditioner(ABC, Generic[S]):
 
     @property
     def ridged(self) -> bool:
-        """Whether it adds the curvature ρI of callbacks' penalties to its damping (``Context.damping_of``)."""
+        """Whether it adds the curvature ρI of penalties to its damping (``Context.damping_of``)."""
         return False
 
     def learn(self, state: S, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:

@@ -126,7 +126,9 @@ def test_factors_are_damped_by_lambda_and_the_curvature_of_penalties(relative: b
     # split damping with λ' in place of λ, which the same inverse makes without any ridge
     bare = Context(0, total / mean, Lapack(), torch.Generator())
     split = SplitCholesky(relative=relative)
-    assert_close(split(C, ctx).blocks["one"].product(g), split(C, bare).blocks["one"].product(g), condition=100.0)
+    assert_close(
+        split(C, ctx).blocks["one"].product(g), split(C, bare).blocks["one"].product(g), condition=100.0
+    )
 
 
 #: how the curvature of a penalty reaches a method

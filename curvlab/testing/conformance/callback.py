@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +103,9 @@ class CallbackConformance(Stateful):
         value = self._penalty(run, leaves)
         assert isinstance(value, Tensor) and value.dim() == 0, f"{self.name}.penalty gives {value!r}"  # noqa: PT018
         assert bool(torch.isfinite(value)), f"{self.name}.penalty is {float(value)}"
-        assert value.requires_grad, f"{self.name}.penalty does not depend on the parameters ``at``"
-        parts = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        parts: Sequence[Tensor | None] = [None] * len(leaves)
+        if value.requires_grad:
+            parts = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         way = {n: normal(*t.shape, seed=k) for k, (n, t) in enumerate(leaves.items())}
         slope = sum(float((g * way[n]).sum()) for n, g in zip(leaves, parts, strict=True) if g is not None)
         h = 1e-6
@@ -165,7 +166,9 @@ class CallbackConformance(Stateful):
             try:
                 json.dumps(dict(notice.detail))
             except TypeError as error:
-                raise AssertionError(f"{self.name}: the notice {notice.name} cannot be written: {error}") from error
+                raise AssertionError(
+                    f"{self.name}: the notice {notice.name} cannot be written: {error}"
+                ) from error
 
     @check()
     def check_stops(self) -> None:
