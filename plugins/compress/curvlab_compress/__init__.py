@@ -14,7 +14,7 @@ api_version = "1.0"
 
 @hookimpl
 def curvlab_register(registry: Any) -> None:
-    """The task of factorized layers, and the callback that trains and prunes them."""
+    """The task of factorized layers, the callback that trains and prunes them, and that of blocks."""
     registry.add(
         "task",
         "svd",
@@ -27,4 +27,10 @@ def curvlab_register(registry: Any) -> None:
         "svd-training",
         "curvlab_compress.svd_training:SvdTraining",
         summary="keeps U and V orthogonal, makes s sparse, and prunes it by energy",
+    )
+    registry.add(
+        "callback",
+        "block-admm",
+        "curvlab_compress.block_admm:BlockAdmm",
+        summary="blocks of weights of one magnitude, or zero, by ADMM",
     )
