@@ -15,3 +15,9 @@ api_version = "1.0"
 @hookimpl
 def curvlab_register(registry: Any) -> None:
     """The callback."""
+    registry.add(
+        "callback",
+        "adas",
+        "curvlab_adas.adas:Adas",
+        summary="a rate for each layer and epoch from the growth of its rank",
+    )

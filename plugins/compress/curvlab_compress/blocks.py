@@ -58,7 +58,9 @@ class Tiling:
 
 def chosen(W: Tensor, tiling: Tiling, ratio: float, goal: Goal) -> Bool[Tensor, " b"]:
     """The ``⌊ratio · blocks⌋`` blocks whose projection moves W least; of equal ones, the first."""
-    lost = (W - projected(W, tiling, torch.ones(tiling.count, dtype=torch.bool, device=W.device), goal)).square()
+    lost = (
+        W - projected(W, tiling, torch.ones(tiling.count, dtype=torch.bool, device=W.device), goal)
+    ).square()
     cost = tiling.tiles(lost).sum(1)
     mask = torch.zeros(tiling.count, dtype=torch.bool, device=W.device)
     mask[cost.argsort(stable=True)[: math.floor(ratio * tiling.count)]] = True
