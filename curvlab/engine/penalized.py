@@ -39,8 +39,9 @@ class Penalized(Objective):
         loss = self.mine()
         value, gradient = self._differentiated(self._present())
         for name, p in self.model.named_parameters():
-            if gradient.get(name) is not None:
-                p.grad = gradient[name] if p.grad is None else p.grad + gradient[name]
+            g = gradient.get(name)
+            if g is not None:
+                p.grad = g if p.grad is None else p.grad + g
         return loss + value
 
     def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
@@ -51,7 +52,11 @@ class Penalized(Objective):
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
         loss, gradient = self.mine.differentiate(at, acceptance=acceptance)
         value, more = self._differentiated({**self._present(), **at})
-        together = {n: g if more.get(n) is None else g + more[n] for n, g in gradient.items()}
+        together = dict(gradient)
+        for name in gradient:
+            other = more.get(name)
+            if other is not None:
+                together[name] = gradient[name] + other
         return loss + value, together
 
     def start(self, seen: Evaluation) -> Float[Tensor, ""]:

@@ -152,7 +152,7 @@ def assembled(
     samples: SampleStream[Any] | None = None,
     companions: Companions | None = None,
 ) -> tuple[Workload, CurvatureOptimizer]:
-    """Data and optimizer of a plan in a precision, with these ``samples`` and ``companions`` or fresh ones."""
+    """Data and optimizer of a plan in a precision, with ``samples`` and ``companions``, or fresh ones."""
     workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
     if samples is None:
         samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)

@@ -1,4 +1,4 @@
-"""Callbacks around any method: their penalties, their curvature, their rates, and what a run keeps of them."""
+"""Callbacks around any method: their penalties, their curvature, their rates, and what a run keeps."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class CallbackConformance(Stateful):
         seen = float(there - back) / (2 * h)
         size = max(abs(slope), abs(seen), float(value.detach().abs()), 1e-3)
         assert abs(slope - seen) <= 1e-5 * size, (
-            f"{self.name}.penalty: its slope along a direction is {slope:.6g}, by finite differences {seen:.6g}"
+            f"{self.name}.penalty: slope {slope:.6g} along a direction, by finite differences {seen:.6g}"
         )
 
     @check()

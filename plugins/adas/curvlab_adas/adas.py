@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,17 +34,18 @@ class AdasState:
 class Adas(Callback[AdasState]):
     """AdaS (Hosseini and Plataniotis 2020, arXiv 2006.06587): rates from the growth of knowledge gain.
 
-    The weight of a convolution ``[o, c, …]`` is unfolded into matrices ``o × (c …)`` and ``c × (o …)``.  Each is
-    freed of noise by EVBMF; its gain is ``G = Σ d / (L d₁)``, the layer's their mean Ḡ.  At the end of epoch t
+    The weight of a convolution ``[o, c, …]`` is unfolded into matrices ``o × (c …)`` and ``c × (o …)``.  Each
+    is freed of noise by EVBMF; its gain is ``G = Σ d / (L d₁)``, the layer's their mean Ḡ.  At the end of
+    epoch t
 
         η ← max(beta · η + zeta · (Ḡ_t − Ḡ_{t−1}), 1e-20),
 
-    from ``initial`` on.  The layer's parameters move with ``η / initial`` times the method's rate, so SGD with
-    ``lr = initial`` is the paper's.  A parameter of any other layer has the rate of the last convolution
+    from ``initial`` on.  The layer's parameters move with ``η / initial`` times the method's rate, so SGD
+    with ``lr = initial`` is the paper's.  A parameter of any other layer has the rate of the last convolution
     before it, in the order in which the model names its modules; those before the first have the first's.
 
-    A model without convolutions: every linear layer is measured by its own weight, as one matrix, in the place
-    of the convolutions.  Raises ``ConfigError`` for a model without linear layers, too.
+    A model without convolutions: every linear layer is measured by its own weight, as one matrix, in the
+    place of the convolutions.  Raises ``ConfigError`` for a model without linear layers, too.
 
     A layer whose weight is not finite keeps its last gain.  Costs singular values of two matrices a layer and
     epoch.  Reports ``adas`` after each epoch: gain, share of the rank, condition and rate of each layer.
@@ -59,7 +61,7 @@ class Adas(Callback[AdasState]):
         check_bounds(self)
 
     def init(self, model: nn.Module) -> AdasState:
-        layers = measured_layers(model)
+        layers = measured_weights(model)
         if not layers:
             raise ConfigError(
                 Fault(
@@ -67,7 +69,7 @@ class Adas(Callback[AdasState]):
                     hint="remove the callback",
                 )
             )
-        gains = {name: _mean_gain(measures(layer.weight)) for name, layer in layers.items()}
+        gains = {name: _mean_gain(measures(weight)) for name, weight in layers.items()}
         return AdasState(gains, dict.fromkeys(layers, self.initial), owners(model, set(layers)))
 
     def rates(self, state: AdasState) -> Mapping[str, float]:
@@ -75,8 +77,8 @@ class Adas(Callback[AdasState]):
 
     def epoch_ended(self, state: AdasState, model: nn.Module, epoch: int) -> tuple[Notice, ...]:
         told: dict[str, dict[str, float]] = {}
-        for name, layer in measured_layers(model).items():
-            found = measures(layer.weight) if bool(torch.isfinite(layer.weight).all()) else []
+        for name, weight in measured_weights(model).items():
+            found = measures(weight) if bool(torch.isfinite(weight).all()) else []
             gain = _mean_gain(found) if found else state.gains[name]
             grown = gain - state.gains[name]
             state.gains[name] = gain
@@ -90,19 +92,21 @@ class Adas(Callback[AdasState]):
         return (Notice("adas", {"layers": told}),)
 
 
-def measured_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The convolutions of a model by name, or its linear layers if it has none."""
-    for kinds in (CONVOLUTIONS, nn.Linear):
-        found = {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+def measured_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model's convolutions by layer, or of its linear layers if it has none."""
+    kinds: tuple[tuple[type[nn.Module], ...], ...] = (CONVOLUTIONS, (nn.Linear,))
+    for each in kinds:
+        found: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, each)}
         if found:
-            return found
+            return {name: layer.weight for name, layer in found.items()}
     return {}
 
 
 def owners(model: nn.Module, measured: set[str]) -> dict[str, str]:
     """Each parameter's measured layer: its own, else the last before it, else the first."""
     first = next(n for n, _ in model.named_modules() if n in measured)
-    found, last = {}, first
+    found: dict[str, str] = {}
+    last = first
     for name, module in model.named_modules():
         last = name if name in measured else last
         for own, _ in module.named_parameters(recurse=False):

@@ -1,7 +1,7 @@
 """Empirical variational Bayes matrix factorization: which singular values of a matrix are more than noise.
 
-The global analytic solution of Nakajima, Sugiyama, Babacan and Tomioka (2013, JMLR 14, 1–37) for a matrix that
-is observed entirely, with the noise variance estimated by minimizing the free energy.
+The global analytic solution of Nakajima, Sugiyama, Babacan and Tomioka (2013, JMLR 14, 1–37) for a matrix
+that is observed entirely, with the noise variance estimated by minimizing the free energy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ TAU = 2.5129
 #: the noise variance is at least this fraction of the mean square: that of a matrix of exact low rank is zero
 LEAST = 1e-20
 
-#: variances on the first grid, and rounds of golden section after it, each of which leaves 0.618 of the bracket
+#: variances on the first grid, and rounds of golden section, each of which leaves 0.618 of the bracket
 GRID, ROUNDS = 512, 60
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """Singular values of an L × M matrix, L ≤ M, after shrinkage, largest first; ``variance`` of its noise."""
+    """Singular values of an L × M matrix, L ≤ M, after shrinkage, largest first; ``variance``: its noise."""
 
     values: Float[Tensor, " r"]
     variance: float

@@ -16,7 +16,7 @@ import torch
 
 from curvlab_adas.evbmf import shrunk
 
-#: variances that the reference looks at, evenly in their logarithm, and again between the neighbors of the best
+#: variances looked at, evenly in their logarithm, and rounds between the neighbors of the best
 LOOKS, AGAIN = 1_000, 6
 
 
@@ -89,5 +89,5 @@ if __name__ == "__main__":
     wrong = [seed for seed, (a, b, _) in enumerate(found) if a != b]
     worst = max(d for a, b, d in found if a == b)
     print(
-        f"{len(found)} matrices; ranks differ for {len(wrong)} (seeds {wrong[:10]}); largest difference {worst:.2e}"
+        f"{len(found)} matrices; ranks differ for {len(wrong)} {wrong[:10]}; largest difference {worst:.2e}"
     )

@@ -53,9 +53,9 @@ class BlockAdmm(Callback[AdmmState]):
     the last two at the end of every ``every``-th epoch; Z begins as Π(W).  The penalty's curvature ρI is its
     ``ridge``: it enters damping or products, never layer statistics.
 
-    At the end of epoch ``harden_after``, if given, ``W ← Π(W)``, the blocks and signs stay what they are then,
-    and the penalty ends.  What follows is fine-tuning: after each step W is projected on this set of fixed
-    blocks and signs, so a block is a single number, or zero.
+    At the end of epoch ``harden_after``, if given, ``W ← Π(W)``, the blocks and signs stay what they are
+    then, and the penalty ends.  What follows is fine-tuning: after each step W is projected on this set of
+    fixed blocks and signs, so a block is a single number, or zero.
 
     ``only`` are patterns of parameter names.  State: three tensors of the size of each weight.  Reports
     ``block-admm`` after each epoch: numbers stored before and after, and ``‖W − Π(W)‖ / ‖W‖`` over all
@@ -134,9 +134,9 @@ class BlockAdmm(Callback[AdmmState]):
     def _tiling(self, p: Tensor) -> Tiling:
         return Tiling(tuple(p.shape), self.rows, self.columns)
 
-    def _weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+    def _weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The weights that are constrained, by name; raises ``ConfigError`` for a pattern without any."""
-        found: dict[str, nn.Parameter] = {}
+        found: dict[str, Tensor] = {}
         for module_name, module in model.named_modules():
             if isinstance(module, KINDS) and module.weight.requires_grad:
                 found[f"{module_name}.weight" if module_name else "weight"] = module.weight

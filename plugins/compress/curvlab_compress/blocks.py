@@ -17,7 +17,7 @@ Goal = Literal["unify", "prune"]
 
 @dataclass(frozen=True)
 class Tiling:
-    """A weight ``[o, …]`` as its matrix ``[o, i]`` in blocks ``height × width``; those at the edges may be smaller."""
+    """A weight ``[o, …]`` as its matrix ``[o, i]`` in blocks ``height × width``, cut off at the edges."""
 
     shape: tuple[int, ...]
     height: int
@@ -72,8 +72,8 @@ def projected(
 ) -> Tensor:
     """The nearest matrix whose blocks in ``mask`` are of one magnitude with the signs of W, or zero.
 
-    The magnitude of a block is the mean of ``|w|``: least squares for fixed signs.  A zero counts as positive.
-    With other ``signs`` σ it is the mean of ``σ w``, or zero if that is negative.
+    The magnitude of a block is the mean of ``|w|``: least squares for fixed signs.  A zero counts as
+    positive. With other ``signs`` σ it is the mean of ``σ w``, or zero if that is negative.
     """
     if goal == "prune":
         unified = torch.zeros_like(tiling.tiles(W))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -82,9 +82,7 @@ def _low_rank(layer: SvdLayer) -> nn.Module:
     return nn.Sequential(right, left)
 
 
-def _like(
-    right: nn.Module, left: nn.Module, kernel: object, stride: object, padding: object, dilation: object
-) -> nn.Module:
+def _like(right: Any, left: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> nn.Module:
     """A convolution of these windows, from the inputs of ``right`` to the outputs of ``left``."""
     kind: type = type(right)
     made: nn.Module = kind(
@@ -100,7 +98,8 @@ def _like(
     return made
 
 
-def _filled(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
+def _filled(layer: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
     layer.weight = nn.Parameter(weight.detach().clone())
     layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-    return layer
+    made: nn.Module = layer
+    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,10 @@ class SvdLayer(nn.Module):
     of U.  Of a convolution, ``split`` says which matrix it is; under "spatial" ``right`` works along the
     height, with the stride and padding of the height, and ``left`` along the width.
     """
+
+    right: Any
+    left: Any
+    scale: Scale
 
     def __init__(self, right: nn.Module, scale: Scale, left: nn.Module, split: Split) -> None:
         super().__init__()
@@ -75,7 +79,7 @@ def decomposable(module: nn.Module, split: Split) -> bool:
     """
     if type(module) is nn.Linear:
         return True
-    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or module.groups != 1:  # type: ignore[union-attr]
+    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or module.groups != 1:
         return False
     plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.padding != "same"
     return split == "channel" or plain
@@ -102,6 +106,7 @@ def decomposed(module: nn.Module, split: Split) -> SvdLayer:
     n, c, h, w = module.weight.shape
     # matrix [n w, c h]: U has a row for each output channel and column of the kernel
     U, s, V = _svd(module.weight.permute(0, 3, 1, 2).reshape(n * w, c * h))
+    assert isinstance(module, nn.Conv2d)
     first, second = _halves(module, len(s))
     _fill(first, V.mT.reshape(len(s), c, h, 1), None)
     _fill(second, U.reshape(n, w, len(s)).permute(0, 2, 1).unsqueeze(2), module.bias)
@@ -136,7 +141,7 @@ def _conv(like: nn.Conv1d | nn.Conv2d | nn.Conv3d, weight: Tensor) -> nn.Module:
         padding=like.padding,  # type: ignore[arg-type]
         dilation=like.dilation,  # type: ignore[arg-type]
         bias=False,
-        padding_mode=like.padding_mode,  # type: ignore[arg-type]
+        padding_mode=like.padding_mode,
     )
     _fill(made, weight, None)
     return made
@@ -151,7 +156,7 @@ def _halves(like: nn.Conv2d, r: int) -> tuple[nn.Conv2d, nn.Conv2d]:
     return first, second
 
 
-def _fill(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+def _fill(layer: Any, weight: Tensor, bias: Tensor | None) -> None:
     """Give a layer these parameters, in their own dtype and on their own device."""
     layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())

@@ -16,14 +16,16 @@ from curvlab_compress.svd_layer import Split, decomposable, decomposed
 
 @dataclass(frozen=True)
 class SvdTask(Task):
-    """The task ``of``, with linear layers and convolutions as ``U diag(s) Vᵀ`` (Yang et al. 2020, arXiv 2004.09031).
+    """The task ``of``, with linear layers and convolutions as ``U diag(s) Vᵀ``, for SVD training.
 
-    Layers are factorized once, when the model is made, with full rank; the network computes what it did, up
-    to rounding.  Each factor is an ordinary layer, so every method reads it.  ``split`` is the matrix of a
-    convolution: "channel" takes ``[n, c h w]``, "spatial" ``[n w, c h]``.  ``only`` are patterns of layer
-    names.  Convolutions in groups, heirs of torch's layers and, under "spatial", convolutions that are not of
-    two dimensions or not padded by zeros stay as they are.  Raises ``ConfigError`` for a pattern that matches
-    no layer that can be factorized.
+    By Yang et al. 2020, arXiv 2004.09031.  Layers are factorized once, when the model is made, with full
+    rank; the network computes what it did, up to rounding.  Each factor is an ordinary layer, so every method
+    reads it.  ``split`` is the matrix of a convolution: "channel" takes ``[n, c h w]``, "spatial"
+    ``[n w, c h]``.  ``only`` are patterns of layer names.
+
+    Convolutions in groups, heirs of torch's layers and, under "spatial", convolutions that are not of two
+    dimensions or not padded by zeros stay as they are.  Raises ``ConfigError`` for a pattern that matches no
+    layer that can be factorized.
     """
 
     of: Task

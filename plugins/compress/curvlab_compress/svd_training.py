@@ -26,7 +26,7 @@ FLOOR = 1e-20
 
 @dataclass
 class SvdState:
-    """Epochs so far, and by layer 1 for each singular value that is trained and 0 for each that was pruned."""
+    """Epochs so far; by layer, 1 for each singular value that is trained and 0 for each that was pruned."""
 
     masks: dict[str, Tensor]
     epochs: int = 0

@@ -193,8 +193,8 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         if damping == 0.0:
             raise ConfigError(
                 Fault(
-                    f"{PART}: on_gradient or a callback's penalty adds to the gradient what no row of residuals"
-                    " explains, which needs a damping above 0",
+                    f"{PART}: on_gradient or a callback's penalty adds to the gradient what no row of"
+                    " residuals explains, which needs a damping above 0",
                     path="damping",
                     hint="set damping; or move the transform to on_update, or remove the callback",
                 )
