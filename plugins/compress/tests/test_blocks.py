@@ -143,6 +143,7 @@ def configured(method: str, goal: Goal, **run: Any) -> dict[str, Any]:
         "run": {"epochs": 3, "seed": 0, "threads": 1, **run},
         "task": {"use": "digits", "hidden": [17], "batch_size": 256},
         "method": {"use": method},
+        "precision": "bfloat16" if method == "singd" else "float32",
         "callbacks": {"blocks": callback},
         "report": "quiet",
     }
