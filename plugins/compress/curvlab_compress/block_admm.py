@@ -87,7 +87,7 @@ class BlockAdmm(Callback[AdmmState]):
 
     def penalty(self, state: AdmmState, model: nn.Module, at: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         if state.hard:
-            return next(iter(at.values())).new_zeros((), dtype=torch.float32)
+            return next(iter(state.weights.values())).Z.new_zeros(())
         away = [(at[n].to(s.Z.dtype) - s.Z + s.U).square().sum() for n, s in state.weights.items() if n in at]
         return 0.5 * self.rho * torch.stack(away).sum()
 
