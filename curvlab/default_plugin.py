@@ -214,6 +214,12 @@ def _runs(registry: Registry) -> None:
             dtype_name=dtype,
         )
     add(
+        "callback",
+        "early-stop",
+        "curvlab.parts.early_stop:EarlyStop",
+        summary="ends a run whose training loss no longer falls",
+    )
+    add(
         "reporter",
         "console",
         "curvlab.reporting.console:Console",

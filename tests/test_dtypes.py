@@ -51,6 +51,8 @@ NAMED: Mapping[str, str] = {
     "curvlab/pde/": "points, made in float64 and given in the dtype of the parameters",
     "curvlab/tasks/": "data, made in float64 and given in the dtype of the parameters",
     "curvlab/testing/": "cases and dense references of the conformance suites",
+    "plugins/adas/curvlab_adas/evbmf.py": "ranks of weights, on the host in float64",
+    "plugins/compress/curvlab_compress/svd_training.py": "squares that fit into an energy, in float64",
     "plugins/hessianfree/curvlab_hessianfree/krylov_basis.py": "small systems on the host in float64",
     "plugins/hessianfree/curvlab_hessianfree/subspace.py": "small systems on the host in float64",
     "plugins/kbfgs/curvlab_kbfgs/sides.py": "small systems of pairs in float64",
@@ -67,6 +69,8 @@ FACTORIZES: Mapping[str, str] = {
     "curvlab/linalg/factorizations.py": "the one place that lifts, tries again and fails",
     "curvlab/testing/": "dense references of the conformance suites",
     "curvlab/tasks/quadratic.py": "the orthogonal basis of a task's matrix",
+    "plugins/adas/curvlab_adas/evbmf.py": "singular values of weights, once an epoch, outside of a step",
+    "plugins/compress/curvlab_compress/svd_layer.py": "a layer's weight, once, when a model is made",
 }
 
 

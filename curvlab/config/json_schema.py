@@ -67,6 +67,11 @@ def json_schema(registry: Registry) -> Schema:
         for name, kind in _TABLES.items()
     }
     tables["report"] = _any([tables["report"], {"type": "array", "items": _ref("reporter")}])
+    tables["callbacks"] = {
+        "type": "object",
+        "additionalProperties": _any([_ref("callback"), _ref("callback-settings")]),
+        "description": "what works around the method, by names of your own",
+    }
     files = _any([{"type": "string"}, {"type": "array", "items": {"type": "string"}}])
     schema: Schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

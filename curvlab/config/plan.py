@@ -16,6 +16,7 @@ from curvlab.engine.method import Method
 from curvlab.engine.plan import Plan, RunSettings
 from curvlab.errors import Fault
 from curvlab.protocols.backend import Backend
+from curvlab.protocols.callback import Callback
 from curvlab.protocols.report import Reporter
 from curvlab.protocols.sampler import Sampler
 from curvlab.protocols.task import Task
@@ -25,14 +26,15 @@ from curvlab.registry.registry import Registry
 from curvlab.registry.suggest import advice
 
 #: the tables of a configuration, in the order in which they are shown
-TABLES = ("run", "task", "method", "sampler", "precision", "report")
+TABLES = ("run", "task", "method", "sampler", "precision", "callbacks", "report")
 
-#: table -> protocol of the part that it describes
+#: table -> protocol of the part that it describes, or of the parts that it names
 _PARTS: Mapping[str, Any] = {
     "task": Task,
     "method": Method,
     "sampler": Sampler,
     "precision": Backend,
+    "callbacks": Mapping[str, Callback[Any]],
     "report": Reporter | tuple[Reporter, ...],
 }
 
@@ -59,7 +61,7 @@ def resolve(layers: Layers, registry: Registry | None = None) -> Resolved:
     run = _run(tree, builder)
     if run is not None:
         made["run"] = run
-    for name in ("task", "method", "precision", "report"):
+    for name in ("task", "method", "precision", "callbacks", "report"):
         if name in tree.table:
             part = builder.value(tree.table[name], _PARTS[name], name)
             if part is not None:
@@ -68,7 +70,7 @@ def resolve(layers: Layers, registry: Registry | None = None) -> Resolved:
     if sampler is not None:
         made["sampler"] = sampler
     builder.raise_faults()
-    resolved = Node({name: made[name].node for name in TABLES}, tree.origin)
+    resolved = Node({name: made[name].node for name in TABLES if name in made}, tree.origin)
     return Resolved(_plan(made, resolved, layers.given, builder), resolved)
 
 
@@ -161,6 +163,7 @@ def _plan(made: Mapping[str, Built], resolved: Node, given: str, builder: Builde
         sampler=made["sampler"].value,
         backend=made["precision"].value,
         readers=layer_readers(builder.registry),
+        callbacks=made["callbacks"].value if "callbacks" in made else {},
         reporters=(*reporters, *run_listeners(builder.registry)),
         resolved=plain(resolved),
         given=given,

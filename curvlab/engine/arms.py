@@ -8,7 +8,7 @@ parts go on from the state that they had.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +88,7 @@ class Arms:
         self.storage = Storage.of(backend, torch.Generator(device=generator.device))
         self.emit = emit
         self.members: list[Arm] = []
+        self.ridge: Callable[[Blocks], Mapping[str, float]] = lambda blocks: {}  # curvature of penalties
         self.unread: set[str] = set()  # blocks that were handed over
 
     def needs(self, step: int) -> Needs:
@@ -100,7 +101,8 @@ class Arms:
     def context(self, arm: Arm, step: int) -> Context:
         """What the parts of an arm are given in a step."""
         damping = arm.method.damping.at(arm.state.damping, step)
-        return Context(step, damping, self.backend, self.generator, self.storage)
+        ridge = self.ridge(arm.blocks)
+        return Context(step, damping, self.backend, self.generator, self.storage, ridge)
 
     def begin(self, step: int) -> None:
         """A step begins: what it rounds by chance is drawn from the method's seed and the step's number."""

@@ -38,7 +38,13 @@ def _convert(training: Training, wanted: Backend) -> None:
     old = training.optimizer
     masters = [(arm, arm.state.master) for arm in old.arms if arm.state.master is not None]
     training.workload, training.optimizer = assembled(
-        training.plan, training.model, wanted, training.samples, old.on_event, training.company
+        training.plan,
+        training.model,
+        wanted,
+        old.on_event,
+        training.samples,
+        training.companions,
+        training.company,
     )
     training.model = training.workload.model
     for arm, master in masters:  # what was rounded away comes back, where there is room for it

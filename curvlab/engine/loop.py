@@ -73,7 +73,7 @@ def evaluate(training: Training, tell: Broadcast) -> None:
 def _train_one_step(training: Training, tell: Broadcast) -> None:
     """One step, recorded where that is due; its loss is read on the host, which waits for the device."""
     progress, plan = training.progress, training.plan
-    begun = perf_counter()
+    begun, epoch = perf_counter(), int(training.epochs)
     whole = training.samples.draw()
     draw = placed(training.company.share(whole), training.optimizer.backend.moved)
     before = training.optimizer.steps
@@ -81,10 +81,26 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     taken = training.optimizer.steps > before  # or its batch was skipped, and an event says why
     progress.step += 1
     progress.examples += whole.gradient.numel()
+    _follow(training, taken, epoch)
     progress.seconds = training.company.seconds(progress.seconds + perf_counter() - begun)
     keep_to_phase(training)
     if taken and (progress.step == 1 or is_due(progress.step, plan.run.log_every)):
         _log(training, tell)
+
+
+def _follow(training: Training, taken: bool, epoch: int) -> None:
+    """Callbacks take in the step, and every epoch that it has ended; ``epoch`` had ended before."""
+    companions, optimizer = training.companions, training.optimizer
+    if taken and optimizer.last is not None:
+        companions.stepped(training.model, optimizer.last.loss)
+    for ended in range(epoch + 1, int(training.epochs) + 1):
+        for event in companions.epoch_ended(training.model, ended, training.progress.step):
+            optimizer.assignment.emit(event)
+        reason = companions.stops()
+        if reason is not None:
+            detail = {"reason": reason, "epoch": ended}
+            optimizer.assignment.emit(Event("stopped-early", training.progress.step, detail))
+            return
 
 
 def _log(training: Training, tell: Broadcast) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from curvlab.engine import saved
 from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.arms import Arm, Arms
+from curvlab.engine.companions import Companions
 from curvlab.engine.coverage import Coverage, coverage_of, report
 from curvlab.engine.facts import facts
 from curvlab.engine.gradient_cache import GradientCache
@@ -25,6 +26,7 @@ from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.engine.method import Method
 from curvlab.engine.owners import owners_of
 from curvlab.engine.passes import InPrecision, Passes
+from curvlab.engine.penalized import Penalized
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import PEAK, Settings, share
@@ -69,6 +71,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Parameters without a gradient in a step neither move nor decay, and their moments stay.  Parameters that
     were frozen and require a gradient later are trained from then on.  With ``strict``, a method that treats
     less than half of the model itself raises ``CoverageError``; otherwise it warns at the first step.
+    ``companions`` are the callbacks of a run; their penalties and rates need objectives.
     """
 
     #: torch's GradScaler then hands its scale over instead of unscaling gradients alone
@@ -91,11 +94,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         readers: Sequence[LayerReader] = SHIPPED,
         samples: SampleStream[Any] | None = None,
         placement: str = "auto",
+        companions: Companions | None = None,
     ) -> None:
         self.trained = Trained(model, method.preconditioner, readers)
         self.given = method, seed, reduction, examples, strict, readers, placement
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
         self.ranks, self.strict, self.samples = require_alike(model, ranks), strict, samples
+        self.companions = companions
         self.on_event = on_event or (lambda event: None)
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
         self.steps = 0
@@ -106,6 +111,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.assignment = Arms(
             name, self.method, backend, self.generator, lambda event: self.on_event(event), self._held
         )
+        if companions is not None:
+            self.assignment.ridge = companions.block_ridge
         self.owners = owners_of(placement, self.ranks, self.method, self._falls)
         self._own(self.blocks)
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
@@ -213,11 +220,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         needs, emit = self.needs(self.steps), self.assignment.emit
         if isinstance(closure, Objective):
             asked: Objective = closure
+            if self.companions is not None and self.companions.penalizing:
+                asked = Penalized(asked, self.companions, self.model)
             agreement, owners = ALONE, None
             if self.owners is not None:
                 agreement, owners = Agreement(self.ranks), self.owners.of
             if self.ranks is not None:
-                asked = DistributedObjective(closure, self.ranks, owners)
+                asked = DistributedObjective(asked, self.ranks, owners)
             passes = Passes.of(self.backend, self.blocks.like.device.type, self.scale)
             asked = asked if passes.plain else InPrecision(asked, passes)
             self.ambient.clear()
@@ -262,10 +271,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if arms and not self.reported:
             self.reported = True
             report(self.name, self.coverage(), strict=False)
+            if self.companions is not None and self.steps == 0:
+                self.companions.report(arms, self.assignment.emit)
         return arms
 
     def _rates(self, arm: Arm, seen: Evaluation) -> ParameterRates:
         rates = self.settings.rates(self.param_groups, arm, seen.absent)
+        if self.companions is not None:
+            rates = rates.times(self.companions.rates())
         return rates if arm.state.master is None else replace(rates, master=arm.state.master)
 
     @contextmanager

@@ -11,6 +11,7 @@ from curvlab.engine.owners import Placement
 from curvlab.model.readers.shipped import SHIPPED
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Bounds, Count, Natural, Positive
+from curvlab.protocols.callback import Callback
 from curvlab.protocols.reader import LayerReader
 from curvlab.protocols.report import Reporter
 from curvlab.protocols.sampler import Sampler
@@ -47,7 +48,8 @@ class Plan:
     ``method_name`` is what the method is called in messages.  ``resolved`` is the configuration
     with every value spelled out, as plain data for ``resolved.toml``; ``given`` is the text of the
     configuration as the user gave it; ``provenance`` says, per part in use, which distribution and
-    version it came from, for the manifest.  ``readers`` are what layers are read by, in order.
+    version it came from, for the manifest.  ``readers`` are what layers are read by, in order.  ``callbacks``
+    work around the method, by the names that the configuration gives them.
     """
 
     run: RunSettings
@@ -56,6 +58,7 @@ class Plan:
     method_name: str
     sampler: Sampler[Any]
     backend: Backend
+    callbacks: Mapping[str, Callback[Any]] = field(default_factory=dict)
     reporters: tuple[Reporter, ...] = ()
     readers: tuple[LayerReader, ...] = SHIPPED
     resolved: Mapping[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ of one of them, and each parameter's own are ratios to these.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,15 @@ class ParameterRates:
             elif whole(name) in self.ratios:
                 slot.mul_(self.ratios[whole(name)])
         return update
+
+    def times(self, factors: Mapping[str, float]) -> ParameterRates:
+        """The same with the rate of each parameter multiplied by its factor; 1 where there is none."""
+        if not factors:
+            return self
+        each = {n: self.ratios.get(n, 1.0) * factors.get(n, 1.0) for n in self.blocks.parameters}
+        own = max(each.values(), key=abs)
+        ratios = {n: r / own for n, r in each.items() if r != own}
+        return replace(self, rate=self.rate * own, ratios=ratios)
 
     @torch.no_grad()
     def write_(self, update: BlockVector, alpha: float, storage: Storage) -> None:

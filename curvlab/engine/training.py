@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.engine.checkpoint import Checkpoint
+from curvlab.engine.companions import Companions
 from curvlab.engine.company import ALONE, Company
 from curvlab.engine.health import is_finite, require_finite_tensors
 from curvlab.engine.optimizer import CurvatureOptimizer
@@ -94,14 +95,22 @@ class Training:
     company: Company = ALONE
 
     @property
+    def companions(self) -> Companions:
+        """The callbacks at work."""
+        assert self.optimizer.companions is not None
+        return self.optimizer.companions
+
+    @property
     def epochs(self) -> float:
         """Passes over the training examples so far."""
         return self.progress.examples / self.workload.size
 
     @property
     def spent(self) -> bool:
-        """Whether the budget is used up."""
+        """Whether the budget is used up, or a callback has ended the run."""
         run, done = self.plan.run, self.progress
+        if self.companions.stops() is not None:
+            return True
         if run.steps is not None:
             return done.step >= run.steps
         if run.seconds is not None:
@@ -131,7 +140,7 @@ def fraction_of(plan: Plan, progress: Progress, size: int) -> float:
 def prepare(plan: Plan, on_event: Callable[[Event], None], company: Company = ALONE) -> Training:
     """Model, data, optimizer and sampler of a plan, seeded, before the first step.  Seed torch first."""
     model, backend = plan.task.model(), plan.backend.at(0.0)
-    workload, optimizer = assembled(plan, model, backend, None, on_event, company)
+    workload, optimizer = assembled(plan, model, backend, on_event, company=company)
     built = dict(workload.model.named_buffers())
     infinite = frozenset(f"model/{n}" for n, t in built.items() if t.is_floating_point() and not is_finite(t))
     assert optimizer.samples is not None
@@ -143,16 +152,19 @@ def assembled(
     plan: Plan,
     model: nn.Module,
     backend: Backend,
-    samples: SampleStream[Any] | None,
     on_event: Callable[[Event], None],
+    samples: SampleStream[Any] | None = None,
+    companions: Companions | None = None,
     company: Company = ALONE,
 ) -> tuple[Workload, CurvatureOptimizer]:
-    """Data and optimizer of a plan in a precision, with ``samples`` or those of the plan's start."""
+    """Data and optimizer of a plan in a precision, with ``samples`` and ``companions``, or fresh ones."""
     workload = company.all_do(
         lambda: plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
     )
     if samples is None:
         samples = SampleStream.of(plan.sampler, workload.size, plan.task.batch_size, plan.run.seed)
+    if companions is None:
+        companions = Companions.of(plan.callbacks, workload.model, plan.method)
     optimizer = CurvatureOptimizer(
         plan.method,
         workload.model,
@@ -164,6 +176,7 @@ def assembled(
         samples=samples,
         ranks=company.ranks,
         placement=plan.run.placement,
+        companions=companions,
     )
     return workload, optimizer
 
@@ -180,6 +193,8 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors.update({f"optimizer/{name}": tensor for name, tensor in own.items()})
     drawn, drawn_plain = export(training.samples.state)
     tensors.update({f"sampler/{name}": tensor for name, tensor in drawn.items()})
+    followed, callbacks = training.companions.snapshot()
+    tensors.update({f"callbacks/{name}": tensor for name, tensor in followed.items()})
     random = company.random_states(_random_states(training.plan))
     tensors.update({f"random/{name}": state for name, state in random.items()})
     checked = {name: t for name, t in tensors.items() if name not in training.infinite}
@@ -195,6 +210,7 @@ def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "strides": {name: list(t.stride()) for name, t in own.items() if _is_permuted(t)},
         "sampler": drawn_plain,
         "progress": dataclasses.asdict(training.progress),
+        **({"callbacks": callbacks} if callbacks else {}),
     }
 
 
@@ -208,6 +224,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.optimizer.restore(_part(checkpoint, "optimizer/"), plain["optimizer"])
     _lay_out(training.optimizer.snapshot()[0], plain["strides"])
     refill(training.samples.state, _part(checkpoint, "sampler/"), plain["sampler"])
+    training.companions.restore(_part(checkpoint, "callbacks/"), plain.get("callbacks", {}))
     training.progress = progress
     training.checkpoint = checkpoint.path
     _restore_random(training.company.own_random_states(_part(checkpoint, "random/")), training.plan, where)
@@ -224,6 +241,7 @@ def restore_model(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:
 def require_same_run(plan: Plan, checkpoint: Checkpoint, where: str) -> None:
     """Raise ``CheckpointError`` for the checkpoint of another configuration, or one that lacks a part."""
     expected = _PARTS if checkpoint.format > 1 else _PARTS - _SINCE_2
+    expected = expected | {"callbacks"} if plan.callbacks else expected
     wrong = sorted(expected ^ set(checkpoint.plain))
     if wrong:
         raise CheckpointError(f"{where}: its state.json has missing or unknown entries: {', '.join(wrong)}")

@@ -1,4 +1,4 @@
-"""Operators made of operators: shifted, block-diagonal, restricted, counted."""
+"""Operators made of operators: shifted, by block too, block-diagonal, restricted, counted."""
 
 from __future__ import annotations
 
@@ -23,6 +23,24 @@ class Shifted(LinearOperator[BlockVector]):
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
         return (self.base @ v).add_(v, self.shift)
+
+
+@dataclass(frozen=True)
+class Ridged(LinearOperator[BlockVector]):
+    """``C + ρ_b I`` for each block b that ``ridge`` names."""
+
+    base: LinearOperator[BlockVector]
+    ridge: Mapping[str, float]
+
+    self_adjoint = True
+    psd = True
+
+    def __matmul__(self, v: BlockVector) -> BlockVector:
+        out = (self.base @ v).owned()
+        for name in out.layout.names:
+            if self.ridge.get(name):
+                out[name].add_(v[name], alpha=self.ridge[name])
+        return out
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,10 @@ class Eigenbasis(Preconditioner[EigenState]):
     def work(self, block: Block) -> float:
         return self.estimator.work(block)
 
+    @property
+    def ridged(self) -> bool:
+        return True
+
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer
 
@@ -126,7 +130,9 @@ class Eigenbasis(Preconditioner[EigenState]):
         inverse: dict[str, BlockOperator] = {}
         for name, basis in state.basis.items():
             S = state.moments[name]
-            damping = relative_to(S.mean(), ctx.damping) if self.relative else ctx.damping
+            mean = S.mean() if self.relative else None
+            damping = ctx.damping_of(name, mean)
+            damping = damping if mean is None else relative_to(mean, damping)
             D = (S + damping).reciprocal_()
             inverse[name] = KroneckerEigen(basis.Q_B, basis.Q_A, D)
         return Solve(ctx.product(BlockDiagonal(inverse), v, "factors"))

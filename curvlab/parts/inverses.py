@@ -58,6 +58,7 @@ class Eigen(Inverse):
     """
 
     separable = True
+    ridged = True
 
     relative: bool = False
 
@@ -78,7 +79,9 @@ class Eigen(Inverse):
             b = _ones(None, block.A) if b is None else b
             a = _ones(None, block.B) if a is None else a
             C_ = torch.outer(b, a)
-            damping = relative_to(C_.mean(), ctx.damping) if self.relative else ctx.damping
+            mean = C_.mean() if self.relative else None
+            damping = ctx.damping_of(name, mean)
+            damping = damping if mean is None else relative_to(mean, damping)
             found[name] = KroneckerEigen(Q_B, Q_A, (C_ + damping).reciprocal_())
         return BlockDiagonal(found)
 
@@ -92,6 +95,7 @@ class DiagonalInverse(Inverse):
     """
 
     separable = True
+    ridged = True
 
     def init(self, C: LinearOperator[BlockVector]) -> BlockDiagonal:
         return _diagonal({name: torch.ones_like(D) for name, D in diagonals(C).items()})
@@ -99,7 +103,7 @@ class DiagonalInverse(Inverse):
     def __call__(self, C: LinearOperator[BlockVector], ctx: Context) -> BlockDiagonal:
         found = {}
         for name, D in diagonals(C).items():
-            damped = D + ctx.damping
+            damped = D + ctx.damping_of(name)
             if not bool(((damped > 0) & damped.isfinite()).all()):
                 with naming_block(name):
                     raise NotPositiveDefinite("a diagonal with an entry that is not finite, or ≤ 0 with λ")
@@ -144,7 +148,7 @@ def _diagonal(entries: Mapping[str, Tensor]) -> BlockDiagonal:
     return BlockDiagonal({name: KroneckerEigen(None, None, D) for name, D in entries.items()})
 
 
-def relative_to(mean: Float[Tensor, "*b"], damping: float) -> Float[Tensor, "*b"]:
+def relative_to(mean: Float[Tensor, "*b"], damping: float | Tensor) -> Float[Tensor, "*b"]:
     """λ times a mean curvature; 1 where there is none, so that what saw nothing is the identity."""
     return torch.where(mean > 0, mean * damping, torch.ones_like(mean))
 

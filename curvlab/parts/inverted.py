@@ -52,6 +52,10 @@ class Inverted(Preconditioner[InvertedState]):
     def work(self, block: Block) -> float:
         return self.estimator.work(block)
 
+    @property
+    def ridged(self) -> bool:
+        return self.inverse.ridged
+
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.linalg.compose import InDtype, Shifted
+from curvlab.linalg.compose import InDtype, Ridged, Shifted
 from curvlab.linalg.progress import Iterate
 from curvlab.linalg.secants import Which
 from curvlab.linalg.vectors import BlockVector
@@ -79,6 +79,10 @@ class Iterative(Preconditioner[IterativeState]):
     def iterates(self) -> bool:
         return self.krylov.iterates
 
+    @property
+    def ridged(self) -> bool:
+        return True
+
     def joins(self, layer: str) -> bool:
         return self.estimator.by_layer or (self.inner is not None and self.inner.joins(layer))
 
@@ -110,6 +114,8 @@ class Iterative(Preconditioner[IterativeState]):
 
     def apply(self, state: IterativeState, v: BlockVector, ctx: Context) -> Solve:
         C = self.estimator.curvature(state.estimate)
+        if ctx.ridge and not self.estimator.needs().implicit:  # the products of the objective hold it already
+            C = Ridged(C, ctx.ridge)
         factors = ctx.backend.dtypes.factors
         A = Shifted(C if factors == v.dtype else InDtype(C, factors), ctx.damping)
         inner = self.inner

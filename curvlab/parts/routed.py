@@ -67,6 +67,10 @@ class Routed(Preconditioner[RoutedState]):
         pattern = self._route(block.name)
         return 0.0 if pattern is None else self.routes[pattern].work(block)
 
+    @property
+    def ridged(self) -> bool:
+        return all(part.ridged for part in self.routes.values())
+
     def joins(self, layer: str) -> bool:
         pattern = self._route(layer)
         return pattern is not None and self.routes[pattern].joins(layer)

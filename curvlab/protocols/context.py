@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,9 @@ from curvlab.protocols.storage import Storage
 class Context:
     """Step number (from 0), damping λ of ``C + λI``, arithmetic, randomness, and how states are written.
 
+    ``ridge`` is curvature ρI by block that penalties of callbacks add to that of the loss; a part that is
+    ``ridged`` reads λ by ``damping_of``.
+
     States are allocated by ``zeros`` and ``like``, in the dtype of their role; a part names no dtype.
     """
 
@@ -27,6 +31,21 @@ class Context:
     backend: Backend
     generator: torch.Generator
     storage: Storage = field(default_factory=Storage)
+    ridge: Mapping[str, float] = field(default_factory=dict)
+
+    def damping_of(self, block: str, mean: Tensor | float | None = None) -> Tensor | float:
+        """λ of one block, its ``ridge`` included: λ + ρ, or λ + ρ/mean in units of its mean curvature.
+
+        A mean that is not positive counts as none: λ alone.
+        """
+        extra = self.ridge.get(block, 0.0)
+        if not extra:
+            return self.damping
+        if mean is None:
+            return self.damping + extra
+        if isinstance(mean, Tensor):
+            return torch.where(mean > 0, self.damping + extra / mean, self.damping)
+        return self.damping + (extra / mean if mean > 0 else 0.0)
 
     def like(self, v: BlockVector, role: Role) -> Tensor:
         """An empty tensor on the vector's device, of the dtype of what is stored in this role."""

@@ -87,6 +87,8 @@ class Evaluation:
 
     ``theta()`` is a copy of the parameters that were evaluated, packed; it is there if ``Needs.after`` was
     asked for, and valid until the step is written (of ``StepOutcome.after``: until the step ends).
+    ``beside`` is the share of ``gradient`` that comes from penalties of callbacks: no row of
+    statistics explains it.
     """
 
     examples: int
@@ -102,6 +104,7 @@ class Evaluation:
     residuals: Mapping[Labels, tuple[Float[Tensor, "v n"], ...]] = field(default_factory=dict)
     bend: Callable[[BlockVector], tuple[Float[Tensor, "v n"], ...]] | None = None
     theta: Callable[[], BlockVector] | None = None
+    beside: BlockVector | None = None
 
     def restrict(self, layout: BlockLayout) -> Evaluation:
         """What this pass says of some of its blocks; itself if that is all of them."""
@@ -119,10 +122,10 @@ class Evaluation:
             def bend(v: BlockVector) -> tuple[Tensor, ...]:
                 return every(v.padded(whole))
 
+        beside = None if self.beside is None else self.beside.restrict(layout)
         read = None if self.theta is None else partial(_restricted, self.theta, layout)
-        return replace(
-            self, gradient=self.gradient.restrict(layout), layers=layers, ggn=ggn, bend=bend, theta=read
-        )
+        gradient = self.gradient.restrict(layout)
+        return replace(self, gradient=gradient, layers=layers, ggn=ggn, bend=bend, theta=read, beside=beside)
 
 
 def _restricted(theta: Callable[[], BlockVector], layout: BlockLayout) -> BlockVector:

@@ -33,12 +33,13 @@ class HeldCurvature:
 class Inverse(ABC):
     """A stateless rule: from C to an operator close to ``(C + λI)⁻¹``.
 
-    The first paragraph of an implementation says how it reads λ.
-
-    ``separable``: whether the inverse of a block depends on no other block.
+    The first paragraph of an implementation says how it reads λ.  ``separable``: whether the inverse of a
+    block depends on no other block.  ``ridged``: whether it adds the curvature of penalties too
+    (``Context.damping_of``).
     """
 
     separable: ClassVar[bool] = False
+    ridged: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, C: LinearOperator[BlockVector]) -> LinearOperator[BlockVector]:
@@ -160,6 +161,11 @@ class Preconditioner(ABC, Generic[S]):
     @property
     def iterates(self) -> bool:
         """Whether its ``Solve`` carries earlier iterates, for a step rule to choose from."""
+        return False
+
+    @property
+    def ridged(self) -> bool:
+        """Whether it adds the curvature ρI of penalties to its damping (``Context.damping_of``)."""
         return False
 
     def learn(self, state: S, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:

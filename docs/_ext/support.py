@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from callback_support import by_callback
 from layer_kinds import LAYERS, OTHERS, Case
 from listings import OURS, table
 from loss_support import by_loss
@@ -207,6 +208,7 @@ def page() -> str:
         layers=layers,
         losses=by_loss(),
         by_precision=by_precision(),
+        by_callback=by_callback(),
         others=others,
         kinds=len(LAYERS) + len(OTHERS),
     )
@@ -262,6 +264,14 @@ They read no layers, or take gradients of single examples where no reader explai
 [Backend](concepts/backend.md) says what each precision is. `phases` is made of these.
 
 {by_precision}
+
+## Method × callback
+
+{yes}: a small network takes steps, an epoch each, with the [callback](concepts/callback.md). Where its
+penalty has a curvature ρI: λ, it enters the damping; G, products with the Gauss–Newton matrix; g, the penalty
+moves parameters through its gradient only. {no}: the two do not go together, with the reason.
+
+{by_callback}
 
 ## Loss × what is evaluated
 

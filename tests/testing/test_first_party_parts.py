@@ -67,6 +67,7 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("transform", "ema"): [{}, {"bias_correction": False}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
     ("reporter", "wandb"): [{"mode": "disabled"}],  # its own tests write a run
+    ("task", "svd"): [{"of": {"use": "digits"}}],
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
     ("task", "pde"): [{"equation": "tests.pde.problems:uniform"}],

@@ -6,6 +6,7 @@ Nothing here needs pytest; with it, a subclass in a test file is collected as on
 from collections.abc import Mapping
 
 from curvlab.testing.conformance.backend import BackendConformance
+from curvlab.testing.conformance.callback import CallbackConformance
 from curvlab.testing.conformance.check import Check, Naive, Outcome, Report, Skipped, check
 from curvlab.testing.conformance.damping import DampingConformance
 from curvlab.testing.conformance.estimator import EstimatorConformance
@@ -43,6 +44,7 @@ SUITES: Mapping[str, type[Conformance]] = {
         LossConformance,
         TaskConformance,
         MethodConformance,
+        CallbackConformance,
         ReporterConformance,
     )
 }
@@ -50,6 +52,7 @@ SUITES: Mapping[str, type[Conformance]] = {
 __all__ = [
     "SUITES",
     "BackendConformance",
+    "CallbackConformance",
     "Check",
     "Conformance",
     "DampingConformance",

@@ -33,6 +33,7 @@ class SplitCholesky(Inverse):
     """
 
     separable = True
+    ridged = True
 
     relative: bool = False
 
@@ -44,41 +45,44 @@ class SplitCholesky(Inverse):
         found: dict[str, BlockOperator] = {}
         for name, block in kronecker_blocks(C, "split-cholesky").items():
             with naming_block(name):
-                found[name] = _relative(block, ctx) if self.relative else _inverse(block, ctx)
+                made = _relative if self.relative else _inverse
+                found[name] = made(name, block, ctx)
         return BlockDiagonal(found)
 
 
-def _relative(block: Kronecker, ctx: Context) -> Kronecker:
+def _relative(name: str, block: Kronecker, ctx: Context) -> Kronecker:
     """Each side damped by a share of its own mean; one that saw nothing is taken for the identity."""
     A, B = block.A, block.B
     assert isinstance(A, Structure), "A is always estimated"
+    a = A.mean_diagonal()
+    damping = ctx.damping_of(name, a * B.mean_diagonal() if isinstance(B, Structure) else a)
     if not isinstance(B, Structure) or B.d == 1:
-        return Kronecker(_damped(B, 0.0, ctx), _damped(A, ctx.damping, ctx))
+        return Kronecker(_damped(B, 0.0, ctx), _damped(A, damping, ctx))
     if A.d == 1:
-        return Kronecker(_damped(B, ctx.damping, ctx), _damped(A, 0.0, ctx))
-    return Kronecker(_damped(B, ctx.damping**0.5, ctx), _damped(A, ctx.damping**0.5, ctx))
+        return Kronecker(_damped(B, damping, ctx), _damped(A, 0.0, ctx))
+    return Kronecker(_damped(B, damping**0.5, ctx), _damped(A, damping**0.5, ctx))
 
 
-def _damped(side: Factor | None, share: float, ctx: Context) -> Factor | None:
+def _damped(side: Factor | None, share: float | Tensor, ctx: Context) -> Factor | None:
     if not isinstance(side, Structure):
         return side
     mean = side.mean_diagonal()
     return _shifted(side, torch.where(mean > 0, share * mean, torch.ones_like(mean)), ctx)
 
 
-def _inverse(block: Kronecker, ctx: Context) -> Kronecker:
-    A, B = block.A, block.B
+def _inverse(name: str, block: Kronecker, ctx: Context) -> Kronecker:
+    A, B, damping = block.A, block.B, ctx.damping_of(name)
     assert isinstance(A, Structure), "A is always estimated"
     if not isinstance(B, Structure):
-        return Kronecker(B, _shifted(A, ctx.damping, ctx))
+        return Kronecker(B, _shifted(A, damping, ctx))
     a, b = A.mean_diagonal(), B.mean_diagonal()
     if B.d == 1:
-        return Kronecker(_number(B, b, ctx), _shifted(A, ctx.damping / b.clamp(min=TRACE_FLOOR), ctx))
+        return Kronecker(_number(B, b, ctx), _shifted(A, damping / b.clamp(min=TRACE_FLOOR), ctx))
     if A.d == 1:
-        return Kronecker(_shifted(B, ctx.damping / a.clamp(min=TRACE_FLOOR), ctx), _number(A, a, ctx))
+        return Kronecker(_shifted(B, damping / a.clamp(min=TRACE_FLOOR), ctx), _number(A, a, ctx))
     both = torch.minimum(a, b) > TRACE_FLOOR
     pi = torch.where(both, (a / b.clamp(min=TRACE_FLOOR)).sqrt(), torch.ones_like(a))
-    root = ctx.damping**0.5
+    root = damping**0.5
     return Kronecker(_shifted(B, root / pi, ctx), _shifted(A, root * pi, ctx))
 
 

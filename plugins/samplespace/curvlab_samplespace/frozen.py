@@ -73,6 +73,15 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
         return FrozenState({name: empty.new_zeros(rounds, self.size) for name in like}, [0] * rounds)
 
     def observe(self, state: FrozenState, seen: Evaluation, ctx: Context) -> None:
+        if seen.beside is not None:
+            raise ConfigError(
+                Fault(
+                    f"{PART} sums weighted gradients of examples, and a callback adds a penalty, which is no"
+                    " gradient of an example",
+                    path="callbacks",
+                    hint="remove the callback, or use a method that preconditions the gradient, such as kfac",
+                )
+            )
         state.jacobian = Jacobian.of(seen, Labels.DATA, PART)
 
     def refresh(self, state: FrozenState, ctx: Context) -> None:

@@ -51,6 +51,10 @@ class LayerSpace(Preconditioner[LayerSpaceState]):
     def needs(self, step: int) -> Needs:
         return Needs(layers=frozenset({self.labels}), examples=True)
 
+    @property
+    def ridged(self) -> bool:
+        return True
+
     def joins(self, layer: str) -> bool:
         return True
 
@@ -72,23 +76,25 @@ class LayerSpace(Preconditioner[LayerSpaceState]):
             if not mine.rows:
                 continue
             with naming_block(name):
-                x[name].copy_(solved(mine, v[name], ctx.damping, self.relative))
+                x[name].copy_(solved(mine, v[name], ctx.damping, self.relative, ctx.ridge.get(name, 0.0)))
         return Solve(x)
 
 
-def solved(J: Jacobian, g: Tensor, damping: float, relative: bool) -> Tensor:
-    """``(JᵀJ + λI)⁻¹ g = (g − Jᵀ (K + λI)⁻¹ J g) / λ`` for the Jacobian of one block."""
+def solved(J: Jacobian, g: Tensor, damping: float, relative: bool, ridge: float = 0.0) -> Tensor:
+    """``(JᵀJ + λI)⁻¹ g = (g − Jᵀ (K + λI)⁻¹ J g) / λ`` for the Jacobian of one block; ``ridge`` adds to λ."""
     (name,) = J.layout.names
     v = J.layout.zeros(like=J.like)
     v[name].copy_(g)
-    c, shift = kernel_solve(J, J.times(v), damping, relative, PART)
+    c, shift = kernel_solve(J, J.times(v), damping, relative, PART, ridge)
     return (g - J.transposed(c.to(J.like.dtype))[name]) / shift
 
 
-def kernel_solve(J: Jacobian, r: Tensor, damping: float, relative: bool, part: str) -> tuple[Tensor, float]:
-    """``(K + λI)⁻¹ r`` in float64, and λ; raises ``ConfigError`` without damping."""
+def kernel_solve(
+    J: Jacobian, r: Tensor, damping: float, relative: bool, part: str, ridge: float = 0.0
+) -> tuple[Tensor, float]:
+    """``(K + λI)⁻¹ r`` in float64, and λ, to which ``ridge`` adds; raises ``ConfigError`` without damping."""
     K = J.gram()
-    shift = damping * float(K.diagonal().mean()) if relative else damping
+    shift = (damping * float(K.diagonal().mean()) if relative else damping) + ridge
     if damping <= 0.0:
         raise ConfigError(Fault(f"{part} needs a damping above 0", path="damping", hint="set damping = 0.1"))
     shift = shift or 1.0  # of a layer without gradients K is zero

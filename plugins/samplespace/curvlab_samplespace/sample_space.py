@@ -179,12 +179,16 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         x = solver.combined(zeta, damping)
         if last is not None:
             x.add_(last, self.momentum)
+        other = seen.beside
         if v.flat.data_ptr() != seen.gradient.flat.data_ptr():
-            x.add_(self._beside(solver, J, v - seen.gradient, damping))
+            changed = v - seen.gradient
+            other = changed if other is None else changed.add_(other)
+        if other is not None:
+            x.add_(self._beside(solver, J, other, damping))
         if self.acceleration:
             self._accelerate_(x, solver, J, seen, damping)
         path = None
-        if self.path and isinstance(solver, Spectral):
+        if self.path and other is None and isinstance(solver, Spectral):
             path = SpectralPath(solver, solver.coefficients(r))
         return Solve(x, path=path)
 
@@ -198,9 +202,10 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         if damping == 0.0:
             raise ConfigError(
                 Fault(
-                    f"{PART}: on_gradient changes the gradient, which needs a damping above 0",
+                    f"{PART}: on_gradient or a callback's penalty adds to the gradient what no row of"
+                    " residuals explains, which needs a damping above 0",
                     path="damping",
-                    hint="move the transform to on_update, or set damping",
+                    hint="set damping; or move the transform to on_update, or remove the callback",
                 )
             )
         half = J.unscaled(d.clone())

@@ -106,6 +106,10 @@ class Singd(Preconditioner[SingdState]):
             return Needs(factored=True)
         return Needs.statistics(self.labels, self.samples, factored=True)
 
+    @property
+    def ridged(self) -> bool:
+        return self.coupling != "none"
+
     def joins(self, layer: str) -> bool:
         return True
 
@@ -140,21 +144,26 @@ class Singd(Preconditioner[SingdState]):
             rows = {
                 n: rows_of(PART, n, layers[n], seen, self.sharing, dtype) for n in stack.names if n in layers
             }
-            together = self._together(state, stack, rows)
-            if together is not None and self._take(together, ctx, lr):
+            alike = len({ctx.ridge.get(n, 0.0) for n in stack.names}) == 1
+            together = self._together(state, stack, rows) if alike else None
+            ridge = ctx.ridge.get(stack.names[0], 0.0)
+            if together is not None and self._take(together, ctx, lr, ridge):
                 for name in rows:
                     state.blocks[name].updates += 1
                 continue
             for name, observed in rows.items():  # one by one, too, if one of them is not finite
-                state.blocks[name].updates += self._take((state.blocks[name], observed), ctx, lr)
+                ridge = ctx.ridge.get(name, 0.0)
+                state.blocks[name].updates += self._take((state.blocks[name], observed), ctx, lr, ridge)
 
-    def _take(self, what: tuple[Factors, Rows], ctx: Context, lr: float) -> bool:
+    def _take(self, what: tuple[Factors, Rows], ctx: Context, lr: float, ridge: float) -> bool:
         """Factors take in an observation; false, and nothing has changed, if it is not finite."""
         factors, observed = what
         if self.fit and not factors.updates:
-            return fit(factors, observed, ctx.damping, self.fit, self._rule, ctx.storage)
+            return fit(factors, observed, ctx.damping, self.fit, self._rule, ctx.storage, ridge)
         measure = (factors.updates - bool(self.fit)) % max(PEAK_EVERY // self.every, 1) == 0
-        return update(factors, observed, ctx.damping, lr, self._rule, ctx.storage, measure=measure)
+        return update(
+            factors, observed, ctx.damping, lr, self._rule, ctx.storage, measure=measure, ridge=ridge
+        )
 
     def apply(self, state: SingdState, v: BlockVector, ctx: Context) -> Solve:
         blocks = {name: _inverse(f) for name, f in state.blocks.items()}

@@ -61,6 +61,7 @@ def update(
     storage: Storage,
     *,
     measure: bool = True,
+    ridge: float = 0.0,
 ) -> bool:
     """One step of K and C on one observation, each from the other's old value; m, K and C change in place.
 
@@ -82,6 +83,8 @@ def update(
     With ``rule.relative``, λ is in units of the observation's mean curvature, ``avg(U_K) avg(U_C)``, and
     without coupling in those of each factor's.
 
+    ``ridge`` adds to λ, in units of the loss, where there is a coupling.
+
     False if the observation is not finite, or λ is relative to one without curvature: nothing has changed
     then, as it would stay in K, C and m.
     """
@@ -99,7 +102,7 @@ def update(
         sizes += [peak(K, rows.a), peak(C, rows.g)] if measure else [f.excess]
     if rule.relative:
         sizes = [_mean(rows.a, rows.a_weight), _mean(rows.g, rows.g_weight), *sizes]
-    weights = _weights(torch.stack(sizes), rows, damping, rule, f.excess)
+    weights = _weights(torch.stack(sizes), rows, damping, rule, f.excess, ridge)
     if weights is None:
         return False
     w_K, w_C, damping_K, damping_C = weights
@@ -148,7 +151,7 @@ def peak(K: Structure, X: AnyRows) -> Tensor:
 
 
 def _weights(
-    measured: Tensor, rows: Rows, damping: float, rule: Rule, excess: Tensor | None
+    measured: Tensor, rows: Rows, damping: float, rule: Rule, excess: Tensor | None, ridge: float = 0.0
 ) -> Sequence[float | Tensor] | None:
     """Half of what weighs K's observation, C's, and the damping of K and of C; of stacked blocks, of each.
 
@@ -169,9 +172,10 @@ def _weights(
         else:
             square_K, square_C, *peaks = more
             square_K, square_C = u_K * u_C * square_K, u_K * u_C * square_C
+            own = damping + ridge / (u_K * u_C)
             over = _excess(peaks, (h_K, h_C), bounds.tiny)
             both = 0.5 * rows.a_weight * rows.g_weight * over
-            four = both * h_C, both * h_K, 0.5 * damping * square_C, 0.5 * damping * square_K
+            four = both * h_C, both * h_K, 0.5 * own * square_C, 0.5 * own * square_K
             made.append(over)
         if not all(x <= bounds.max for x in (h_K + h_C, h_K * h_C, *four)):
             return None
@@ -192,7 +196,9 @@ def _excess(peaks: Sequence[float], means: tuple[float, float], tiny: float) -> 
     return both
 
 
-def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule, storage: Storage) -> bool:
+def fit(
+    f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule, storage: Storage, ridge: float = 0.0
+) -> bool:
     """K and C from one observation: ``K Kᵀ ≈ (U_K + λ_K I)⁻¹``, ``C Cᵀ ≈ (U_C + λ_C I)⁻¹`` by products alone.
 
     Scales each factor so that its largest damped curvature is 1, and then iterates
@@ -201,7 +207,8 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule, storage
     batch has not seen is not yet trusted to be flat.
     At last a factor whose structure could not whiten the observation is scaled down until its peak is 1.
     λ is split as KFAC does, ``λ_K = √λ π``, ``λ_C = √λ / π``, ``π² = avg(U_K)/avg(U_C)``; without coupling
-    each factor takes λ.  A relative λ is in units of those means, as in ``update``.  False, and nothing
+    each factor takes λ.  A relative λ is in units of those means, and ``ridge`` adds to λ, as in ``update``.
+    False, and nothing
     changed, if the observation is not finite, or has no curvature to be relative to.
     """
     assert rows.g is not None
@@ -209,7 +216,10 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule, storage
     if rule.relative:
         if not bool(((h_K > 0) & (h_C > 0)).all()):
             return False
-        share = damping if rule.coupling == "none" else damping**0.5
+        if rule.coupling == "none":
+            share: float | Tensor = damping
+        else:
+            share = (damping + ridge / (h_K * h_C) if ridge else damping) ** 0.5
         damping_K, damping_C = share * h_K, share * h_C
     elif rule.coupling == "none":
         damping_K = damping_C = torch.full_like(h_K, damping)
@@ -217,7 +227,8 @@ def fit(f: Factors, rows: Rows, damping: float, rounds: int, rule: Rule, storage
         tiny = torch.finfo(h_K.dtype).tiny
         # a side that saw nothing (below a layer that starts at zero) says nothing of the ratio
         pi = torch.where((h_K > 0) & (h_C > 0), h_K / h_C.clamp(min=tiny), 1.0).sqrt()
-        damping_K, damping_C = damping**0.5 * pi, damping**0.5 / pi
+        root = (damping + ridge) ** 0.5
+        damping_K, damping_C = root * pi, root / pi
     if not bool(torch.isfinite(h_K + h_C).all()):
         return False
     wide = rows.to(work_of(f.K))
