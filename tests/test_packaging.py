@@ -231,7 +231,7 @@ def test_a_wheel_is_pure_and_whole(name: str, wheels: Path) -> None:
     files = {
         str(f.relative_to(source.parent))
         for f in source.rglob("*")
-        if f.suffix in (".py", ".tmpl", ".toml", ".typed")
+        if f.suffix in (".py", ".tmpl", ".toml", ".typed", ".js", ".css", ".html", ".txt")
     }
     assert f"{package}/py.typed" in files
     info = f"{package}-{curvlab.__version__}.dist-info"
