@@ -36,6 +36,8 @@ NAMED: Mapping[str, str] = {
     "curvlab/api.py": "says in an error how a model is converted",
     "curvlab/model/admission.py": "which dtypes of parameters are trained",
     "curvlab/model/rerun/replacement.py": "compares two ways of one layer",
+    "curvlab/engine/company.py": "the clock of the first process, as it is",
+    "curvlab/protocols/step.py": "squares of norms that are summed over processes",
     "curvlab/engine/ladder.py": "a loss that is not finite is evaluated again in float64",
     "curvlab/engine/health.py": "squares of halves are summed in float32",
     "curvlab/objectives/losses/": "examples for conformance checks, and Hessians, in float64",

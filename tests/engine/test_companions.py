@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,10 @@ def step_of(name: str, callback: Any, steps: int = 1) -> tuple[CurvatureOptimize
     return made, [b - p.detach() for b, p in zip(before, model.parameters(), strict=True)]
 
 
+#: methods that learn from the step that they take, which a penalty bends, and what they learn so
+FROM_STEPS, PAIRS = ("kbfgs", "kbfgs-l"), re.compile(r"\.outputs\.|\.[sy]$")
+
+
 @pytest.mark.parametrize("name", methods())
 def test_every_method_follows_a_penalty_of_which_no_curvature_factor_holds_anything(name: str) -> None:
     if name in WITHOUT_PENALTIES:
@@ -93,6 +98,8 @@ def test_every_method_follows_a_penalty_of_which_no_curvature_factor_holds_anyth
                 mine, theirs = (export(arm.state.preconditioner)[0] for arm in (one, other))
                 assert mine.keys() == theirs.keys()
                 differ = [n for n in mine if not torch.equal(mine[n], theirs[n])]
+                if name in FROM_STEPS:
+                    differ = [n for n in differ if not PAIRS.search(n)]
                 assert all(n.startswith(SOLUTIONS) for n in differ), differ
 
 

@@ -87,12 +87,16 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     return load_file(sorted((folder / "checkpoints").glob("step-*"))[-1] / "tensors.safetensors")
 
 
-def test_a_run_of_two_then_three_then_one_process_is_that_of_one(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", [1, pytest.param(3, marks=pytest.mark.grid)])
+def test_a_run_of_two_then_some_then_one_process_is_that_of_one(
+    config: Path, tmp_path: Path, then: int
+) -> None:
     one = curvlab.train(config, out=tmp_path / "one").folder
     done("train", config, "--out", tmp_path / "some", "--set", "run.steps=3", "--processes", 2)
     folder = folder_in(tmp_path / "some")
     assert json.loads((folder / "manifest.json").read_text())["processes"] == 2
-    done("resume", folder, "--set", "run.steps=6", "--processes", 3)
+    if then > 1:
+        done("resume", folder, "--set", "run.steps=6", "--processes", then)
     goes_on(folder, 9)
     assert losses(folder) == pytest.approx(losses(one), rel=1e-9)
     mine, whole = checkpoint(folder), checkpoint(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -66,6 +67,19 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+#: every precision and every network once; all pairs are the grid, ``pytest -m grid``
+FEW = {
+    ("mlp", "float64"),
+    ("mlp", "mixed-float16"),
+    ("convnet", "bfloat16"),
+    ("transformer", "mixed-bfloat16"),
+}
+CASES = [
+    pytest.param(*pair, marks=[] if pair in FEW else pytest.mark.grid, id="-".join(pair))
+    for pair in itertools.product(NETWORKS, PRECISIONS)
+]
+
+
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     x, y = load_digits(return_X_y=True)
@@ -93,8 +107,7 @@ def losses(method: str, network: str, precision: str) -> list[float]:
 
 
 @pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "precision"), CASES)
 @pytest.mark.parametrize("method", [m for m in methods() if m not in REFUSED])
 def test_it_trains(method: str, network: str, precision: str) -> None:
     found = losses(method, network, precision)

@@ -179,6 +179,10 @@ class Repeating(DensePath):
         return self.at(damping).add_(v, share)
 
 
+def by_all_blocks(state: Any, v: BlockVector, solve: Solve) -> Solve:
+    return Solve(solve.x * (1.0 / (1.0 + state.mean.flat.sum())))
+
+
 def twice_as_far(self: Any, state: Any, v: BlockVector, ctx: Context) -> Solve:
     solve = WithPath.apply(self, state, v, ctx)
     return Solve(solve.x * 2.0, path=solve.path)
@@ -197,6 +201,7 @@ PRECONDITIONERS = [
         observe=observe_restlessly,
     ),
     breaking("autograd", P, apply=applying(off)),
+    breaking("separable", P, separable=True, apply=applying(by_all_blocks)),
     breaking(
         "eager",
         P,

@@ -74,7 +74,7 @@ def doubled(base: Any, state: Any, v: Any, where: Any) -> Any:
 
 
 def in_place(base: Any, state: Any, v: Any, where: Any) -> Any:
-    return v.scale_((base.norm / v.norm()).clamp(max=1.0))
+    return v.scale_((base.norm / where.norm(v)).clamp(max=1.0))
 
 
 def not_lent(base: Any, state: Any, v: Any, where: Any) -> Any:
@@ -106,7 +106,11 @@ def below_the_factors(base: Any, state: Any, v: Any, where: Any) -> Any:
 
 
 def unit_length(base: Any, state: Any, v: Any, where: Any) -> Any:
-    return v * (1.0 / v.norm())
+    return v * (1.0 / where.norm(v))
+
+
+def alone(base: Any, state: Any, v: Any, where: Any) -> Any:
+    return v.owned().scale_((base.norm / v.norm()).clamp(max=1.0))
 
 
 TRANSFORMS = [
@@ -130,6 +134,7 @@ TRANSFORMS = [
     transform("surroundings", wiping_the_gradient),
     transform("factored", below_the_factors),
     transform("zero", unit_length),
+    transform("separable", alone, base=Clip(0.5)),
 ]
 
 # samplers

@@ -99,12 +99,12 @@ def _variance(s: Float[Tensor, " l"], L: int, M: int) -> float:
     lower = max(float(rest[0]) / (M * bound(L, M)), float(rest.mean()) / M, upper * LEAST)
     if lower >= upper:
         return upper
-    grid = torch.linspace(math.log(lower), math.log(upper), GRID, dtype=torch.float64)
+    grid = torch.linspace(math.log(lower), math.log(upper), GRID, dtype=torch.float64, device="cpu")
     best = int(free_energy(grid.exp(), s, L, M).argmin())
     a, b = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, GRID - 1)])
     inner = (math.sqrt(5) - 1) / 2
     for _ in range(ROUNDS):
         left, right = b - inner * (b - a), a + inner * (b - a)
-        f = free_energy(torch.tensor([left, right], dtype=torch.float64).exp(), s, L, M)
+        f = free_energy(torch.tensor([left, right], dtype=torch.float64, device="cpu").exp(), s, L, M)
         a, b = (a, right) if f[0] <= f[1] else (left, b)
     return math.exp(0.5 * (a + b))

@@ -94,5 +94,5 @@ def magnitudes(tiling: Tiling, mask: Bool[Tensor, " b"], goal: Goal) -> int:
 
     Signs and the choice of blocks, a bit each, are not counted.
     """
-    alone = tiling.inside(torch.ones(()))[~mask.cpu()].sum()
+    alone = tiling.inside(torch.ones((), device="cpu"))[~mask.cpu()].sum()
     return int(alone) + (int(mask.sum()) if goal == "unify" else 0)
