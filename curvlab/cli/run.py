@@ -123,7 +123,7 @@ def resume(
 def evaluate(run: Folder, as_json: Json = False) -> None:
     """Compute the metrics of a run's newest checkpoint again."""
     from curvlab.config import build
-    from curvlab.engine.run import evaluate as computed
+    from curvlab.engine.rebuilt import evaluate as computed
     from curvlab.reporting.console import metrics_in_words
     from curvlab.reporting.rundir import RunDir
 

@@ -13,7 +13,8 @@ from curvlab.engine.conversion import restore_in_phase
 from curvlab.engine.memory import memory_in_words
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
-from curvlab.engine.run import as_it_ran, newest_of, reproducible
+from curvlab.engine.rebuilt import as_it_ran, newest_of
+from curvlab.engine.reproducible import reproducible
 from curvlab.engine.training import prepare
 from curvlab.errors import CheckpointError, UsageError
 from curvlab.linalg.kronecker import Kronecker, KroneckerEigen

@@ -25,12 +25,11 @@ from curvlab.engine.live import live
 from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
 from curvlab.engine.method import Method
 from curvlab.engine.owners import owners_of
-from curvlab.engine.passes import InPrecision, Passes
-from curvlab.engine.penalized import Penalized
+from curvlab.engine.passes import Passes, require_own_passes
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.scaling import startable, unscaled_by
 from curvlab.engine.settings import PEAK, Settings, share
-from curvlab.engine.source import FromBackward, FromObjective, Source
+from curvlab.engine.source import FromBackward, FromObjective, Source, asked_by
 from curvlab.engine.state import nbytes
 from curvlab.engine.step import StepEnvironment, take_step
 from curvlab.engine.trained import Trained
@@ -39,7 +38,7 @@ from curvlab.linalg.work import without_autocast
 from curvlab.model.readers.shipped import SHIPPED
 from curvlab.model.rerun.replacement import Generators
 from curvlab.objectives.ambient import Ambient, Reduction
-from curvlab.objectives.distributed import DistributedObjective, require_alike
+from curvlab.objectives.distributed import require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.arithmetic import under
@@ -114,7 +113,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if companions is not None:
             self.assignment.ridge = companions.block_ridge
         self.owners = owners_of(placement, self.ranks, self.method, self._falls)
-        self._own(self.blocks)
+        self._share_out()
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
         rule = backend.loss_scaling
@@ -219,21 +218,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """What this step evaluates; raises ``NeedsObjective`` where an objective is missing."""
         needs, emit = self.needs(self.steps), self.assignment.emit
         if isinstance(closure, Objective):
-            asked: Objective = closure
-            if self.companions is not None and self.companions.penalizing:
-                asked = Penalized(asked, self.companions, self.model)
-            agreement, owners = ALONE, None
-            if self.owners is not None:
-                agreement, owners = Agreement(self.ranks), self.owners.of
-            if self.ranks is not None:
-                asked = DistributedObjective(asked, self.ranks, owners)
             passes = Passes.of(self.backend, self.blocks.like.device.type, self.scale)
-            asked = asked if passes.plain else InPrecision(asked, passes)
+            asked = asked_by(closure, self.companions, self.model, self.ranks, self.owners, passes)
+            agreement = ALONE if self.owners is None else Agreement(self.ranks)
             self.ambient.clear()
             return FromObjective(
                 asked, needs, self.blocks, self._quiet, self.cache, emit, self.scale is not None, agreement
             )
-        self._require_own_passes()
+        require_own_passes(self.backend)
         if needs.objective:
             asking = self.assignment.needing_objective(self.steps)
             raise NeedsObjective(f'{asking} of method "{self.name}"', needs.objective)
@@ -246,22 +238,6 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             random.restore()
         self.scale.overflowed(self.steps)
         self.assignment.emit(Event("loss-scale-overflow", self.steps, {"scale": self.scale.value}))
-
-    def _require_own_passes(self) -> None:
-        """Raise ``ConfigError`` for a plain loop under a precision whose passes are not the caller's."""
-        compute = self.backend.dtypes.compute
-        if compute is None:
-            return
-        name = str(compute).removeprefix("torch.")
-        scaler = " and torch.amp.GradScaler" if self.backend.loss_scaling is not None else ""
-        raise ConfigError(
-            Fault(
-                f"this precision evaluates objectives in {name}; in a plain loop the passes are the caller's",
-                path="precision",
-                hint=f"use torch.autocast{scaler} in the loop and leave precision out, or call"
-                " step(curvlab.objective(…))",
-            )
-        )
 
     def _allot(self, seen: Evaluation) -> Sequence[Arm]:
         """Give every block to the arm that can treat it in this step; the arms that have a gradient."""
@@ -298,10 +274,10 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         """Whether the fallback treats a block."""
         return bool(self.assignment.refusal(self.blocks, block))
 
-    def _own(self, blocks: Blocks) -> None:
+    def _share_out(self) -> None:
         """Blocks that have no owner yet get one."""
         if self.owners is not None:
-            self.owners.extend(blocks.members)
+            self.owners.extend(self.blocks.members)
 
     # the model and its groups
 
@@ -339,7 +315,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             if id(p) not in placed:
                 self.param_groups[self._homes[n]]["params"].append(p)
         self.assignment.drop(gone)
-        self._own(self.blocks)
+        self._share_out()
         self.assignment.assign(self.blocks, fresh, self._apart)
         self.settings.forget()
         self.ambient.cover(self.blocks)

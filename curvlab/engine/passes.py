@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.engine.loss_scale import LossScale, LossScaleOverflow
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.objectives.gradients import scaled_by
@@ -137,3 +138,20 @@ class _Products(LinearOperator[BlockVector]):
         if not found.is_finite():
             raise LossScaleOverflow
         return found
+
+
+def require_own_passes(backend: Backend) -> None:
+    """Raise ``ConfigError`` for a plain loop under a precision whose passes are not the caller's."""
+    compute = backend.dtypes.compute
+    if compute is None:
+        return
+    name = str(compute).removeprefix("torch.")
+    scaler = " and torch.amp.GradScaler" if backend.loss_scaling is not None else ""
+    raise ConfigError(
+        Fault(
+            f"this precision evaluates objectives in {name}; in a plain loop the passes are the caller's",
+            path="precision",
+            hint=f"use torch.autocast{scaler} in the loop and leave precision out, or call"
+            " step(curvlab.objective(…))",
+        )
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curvlab.engine.plan import Plan
-from curvlab.engine.run import rebuilt
+from curvlab.engine.rebuilt import rebuilt
 from curvlab.protocols.picture import Picture
 
 

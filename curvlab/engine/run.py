@@ -1,19 +1,14 @@
-"""A whole run: seeds and threads, its folder, training, and what is written whatever the end.
-
-The only place that seeds torch's global generator, and it puts the caller's back afterwards.
-"""
+"""A whole run: its processes, its folder, training, and what is written whatever the end."""
 
 from __future__ import annotations
 
 import html
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from curvlab.engine import checkpoint
@@ -26,7 +21,6 @@ from curvlab.engine.folder import (
     claimed,
     create,
     summary_of,
-    threads_of,
     write_resolved,
 )
 from curvlab.engine.interrupts import Interrupts
@@ -34,18 +28,15 @@ from curvlab.engine.loop import training_loop
 from curvlab.engine.manifest import describe, same_everywhere
 from curvlab.engine.memory import memory_in_words
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.engine.plan import MOST_THREADS, Plan
+from curvlab.engine.plan import Plan
+from curvlab.engine.rebuilt import as_it_ran, newest_of
+from curvlab.engine.reproducible import reproducible
 from curvlab.engine.training import (
-    Progress,
     Training,
     capture,
-    fraction_of,
     prepare,
-    require_same_run,
-    restore_model,
 )
 from curvlab.errors import (
-    CheckpointError,
     CurvlabError,
     Diverged,
     NotPositiveDefinite,
@@ -177,138 +168,6 @@ def _log_of(training: Training, folder: Path, log: Callable[..., Reporter], goes
     checkpoint.set_aside_newer(folder / CHECKPOINTS, step)
     write_resolved(folder, training.plan)
     return keeper
-
-
-def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
-    """The metrics of a run's newest whole checkpoint, computed anew.
-
-    ``step``, ``checkpoint``, ``metrics``, and ``damaged``: what is wrong with newer checkpoints.  The metrics
-    equal, bit for bit, the run's evaluation line of that step, on the same machine with as many threads,
-    which it takes.  Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
-    """
-    with rebuilt(plan, folder) as (workload, saved, faults):
-        metrics = {name: float(value) for name, value in workload.metrics().items()}
-    return {
-        "run": str(folder),
-        "step": saved.step,
-        "checkpoint": saved.path.name,
-        "metrics": metrics,
-        "damaged": list(faults),
-    }
-
-
-class Rebuilt(NamedTuple):
-    """A run's workload at a checkpoint: the newest whole one, and what is wrong with newer ones."""
-
-    workload: Workload
-    checkpoint: checkpoint.Checkpoint
-    faults: tuple[str, ...]
-
-
-@contextmanager
-def rebuilt(plan: Plan, folder: Path) -> Iterator[Rebuilt]:
-    """Inside, the run's workload as it was evaluated at its newest whole checkpoint, with as many threads.
-
-    Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
-    """
-    found = newest_of(folder)
-    if found is None:
-        raise CheckpointError(f"{folder} has no checkpoint; continue the run with `curvlab resume {folder}`")
-    with reproducible(as_it_ran(plan, found, folder)), memory_in_words():
-        saved = found.checkpoint
-        model = plan.task.model()
-        workload = plan.task.workload(
-            model, dtype=plan.backend.dtypes.parameters, device=plan.backend.torch_device
-        )
-        require_same_run(plan, saved, f"checkpoint {saved.path}")
-        progress = Progress.of(saved.plain["progress"])
-        backend = plan.backend.at(fraction_of(plan, progress, workload.size))
-        if backend.dtypes.parameters != plan.backend.dtypes.parameters:
-            workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
-        restore_model(workload.model, plan, saved)
-        with backend.forward():
-            yield Rebuilt(workload, saved, found.faults)
-
-
-@contextmanager
-def reproducible(plan: Plan) -> Iterator[None]:
-    """Inside, the same plan gives the same bits: seeded, with the plan's threads, deterministic kernels.
-
-    Afterwards everything is as the caller had it.
-    """
-    device = plan.backend.torch_device
-    cuda = device.type == "cuda"
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[device] if cuda else []), _deterministic_kernels(cuda):
-        try:
-            if plan.run.threads is not None:
-                torch.set_num_threads(plan.run.threads)
-            torch.manual_seed(plan.run.seed)
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
-@contextmanager
-def _deterministic_kernels(cuda: bool) -> Iterator[None]:
-    """On a CUDA device some sums depend on the order in which threads arrive, unless told not to."""
-    if not cuda:
-        yield
-        return
-    strict = torch.are_deterministic_algorithms_enabled()
-    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=lenient)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A run's newest whole checkpoint, and what is wrong with newer ones."""
-
-    checkpoint: checkpoint.Checkpoint
-    faults: tuple[str, ...]
-
-    def events(self) -> list[Event]:
-        """What the run's log should say of it."""
-        step, name = self.checkpoint.step, self.checkpoint.path.name
-        found = [
-            Event("damaged-checkpoint", step, {"fault": fault, "instead": name}) for fault in self.faults
-        ]
-        if self.checkpoint.format == 1:
-            why = "format 1 has no checksum of state.json"
-            found.append(Event("unverified-checkpoint", step, {"checkpoint": name, "reason": why}))
-        return found
-
-
-def newest_of(folder: Path) -> Found | None:
-    """A run that was killed before its first checkpoint has none, and goes on from its first step."""
-    with memory_in_words():
-        found = checkpoint.newest(folder / CHECKPOINTS)
-    return None if found is None else Found(*found)
-
-
-def as_it_ran(plan: Plan, found: Found | None, folder: Path | None) -> Plan:
-    """``plan`` with as many threads as the run has had: sums in another order are other numbers.
-
-    The manifest says so for checkpoints of format 1, which do not.
-    """
-    if plan.run.threads is not None or found is None or folder is None:
-        return plan
-    threads = found.checkpoint.plain.get("threads")
-    if found.checkpoint.format == 1:
-        threads = threads_of(folder)
-        if threads is None:
-            return plan
-    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
-        raise CheckpointError(
-            f"{folder}: the recorded number of threads is {threads!r}, expected 1 to {MOST_THREADS}; "
-            "restore the run's own manifest.json and checkpoints"
-        )
-    return replace(plan, run=replace(plan.run, threads=threads))
 
 
 def _is_over(training: Training) -> bool:

@@ -10,16 +10,22 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvlab.engine.agreement import ALONE, Agreement
+from curvlab.engine.companions import Companions
 from curvlab.engine.gradient_cache import GradientCache
 from curvlab.engine.health import non_finite_statistics
 from curvlab.engine.ladder import Emit, evaluated
 from curvlab.engine.loss_scale import LossScaleOverflow
+from curvlab.engine.owners import Owners
+from curvlab.engine.passes import InPrecision, Passes
+from curvlab.engine.penalized import Penalized
 from curvlab.engine.undo import Kept, Undo
 from curvlab.linalg.work import without_autocast
 from curvlab.objectives.ambient import Ambient
+from curvlab.objectives.distributed import DistributedObjective
+from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Step
@@ -156,3 +162,19 @@ class FromObjective(Source):
     def finish(self, seen: Evaluation, step: Step) -> None:
         if self.cache is not None and self.objective is not None:
             self.cache.end(self.objective, seen, step, self.blocks)
+
+
+def asked_by(
+    objective: Objective,
+    companions: Companions | None,
+    model: nn.Module,
+    ranks: Ranks | None,
+    owners: Owners | None,
+    passes: Passes,
+) -> Objective:
+    """An objective with the penalties of callbacks, over all processes, in the passes of a precision."""
+    if companions is not None and companions.penalizing:
+        objective = Penalized(objective, companions, model)
+    if ranks is not None:
+        objective = DistributedObjective(objective, ranks, None if owners is None else owners.of)
+    return objective if passes.plain else InPrecision(objective, passes)

@@ -18,7 +18,7 @@ import curvlab
 from curvlab.config import build_method
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.placement import placed
-from curvlab.engine.run import evaluate
+from curvlab.engine.rebuilt import evaluate
 from curvlab.errors import CheckpointError
 from curvlab.precision.full import Full
 from curvlab.protocols.arithmetic import Arithmetic, under

@@ -23,7 +23,8 @@ import curvlab
 from curvlab.config import build, build_method, load
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
-from curvlab.engine.run import Run, evaluate, train_plan
+from curvlab.engine.rebuilt import evaluate
+from curvlab.engine.run import Run, train_plan
 from curvlab.linalg.vectors import BlockVector
 from curvlab.parts.steps import Rate
 from curvlab.precision.full import Full

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from curvlab.engine.run import evaluate, train_plan
+from curvlab.engine.rebuilt import evaluate
+from curvlab.engine.run import train_plan
 from curvlab.errors import CheckpointError, CurvlabError, DataError, UsageError
 from curvlab.protocols.report import Reporter, StepRecord
 from curvlab.reporting.rundir import RunDir

@@ -15,7 +15,8 @@ from curvlab.config.layers import load
 from curvlab.config.plan import build
 from curvlab.engine import checkpoint
 from curvlab.engine.folder import CHECKPOINTS
-from curvlab.engine.run import evaluate, train_plan
+from curvlab.engine.rebuilt import evaluate
+from curvlab.engine.run import train_plan
 from curvlab.errors import ConfigError, Stopped
 from curvlab.reporting.rundir import RunDir
 from curvlab.reporting.runlog import RunLog
