@@ -9,7 +9,7 @@ Network and data: ``pairs`` (MLP 784-512-512-512-10, batch 128), methods at T = 
 
 | method | bound |
 |---|--:|
-| kfac, refresh 1 | 0.65 |
+| kfac, dense, refresh 1 | 0.65 |
 | singd, dense, refresh 1 | 0.65 |
 """
 
@@ -37,6 +37,7 @@ import curvlab
 BOUND = 0.65
 SUBJECTS: Mapping[str, dict[str, Any]] = {
     "kfac": {"method": "kfac", "refresh": 1, "labels": "data"},
+    "kfac dense": {"method": "kfac", "refresh": 1, "labels": "data", "structure": "dense"},
     "singd dense": {"method": "singd", "refresh": 1, "structure": "dense"},
 }
 
