@@ -141,7 +141,7 @@ def method(name: str, settings: Mapping[str, Any] | None = None, **knobs: Any) -
     return build_method(registry(), name, {**cadence, **knobs}, settings)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["tokens", pytest.param("images", marks=pytest.mark.grid)])
 @pytest.mark.parametrize("name", sorted({*methods()} - {"kfac-pinn"}))  # which has no use for either
 def test_every_method_steps_on_another_device_as_on_the_cpu(name: str, network: str) -> None:
     assert_alike(NETWORKS[network], method(name))
