@@ -133,15 +133,14 @@ class Company:
         return found
 
     def own_random_states(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This process's of what ``random_states`` gave; of a process that was not there, the first's."""
-        of_first = {n: t for n, t in saved.items() if "@" not in n}
+        """This process's of what ``random_states`` gave; empty for a process that was not there."""
         if self.is_first or self.ranks is None:
-            return of_first
+            return {n: t for n, t in saved.items() if "@" not in n}
         mark = f"@{self.ranks.rank}"
-        return {**of_first, **{n.removesuffix(mark): t for n, t in saved.items() if n.endswith(mark)}}
+        return {n.removesuffix(mark): t for n, t in saved.items() if n.endswith(mark)}
 
     def draw_apart(self, seed: int) -> None:
-        """Random layers of different processes draw different numbers; the first one's stay as they are."""
+        """Random layers of every process draw their own numbers; the first process keeps its generator."""
         if self.ranks is not None and not self.is_first:
             torch.manual_seed((seed * 0x9E3779B97F4A7C15 + self.ranks.rank) % 2**63)
 

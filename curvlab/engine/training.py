@@ -227,7 +227,11 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.companions.restore(_part(checkpoint, "callbacks/"), plain.get("callbacks", {}))
     training.progress = progress
     training.checkpoint = checkpoint.path
-    _restore_random(training.company.own_random_states(_part(checkpoint, "random/")), training.plan, where)
+    random = training.company.own_random_states(_part(checkpoint, "random/"))
+    if random or training.company.is_first:
+        _restore_random(random, training.plan, where)
+    else:  # a process more than the run had
+        training.company.draw_apart(training.plan.run.seed + progress.step)
 
 
 def restore_model(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> None:

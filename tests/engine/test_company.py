@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import curvlab
 from curvlab.cli.resuming import continued
 from curvlab.config import build
+from curvlab.engine.company import Company
 from curvlab.engine.run import train_plan
+from curvlab.objectives.ranks import PlannedRanks
 from curvlab.reporting.runlog import RunLog
 from tests.engine.test_ranks import environment
 
@@ -156,3 +159,19 @@ def test_faults_are_told_once_and_before_any_process_starts(config: Path, tmp_pa
     assert process.returncode == 3
     assert said.count("must not be negative") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_random_layers_of_every_process_draw_their_own_numbers() -> None:
+    """After a resume too, in a process that was there and in one that was not."""
+    saved = {"cpu": torch.tensor([0]), "cpu@1": torch.tensor([1])}
+    of = [Company(PlannedRanks(None, 3, rank)).own_random_states(saved) for rank in range(3)]
+    assert [{n: int(t) for n, t in found.items()} for found in of] == [{"cpu": 0}, {"cpu": 1}, {}]
+    drawn = []
+    for rank in range(3):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            Company(PlannedRanks(None, 3, rank)).draw_apart(5)
+            drawn.append(torch.rand(4))
+    torch.manual_seed(5)
+    assert torch.equal(drawn[0], torch.rand(4))
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
