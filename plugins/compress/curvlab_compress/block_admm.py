@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.work import work_dtype
 from curvlab.protocols.bounds import Bounds, Count, Positive, check_bounds
 from curvlab.protocols.callback import Callback, Notice
 from curvlab_compress.blocks import Goal, Tiling, chosen, magnitudes, projected, signs_of
+from curvlab_compress.matching import matching
 
 #: layers whose weights are matrices of blocks
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -140,16 +139,8 @@ class BlockAdmm(Callback[AdmmState]):
         for module_name, module in model.named_modules():
             if isinstance(module, KINDS) and module.weight.requires_grad:
                 found[f"{module_name}.weight" if module_name else "weight"] = module.weight
-        for pattern in self.only:
-            if not any(fnmatchcase(name, pattern) for name in found):
-                raise ConfigError(
-                    Fault(
-                        f'block-admm: no weight of a linear layer or a convolution matches "{pattern}"',
-                        path="only",
-                        hint=f"weights: {', '.join(found) or 'none'}",
-                    )
-                )
-        return {n: p for n, p in found.items() if any(fnmatchcase(n, pattern) for pattern in self.only)}
+        what = "weight of a linear layer or a convolution"
+        return {name: found[name] for name in matching(list(found), self.only, "only", what)}
 
 
 def _wide(p: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
-from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.bounds import check_bounds
 from curvlab.protocols.task import Task, Workload
+from curvlab_compress.matching import matching
 from curvlab_compress.svd_layer import Split, decomposable, decomposed
 
 
@@ -51,21 +50,11 @@ class SvdTask(Task):
     def model(self) -> nn.Module:
         model = self.of.model()
         able = [name for name, module in model.named_modules() if decomposable(module, self.split)]
-        for pattern in self.only:
-            if not any(fnmatchcase(name, pattern) for name in able):
-                raise ConfigError(
-                    Fault(
-                        f'svd: no layer that can be factorized matches "{pattern}"',
-                        path="task.only",
-                        hint=f"layers: {', '.join(able) or 'none'}",
-                    )
-                )
-        for name in able:
-            if any(fnmatchcase(name, pattern) for pattern in self.only):
-                layer = decomposed(model.get_submodule(name), self.split)
-                if not name:
-                    return layer
-                model.set_submodule(name, layer)
+        for name in matching(able, self.only, "task.only", "layer that can be factorized"):
+            layer = decomposed(model.get_submodule(name), self.split)
+            if not name:
+                return layer
+            model.set_submodule(name, layer)
         return model
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> Workload:
