@@ -12,7 +12,7 @@ import tomli
 
 from curvlab.errors import CurvlabError, RunFolderError
 from curvlab.files import reading
-from curvlab.reporting.rundir import CONFIG, METRICS, RESOLVED, RunDir
+from curvlab.reporting.rundir import CONFIG, METRICS, RESOLVED, RunDir, judged_by
 
 #: states of runs that have no ``summary.json``, and of folders that cannot be read
 RUNNING, UNFINISHED, DAMAGED = "running", "unfinished", "damaged"
@@ -59,10 +59,7 @@ class Outline:
     @property
     def judged_by(self) -> tuple[str, bool]:
         """The metric that the task is judged by, and whether more of it is better."""
-        judged = self.manifest.get("judged_by")
-        if not isinstance(judged, Mapping):
-            return "val_loss", False
-        return str(judged.get("metric", "val_loss")), bool(judged.get("more_is_better", False))
+        return judged_by(self.manifest)
 
 
 def outline(path: Path) -> Outline:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curvlab.reporting.rundir import RunDir
+from curvlab.reporting.rundir import RunDir, judged_by
 
 Over = Literal["steps", "seconds", "examples"]
 
@@ -43,10 +43,7 @@ class Recorded:
     @property
     def judged_by(self) -> tuple[str, bool]:
         """The metric that the task is judged by, and whether more of it is better."""
-        judged = self.manifest.get("judged_by")
-        if not isinstance(judged, Mapping):
-            return "val_loss", False
-        return str(judged.get("metric", "val_loss")), bool(judged.get("more_is_better", False))
+        return judged_by(self.manifest)
 
     def metrics(self) -> set[str]:
         """The names of what can be drawn."""

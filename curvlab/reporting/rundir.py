@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ from curvlab.files import read_document, read_lines, reading
 
 CONFIG, RESOLVED, MANIFEST = "config.toml", "resolved.toml", "manifest.json"
 METRICS, EVENTS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "events.jsonl", "summary.json", "checkpoints"
+
+
+def judged_by(manifest: Mapping[str, Any]) -> tuple[str, bool]:
+    """The metric that the task is judged by, and whether more is better; by default less ``val_loss``."""
+    judged = manifest.get("judged_by")
+    if not isinstance(judged, Mapping):
+        return "val_loss", False
+    return str(judged.get("metric", "val_loss")), bool(judged.get("more_is_better", False))
 
 
 @dataclass(frozen=True)
