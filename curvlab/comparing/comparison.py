@@ -15,8 +15,11 @@ from curvlab.comparing.record import Over, Reached, Record
 from curvlab.comparing.target import Target
 from curvlab.errors import RunFolderError, UsageError
 
-#: facts of a manifest that change how long a step takes
-_MACHINE = ("processor", "threads", "device", "torch", "curvlab")
+#: facts of a manifest that change how long a step takes, and what a manifest without them means
+_MACHINE = {
+    "processes": 1,
+    **dict.fromkeys(("processor", "threads", "device", "torch", "curvlab"), "unknown"),
+}
 
 
 @dataclass(frozen=True)
@@ -210,8 +213,8 @@ def _reachable(
 def _notes(records: Sequence[Record]) -> list[str]:
     """What makes seconds incomparable."""
     found = []
-    for fact in _MACHINE:
-        values = sorted({str(record.outline.manifest.get(fact, "unknown")) for record in records})
+    for fact, silence in _MACHINE.items():
+        values = sorted({str(record.outline.manifest.get(fact, silence)) for record in records})
         if len(values) > 1:
             shown = ", ".join(values[:4]) + (", …" if len(values) > 4 else "")
             found.append(f"the runs differ in {fact} ({shown}): compare their seconds with care")
