@@ -38,6 +38,16 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
         "curvlab.objectives.ledger",
         "torch._C._current_graph_task_id",
     ): "which backward pass a hook fires in: torch's own register_multi_grad_hook asks the same",
+    **{
+        ("curvlab.protocols.blocks", f"torch._foreach_{name}_"): (
+            "all parameters of a block vector in one call, as torch's own optimizers do"
+        )
+        for name in ("add", "sub")
+    },
+    (
+        "curvlab.objectives.evaluation",
+        "torch._foreach_copy_",
+    ): "all gradients into one buffer in one call, as above",
     (
         "curvlab.testing.memory",
         "torch.utils._python_dispatch.TorchDispatchMode",

@@ -73,6 +73,8 @@ class ParameterRates:
 
         With a ``master`` it is that which moves, and θ is rounded from it.
         """
+        if self.master is None and not self.absent and self.blocks.uniform(update.dtype):
+            return self.blocks.subtract_(update, alpha)
         masters = {} if self.master is None else self.blocks.slots(self.master)
         for name, slot in self.blocks.slots(update).items():
             if whole(name) in self.absent:
@@ -84,6 +86,7 @@ class ParameterRates:
                 p.sub_(slot, alpha=alpha)
             else:
                 storage.write_parameter_(p, p.to(slot.dtype).sub_(slot, alpha=alpha))
+        return None
 
     @torch.no_grad()
     def tried(self, update: BlockVector, alpha: float) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ class BlockVector:
         self._flat = flat
         #: blocks that have been looked at, and their parts; whoever shares the buffer shares them
         self._views: dict[str, Tensor] = {}
-        self._parts: dict[tuple[str, Hashable], Mapping[str, Tensor]] = {}
+        self._parts: dict[Hashable, Mapping[str, Tensor]] = {}
         self.outers: dict[str, Outer] = outers or {}
         self.borrowed = False
 
@@ -145,13 +145,14 @@ class BlockVector:
         return self._view(name)
 
     def parts(
-        self, name: str, what: Hashable, cut: Callable[[Tensor], Mapping[str, Tensor]]
+        self, what: Hashable, cut: Callable[[BlockVector], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """Block ``name`` in the views that ``cut`` makes of it; kept with the buffer, as ``what``."""
-        block, key = self[name], (name, what)
-        if key not in self._parts:
-            self._parts[key] = cut(block)
-        return self._parts[key]
+        """The views that ``cut`` makes of it; kept with the buffer, as ``what``."""
+        for name in tuple(self.outers):
+            self._multiply_out(name)
+        if what not in self._parts:
+            self._parts[what] = cut(self)
+        return self._parts[what]
 
     def factored(self, name: str) -> Outer | Tensor:
         """Block ``name`` as it is held: the factors if nobody has read the matrix yet."""

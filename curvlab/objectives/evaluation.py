@@ -57,7 +57,7 @@ class EvaluationBuilder:
         self.losses: list[Tensor] = []
         #: by block: is its gradient formed by autograd, rather than kept as rows?
         self.formed: dict[str, bool] = {}
-        self.gradient = blocks.layout.empty(like=blocks.like.detach())
+        self.gradient = blocks.layout.empty(like=blocks.like)
         self.present: set[str] = set()  # parameters to which some chunk gave a gradient
         self.summed: set[str] = set()  # parameters whose slot holds the gradients that autograd formed so far
         self.statistics = StatisticsBuilder(ctx.backend.dtypes.rows)
@@ -221,6 +221,12 @@ class EvaluationBuilder:
 
     def _sum(self, blocks: Sequence[Block], grads: Mapping[str, Tensor | None]) -> None:
         """Add gradients of the blocks' parameters to those of the chunks before."""
+        given = {n: g for n, g in grads.items() if g is not None}
+        if len(blocks) == len(self.blocks) and len(given) == len(grads) and not self.summed:
+            slots = self.blocks.slots(self.gradient)  # the most frequent case, in few calls
+            torch._foreach_copy_(list(slots.values()), [cut(n, given[whole(n)]) for n in slots])
+            self.summed.update(slots)
+            return
         for block in blocks:
             for name, slot in self.blocks.split(block, self.gradient[block.name]).items():
                 g = grads.get(whole(name))

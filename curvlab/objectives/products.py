@@ -136,7 +136,7 @@ class GaussNewton(LinearOperator[BlockVector]):
         """The product over several micro-batches, one after the other."""
         n = self.batches.examples
         total: BlockVector | None = None
-        slots: dict[str, Tensor] = {}
+        slots: Mapping[str, Tensor] = {}
         with self.randomness.repeated(), plain_kernels(self.model), torch.enable_grad():
             for chunk in self.batches:
                 part = self._part(chunk, tangents, n)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,9 @@ class Blocks:
     unread: dict[str, str] = field(default_factory=dict)
     #: ways from a layer's calls to its parameters that were seen to explain its gradient, by block
     explained: set[tuple[str, Hashable]] = field(default_factory=set)
+    #: where the parameters' parts stand in a vector: shape, strides, offset; of real ones alone
+    _geometry: list[tuple[str, Any, Any, int]] = field(default_factory=list, init=False, compare=False)
+    _names: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -105,6 +108,7 @@ class Blocks:
         named = dict(self.model.named_parameters())
         mine = {whole(p): named[whole(p)] for b in self.members for p in b.parameters}
         object.__setattr__(self, "parameters", mine)
+        object.__setattr__(self, "_names", tuple(p for b in self.members for p in b.parameters))
         modules = dict(self.model.named_modules())
         read = {layer: modules[layer] for b in self.members for layer, _, _ in b.readings()}
         object.__setattr__(self, "modules", read)
@@ -121,6 +125,10 @@ class Blocks:
         mine = self.parameters.values() or self.model.parameters()  # none, where other processes hold all
         p = as_real(next(iter(mine))).detach()
         return p.new_empty(0, dtype=work_dtype(p.dtype))
+
+    def uniform(self, dtype: torch.dtype) -> bool:
+        """Whether every parameter is of this dtype."""
+        return all(p.dtype == dtype for p in self.parameters.values())
 
     def value(self, name: str) -> Tensor:
         """A parameter, or the piece of one that a name means, sharing its memory."""
@@ -140,11 +148,22 @@ class Blocks:
             cut(name, found[whole(name)]).copy_(slot)
         return found
 
-    def slots(self, vector: BlockVector) -> dict[str, Tensor]:
+    def slots(self, vector: BlockVector) -> Mapping[str, Tensor]:
         """Each parameter's part of ``vector``, as views in the parameter's own shape."""
+        return vector.parts(self._names, self._slots)
+
+    def _slots(self, vector: BlockVector) -> Mapping[str, Tensor]:
+        """Cut anew the first time, block by block; then by what the first time has found."""
+        flat, mine = vector.flat, vector.layout == self.layout
+        start = flat.storage_offset()
+        if mine and self._geometry:
+            return {n: flat.as_strided(shape, stride, start + at) for n, shape, stride, at in self._geometry}
         slots: dict[str, Tensor] = {}
         for block in self.members:
-            slots.update(vector.parts(block.name, block.parameters, partial(self.split, block)))
+            slots.update(self.split(block, vector[block.name]))
+        if mine and all(t.dtype == flat.dtype for t in slots.values()):
+            for n, t in slots.items():
+                self._geometry.append((n, t.shape, t.stride(), int(t.storage_offset() - start)))
         return slots
 
     def split(self, block: Block, packed: Tensor) -> dict[str, Tensor]:
@@ -190,14 +209,16 @@ class Blocks:
     @torch.no_grad()
     def add_parameters_(self, vector: BlockVector, factor: float) -> None:
         """vector ← vector + factor · θ."""
-        for name, slot in self.slots(vector).items():
-            slot.add_(self.value(name), alpha=factor)
+        slots = self.slots(vector)
+        if slots:
+            torch._foreach_add_(list(slots.values()), [self.value(n) for n in slots], alpha=factor)
 
     @torch.no_grad()
     def subtract_(self, update: BlockVector, alpha: float) -> None:
         """θ ← θ − alpha · update."""
-        for name, slot in self.slots(update).items():
-            self.value(name).sub_(slot, alpha=alpha)
+        slots = self.slots(update)
+        if slots:
+            torch._foreach_sub_([self.value(n) for n in slots], list(slots.values()), alpha=alpha)
 
     @torch.no_grad()
     def assign_(self, theta: BlockVector) -> None:

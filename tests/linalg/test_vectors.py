@@ -335,28 +335,31 @@ def test_what_a_recycled_buffer_held_is_never_seen() -> None:
     assert float(fresh.flat.abs().sum()) == 0.0
 
 
-def test_parts_of_a_block_are_views_that_last_as_long_as_the_buffer() -> None:
+def test_parts_are_views_that_last_as_long_as_the_buffer() -> None:
     """Of a borrowed vector, and of one in a recycled buffer, they are the same."""
     layout = BlockLayout({"x": (2, 3), "y": (4,)})
     u = layout.zeros(like=torch.zeros(1))
 
-    def halves(block: Tensor) -> dict[str, Tensor]:
-        return {"left": block[:, :1], "right": block[:, 1:]}
+    def halves(v: BlockVector) -> dict[str, Tensor]:
+        return {"left": v["x"][:, :1], "right": v["x"][:, 1:]}
 
-    u.parts("x", "halves", halves)["left"].fill_(1.0)
+    u.parts("halves", halves)["left"].fill_(1.0)
     assert torch.equal(u.flat, torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
-    assert u.borrow().parts("x", "halves", halves) is u.parts("x", "halves", halves)
-    assert u.parts("x", "others", lambda t: {"all": t})["all"] is u["x"]
+    assert u.borrow().parts("halves", halves) is u.parts("halves", halves)
+    assert u.parts("others", lambda v: {"all": v["x"]})["all"] is u["x"]
     layout.recycle(u)
     again = layout.empty(like=torch.zeros(1))
-    assert again.parts("x", "halves", halves)["left"].data_ptr() == again["x"].data_ptr() == u["x"].data_ptr()
+    assert again.parts("halves", halves)["left"].data_ptr() == again["x"].data_ptr() == u["x"].data_ptr()
 
 
 def test_parts_of_a_block_that_is_factored_are_of_its_matrix() -> None:
+    """Also if it was factored once more after they were cut."""
     layout = BlockLayout({"x": (2, 3)})
     u = layout.empty(like=torch.zeros(1))
-    u.outers["x"] = Outer(torch.ones(4, 2), torch.ones(4, 3))
-    assert torch.equal(u.parts("x", "", lambda t: {"row": t[0]})["row"], torch.full((3,), 4.0))
+    for factor in (1.0, 2.0):
+        u.outers["x"] = Outer(torch.full((4, 2), factor), torch.ones(4, 3))
+        rows = u.parts("rows", lambda v: {"row": v["x"][0]})
+        assert torch.equal(rows["row"], torch.full((3,), 4.0 * factor))
 
 
 @pytest.mark.parametrize("one", [1.0, torch.ones(()), torch.ones((), dtype=torch.float64)], ids=str)

@@ -76,6 +76,22 @@ def test_slots_are_views_of_the_vector() -> None:
     assert bool((v.flat == 2.0).all())
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_slots_of_every_vector_are_those_that_its_blocks_are_split_into(joined: bool) -> None:
+    """Where parts stand is found once; slowly: by splitting each block, also of a vector inside another."""
+    blocks = blocks_of(network(), joined=joined)
+    size = blocks.layout.size
+    inner = BlockVector(blocks.layout, normal(size + 5, seed=9)[3 : size + 3])
+    for v in (vector(blocks, 0), vector(blocks, 1), inner):
+        slowly = {n: t for b in blocks.members for n, t in blocks.split(b, v[b.name]).items()}
+        slots = blocks.slots(v)
+        assert list(slots) == list(slowly)
+        for name, slot in slots.items():
+            assert torch.equal(slot, slowly[name])
+            assert slot.data_ptr() == slowly[name].data_ptr()
+            assert slot.stride() == slowly[name].stride()
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 999), alpha=st.floats(-2, 2), joined=st.booleans())
 def test_reading_writing_and_adding_are_arithmetic_on_theta(seed: int, alpha: float, joined: bool) -> None:

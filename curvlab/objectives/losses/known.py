@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,9 +30,12 @@ _FUNCTIONS: dict[object, Callable[[Over], Loss]] = {
     F.poisson_nll_loss: PoissonNegativeLogLikelihood,
 }
 
+#: an objective is made for every batch: settings that were seen are not checked again
+_cross_entropy = lru_cache(maxsize=64)(CrossEntropy)
+
 #: torch's modules, of this class exactly; ``None`` for those whose settings are not ours
 _MODULES: dict[type, Callable[[Any, Over], Loss | None]] = {
-    nn.CrossEntropyLoss: lambda c, over: CrossEntropy(
+    nn.CrossEntropyLoss: lambda c, over: _cross_entropy(
         over, c.label_smoothing, c.ignore_index, _numbers(c.weight)
     ),
     nn.NLLLoss: lambda c, over: NegativeLogLikelihood(over, 0.0, c.ignore_index, _numbers(c.weight)),
