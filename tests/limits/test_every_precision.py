@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import curvlab
 from curvlab.errors import ConfigError
+from tests.grids import thinned
 from tests.limits.registered import methods
 
 PRECISIONS = ("float64", "bfloat16", "mixed-bfloat16", "mixed-float16")
@@ -74,10 +74,7 @@ FEW = {
     ("convnet", "bfloat16"),
     ("transformer", "mixed-bfloat16"),
 }
-CASES = [
-    pytest.param(*pair, marks=[] if pair in FEW else pytest.mark.grid, id="-".join(pair))
-    for pair in itertools.product(NETWORKS, PRECISIONS)
-]
+CASES = thinned(NETWORKS, PRECISIONS, few=FEW)
 
 
 @cache

@@ -28,10 +28,19 @@ def trained(name: str, knobs: Knobs, step: Way, model: nn.Module, batches: list[
     return ours
 
 
+#: in plain loops; the others are of the grid, ``pytest -m grid``
+FEW = {"adamw", "kfac", "singd", "soap", "smw-ngd"}
+
+
 @pytest.mark.parametrize(
     ("name", "knobs", "step"),
     [
-        pytest.param(*case.values, way, id=f"{case.id}-{words}")
+        pytest.param(
+            *case.values,
+            way,
+            id=f"{case.id}-{words}",
+            marks=[] if way is of_objective or case.id in FEW else pytest.mark.grid,
+        )
         for words, way, found in (("objective", of_objective, cases()), ("plain", plain, plain_cases()))
         for case in found
         if case.id == case.values[0]

@@ -77,6 +77,9 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
 #: parts whose suite runs in their own tests
 APART = {("reporter", "mlflow")}
 
+#: parts whose suite is of the grid, ``pytest -m grid``: references that take seconds, with tests of their own
+SLOW = {("task", "kdv"), ("task", "allen-cahn")}
+
 #: samples that are said to be disjoint, by sampler and setting
 DISJOINT = [
     ("geometric", {"acceptance": "held-out"}, (("gradient", "acceptance"), ("curvature", "acceptance"))),
@@ -95,9 +98,9 @@ def cases() -> list[Any]:
         kind = entry.kind if isinstance(entry, PartEntry) else "method"
         if kind != "structure" and (kind, entry.name) not in APART:
             for k, settings in enumerate(SETTINGS.get((kind, entry.name), [{}])):
-                found.append(
-                    pytest.param(kind, entry, settings, id=f"{kind}-{entry.name}" + (f"-{k}" if k else ""))
-                )
+                name = f"{kind}-{entry.name}" + (f"-{k}" if k else "")
+                marks = pytest.mark.grid if (kind, entry.name) in SLOW else []
+                found.append(pytest.param(kind, entry, settings, id=name, marks=marks))
     return found
 
 
