@@ -182,6 +182,36 @@ def _transforms(registry: Registry) -> None:
         "curvlab.parts.graft:Graft",
         summary="keeps each block's direction, takes its length from another rule",
     )
+    add(
+        "transform",
+        "nesterov",
+        "curvlab.parts.nesterov:Nesterov",
+        summary="moving average with the newest vector counted twice",
+    )
+    add(
+        "transform",
+        "cautious",
+        "curvlab.parts.cautious:Cautious",
+        summary="weight decay, and on request updates, only where signs agree",
+    )
+    add(
+        "transform",
+        "radial-brake",
+        "curvlab.parts.radial:RadialBrake",
+        summary="shrinks the update's component along each weight matrix",
+    )
+    add(
+        "transform",
+        "row-floor",
+        "curvlab.parts.row_floor:RowFloor",
+        summary="lengthens rows of the update that are short beside their weights",
+    )
+    add(
+        "transform",
+        "hyperball",
+        "curvlab.parts.hyperball:Hyperball",
+        summary="keeps each weight matrix on the sphere of its first norm",
+    )
 
 
 def _runs(registry: Registry) -> None:

@@ -64,6 +64,9 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("precision", "bfloat16"): [{}, {"factors": "bfloat16"}],
     ("transform", "graft"): [{}, {"rule": "adafactor"}, {"rule": "adam"}],
     ("transform", "momentum"): [{}, {"nesterov": True}],
+    ("transform", "nesterov"): [{}, {"bias_correction": False}],
+    ("transform", "cautious"): [{"rate": 0.1}, {"mask": True}],
+    ("transform", "hyperball"): [{}, {"relative": False, "tangent": True}],
     ("transform", "ema"): [{}, {"bias_correction": False}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
     ("reporter", "wandb"): [{"mode": "disabled"}],  # its own tests write a run
