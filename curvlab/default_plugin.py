@@ -244,6 +244,24 @@ def _runs(registry: Registry) -> None:
             dtype_name=dtype,
         )
     add(
+        "average",
+        "ema",
+        "curvlab.parts.weight_means:WeightEma",
+        summary="exponential moving average of the weights",
+    )
+    add(
+        "average",
+        "tail-ema",
+        "curvlab.parts.weight_means:TailEma",
+        summary="the same of the end of a run, mixed with the trained weights",
+    )
+    add(
+        "average",
+        "schedule-free",
+        "curvlab.parts.schedule_free:ScheduleFree",
+        summary="gradients between the method's iterates and their average",
+    )
+    add(
         "callback",
         "early-stop",
         "curvlab.parts.early_stop:EarlyStop",

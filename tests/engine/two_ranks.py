@@ -25,6 +25,8 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CurvlabError, Diverged
 from curvlab.objectives.distributed import DistributedObjective
 from curvlab.objectives.ranks import Ranks
+from curvlab.parts.schedule_free import ScheduleFree
+from curvlab.protocols.average import Average
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
@@ -74,6 +76,7 @@ class Case:
     method: str
     knobs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    average: Average[Any] | None = None
     criterion: Callable[[], nn.Module] = nn.CrossEntropyLoss
     plain: bool = False  #: ``loss.backward()``, by DistributedDataParallel
     dtype: torch.dtype = torch.float64
@@ -138,6 +141,7 @@ CASES: dict[str, Case] = {
     "singd, accumulated": singd(plain=True, shares=EVEN, accumulated=True),
     "kfac, accumulated": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN, accumulated=True),
     "kfac, clipped": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN, clipped=True),
+    "kfac, schedule-free": replace(exact("kfac"), average=ScheduleFree()),
     "kfac, update rules": replace(exact("kfac"), settings={"on_update": RULES}),
     "kfac, replicated": replace(exact("kfac"), placement="replicate"),
     "singd, replicated": singd(placement="replicate"),
@@ -179,6 +183,7 @@ def trained(case: Case, rank: int | None) -> dict[str, Any]:
             reduction=getattr(criterion, "reduction", "mean"),
             ranks=ranks,
             placement=case.placement,
+            average=case.average,
         )
         called = DistributedDataParallel(model) if case.plain and ranks is not None else model
         losses, end = [], ""

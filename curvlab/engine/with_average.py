@@ -1,0 +1,40 @@
+"""What an optimizer with an average of weights offers to its user: the averaged weights, in the model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from curvlab.engine.averaging import Averaging
+from curvlab.errors import UsageError
+
+
+class WithAverage:
+    """The face of ``averaging``; ``None`` where the optimizer was made without an average."""
+
+    averaging: Averaging | None = None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model holds the averaged weights: evaluate, save or export it there.
+
+        Afterwards the trained weights and all buffers are back, bit for bit.  Statistics of batch
+        normalization are those of the trained weights; ``torch.optim.swa_utils.update_bn`` inside computes
+        them anew.  A step inside raises ``UsageError``, as does a call without an average.  Costs a copy of
+        the model's tensors.
+        """
+        return self._average().averaged()
+
+    def eval(self) -> None:
+        """Put the averaged weights into the model until ``train()``, as in the package schedulefree."""
+        self._average().enter()
+
+    def train(self) -> None:
+        """Put the trained weights and the buffers back, after ``eval()``; nothing, if they are there."""
+        self._average().leave()
+
+    def _average(self) -> Averaging:
+        if self.averaging is None:
+            raise UsageError(
+                "this optimizer keeps no average of the weights; make it with one, such as"
+                ' curvlab.optimizer(…, average="ema")'
+            )
+        return self.averaging
