@@ -156,6 +156,26 @@ def _steps(registry: Registry) -> None:
     )
     add("schedule", "cosine", "curvlab.parts.schedules:Cosine", summary="down along half a cosine")
     add("schedule", "linear", "curvlab.parts.schedules:Linear", summary="along a straight line")
+    add("schedule", "power", "curvlab.parts.schedules:Power", summary="down along a power of what is left")
+    add("schedule", "warmup", "curvlab.parts.schedules:WarmUp", summary="a factor that rises to 1")
+    add(
+        "schedule",
+        "warmup-stable-decay",
+        "curvlab.parts.schedules:WarmUpStableDecay",
+        summary="up, along, and down in the last steps",
+    )
+    add(
+        "schedule",
+        "product",
+        "curvlab.parts.composed_schedules:Product",
+        summary="schedules and numbers, multiplied",
+    )
+    add(
+        "schedule",
+        "sequence",
+        "curvlab.parts.composed_schedules:Sequence",
+        summary="schedules and numbers, one after the other",
+    )
 
 
 def _transforms(registry: Registry) -> None:
