@@ -180,9 +180,7 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         before the step, bit for bit.
         """
         self.trained.require_unchanged()
-        if self.averaging is not None:
-            self.averaging.require_ready("step()")
-            self.averaging.require_covered(self.trained.thawed())
+        self._require_steppable(self.trained.thawed())
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
@@ -198,8 +196,7 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         if taken is not None:
             rate = self.arms[0].method.step.rate(self.steps) * share(self.param_groups[0])
             self.last = facts(self.method, taken, rate)
-            if self.averaging is not None:
-                self.averaging.stepped(self.steps, rate)
+            self._follow(self.steps, rate)
             self.steps += 1
             if self.scale is not None:
                 self.scale.succeeded()
@@ -357,8 +354,7 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         Where processes share the blocks out, it holds what this one owns, and warns so once.
         """
         saved.warn_of_part(self)
-        if self.averaging is not None:
-            self.averaging.require_trained("state_dict()")
+        self._require_trained("state_dict()")
         return saved.with_plain(super().state_dict(), self.snapshot()[1])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

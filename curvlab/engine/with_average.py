@@ -31,6 +31,22 @@ class WithAverage:
         """Put the trained weights and the buffers back, after ``eval()``; nothing, if they are there."""
         self._average().leave()
 
+    def _require_trained(self, doing: str) -> None:
+        """Raise ``UsageError`` where the averaged weights are in the model."""
+        if self.averaging is not None:
+            self.averaging.require_trained(doing)
+
+    def _require_steppable(self, thawed: list[str]) -> None:
+        """Raise where the average cannot take in a step; ``thawed`` are parameters to be trained newly."""
+        if self.averaging is not None:
+            self.averaging.require_ready("step()")
+            self.averaging.require_covered(thawed)
+
+    def _follow(self, step: int, lr: float) -> None:
+        """The average takes in step ``step``, from 0."""
+        if self.averaging is not None:
+            self.averaging.stepped(step, lr)
+
     def _average(self) -> Averaging:
         if self.averaging is None:
             raise UsageError(

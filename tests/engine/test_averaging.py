@@ -17,9 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import curvlab
 from curvlab.config import build, load
+from curvlab.engine.inspection import inspect
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.engine.plan import Plan
 from curvlab.engine.rebuilt import evaluate
+from curvlab.engine.training import prepare
 from curvlab.errors import CheckpointError, ConfigError, CurvlabError, UsageError
 from curvlab.parts.schedule_free import ScheduleFree
 from curvlab.parts.weight_means import TailEma, WeightEma
@@ -89,7 +91,7 @@ def test_averaged_holds_torchs_average_inside_and_the_trained_model_afterwards(m
     optimizer.eval()
     inside = tensors(model)
     assert torch.equal(inside["0.weight"], next(theirs.module.parameters()))
-    for doing in (lambda: step(optimizer, model, 9), optimizer.state_dict):
+    for doing in (lambda: step(optimizer, model, 9), optimizer.state_dict, lambda: copy.deepcopy(optimizer)):
         with pytest.raises(UsageError, match="while the averaged weights are in the model"):
             doing()
     optimizer.train()
@@ -204,6 +206,17 @@ def averaging(part: Average[Any], **run: Any) -> Plan:
 
 
 PARTS: list[Average[Any]] = [WeightEma(0.8), TailEma(0.8, start=0.5), ScheduleFree()]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+def test_a_dry_run_counts_the_average_in_every_process(part: Average[Any]) -> None:
+    plan, without = averaging(part), replace(averaging(part), average=None)
+    live = prepare(plan, lambda event: None).optimizer
+    assert live.averaging is not None
+    held = sum(t.nbytes for t in tensors_of_state(live))
+    assert inspect(plan).state_bytes == live.state_bytes() == inspect(without).state_bytes + held
+    shares = [inspect(each, processes=2).shares for each in (plan, without)]
+    assert [s.state_bytes for s in shares[0]] == [s.state_bytes + held for s in shares[1]]
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
