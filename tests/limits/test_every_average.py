@@ -17,7 +17,7 @@ from curvlab.protocols.average import Average
 from curvlab.testing.problems import labels, normal
 from tests.limits.registered import DAMPED, methods, optimizer
 
-STEPS = 3
+STEPS = 2
 
 
 def trained(name: str, average: Average[Any] | None) -> tuple[Tensor, Tensor]:
