@@ -17,6 +17,8 @@ from curvlab.protocols.blocks import as_real
 
 #: where the optimizer's snapshot holds the state
 PREFIX = "average/"
+#: and the trained weights, while the averaged ones are in the model
+KEPT = PREFIX + "kept/"
 
 
 class Averaging:
@@ -45,17 +47,13 @@ class Averaging:
         named = dict(self.model.named_parameters())
         return {n: as_real(named[n].detach()) for n in self.names}
 
-    def require_trained(self, doing: str) -> None:
-        """Raise ``UsageError`` where the averaged weights are in the model."""
+    def require_ready(self) -> None:
+        """Raise while the averaged weights are in the model, and where a budget must be known and is not."""
         if self.kept is not None:
             raise UsageError(
-                f"{doing} while the averaged weights are in the model; leave the block"
+                "step() while the averaged weights are in the model; leave the block"
                 " `with optimizer.averaged()` first, or call optimizer.train()"
             )
-
-    def require_ready(self, doing: str) -> None:
-        """Raise likewise, and ``ConfigError`` where a budget must be known and is not."""
-        self.require_trained(doing)
         if self.part.needs_budget and self.used is None:
             name = type(self.part).__name__
             what = f"{name} begins at a part of a run's budget, which a loop of one's own does not have"
@@ -110,12 +108,22 @@ class Averaging:
     # as data
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state as named tensors (live) and plain values."""
+        """The state as named tensors (live) and plain values.
+
+        While the averaged weights are in the model, the trained ones are part of it: a model that is saved
+        then goes on from them.
+        """
         tensors, plain = export(self.state)
-        return {PREFIX + n: t for n, t in tensors.items()}, {PREFIX + n: v for n, v in plain.items()}
+        kept = {KEPT + n: t for n, t in (self.kept or {}).items()}
+        return {**kept, **{PREFIX + n: t for n, t in tensors.items()}}, {
+            PREFIX + n: v for n, v in plain.items()
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Take on what ``snapshot`` gave, among other entries; raises ``CheckpointError`` if it differs."""
-        own = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
+        mine = {n: t for n, t in tensors.items() if n.startswith(PREFIX)}
+        kept = {n.removeprefix(KEPT): t.clone() for n, t in mine.items() if n.startswith(KEPT)}
+        own = {n.removeprefix(PREFIX): t for n, t in mine.items() if not n.startswith(KEPT)}
         values = {n.removeprefix(PREFIX): v for n, v in plain.items() if n.startswith(PREFIX)}
         restore(self.state, own, values)
+        self.kept = kept or None

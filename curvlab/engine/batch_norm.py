@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,13 +12,24 @@ from torch import nn
 from curvlab.protocols.sampler import Draw
 from curvlab.protocols.task import Workload
 
+#: layers that may keep statistics of batches
+TRACKING = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+
 #: batches over which statistics are averaged: those of more examples, or fewer if there are no more
 BATCHES = 10
 
 
-def tracking(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+def tracking(model: nn.Module) -> list[Any]:
     """The layers that keep statistics of batches."""
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
+    norms = (m for m in model.modules() if isinstance(m, TRACKING))
     return [m for m in norms if m.track_running_stats and m.running_mean is not None]
 
 
@@ -42,7 +54,7 @@ def recompute(workload: Workload, batch_size: int) -> None:
 
 
 @contextmanager
-def _averaging(norms: list[nn.modules.batchnorm._NormBase]) -> Iterator[None]:
+def _averaging(norms: list[Any]) -> Iterator[None]:
     """Inside, statistics begin anew, and every batch has the same weight."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

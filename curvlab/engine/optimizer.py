@@ -354,7 +354,6 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         Where processes share the blocks out, it holds what this one owns, and warns so once.
         """
         saved.warn_of_part(self)
-        self._require_trained("state_dict()")
         return saved.with_plain(super().state_dict(), self.snapshot()[1])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -261,8 +261,6 @@ class Recipe:
 
 def recipe(optimizer: Any) -> Recipe:
     """Raises ``ConfigError`` for an optimizer over a part of the processes."""
-    if optimizer.averaging is not None:
-        optimizer.averaging.require_trained("a copy")
     ranks = optimizer.ranks
     if ranks is not None and not ranks.is_world:
         raise ConfigError(

@@ -21,36 +21,33 @@ class WithAverage:
         them anew.  A step inside raises ``UsageError``, as does a call without an average.  Costs a copy of
         the model's tensors.
         """
-        return self._average().averaged()
+        if self.averaging is None:
+            raise UsageError(
+                "this optimizer keeps no average of the weights; make it with one, such as"
+                ' curvlab.optimizer(…, average="ema")'
+            )
+        return self.averaging.averaged()
 
     def eval(self) -> None:
-        """Put the averaged weights into the model until ``train()``, as in the package schedulefree."""
-        self._average().enter()
+        """Put the averaged weights into the model until ``train()``, as in the package schedulefree.
+
+        Trainers that know that package call both, so without an average both change nothing.
+        """
+        if self.averaging is not None:
+            self.averaging.enter()
 
     def train(self) -> None:
         """Put the trained weights and the buffers back, after ``eval()``; nothing, if they are there."""
-        self._average().leave()
-
-    def _require_trained(self, doing: str) -> None:
-        """Raise ``UsageError`` where the averaged weights are in the model."""
         if self.averaging is not None:
-            self.averaging.require_trained(doing)
+            self.averaging.leave()
 
     def _require_steppable(self, thawed: list[str]) -> None:
         """Raise where the average cannot take in a step; ``thawed`` are parameters to be trained newly."""
         if self.averaging is not None:
-            self.averaging.require_ready("step()")
+            self.averaging.require_ready()
             self.averaging.require_covered(thawed)
 
     def _follow(self, step: int, lr: float) -> None:
         """The average takes in step ``step``, from 0."""
         if self.averaging is not None:
             self.averaging.stepped(step, lr)
-
-    def _average(self) -> Averaging:
-        if self.averaging is None:
-            raise UsageError(
-                "this optimizer keeps no average of the weights; make it with one, such as"
-                ' curvlab.optimizer(…, average="ema")'
-            )
-        return self.averaging

@@ -28,7 +28,8 @@ def wide_copy(theta: Weights) -> dict[str, Tensor]:
 
 def lerp_(mean: Mapping[str, Tensor], theta: Weights, share: float) -> None:
     """mean ← mean + share · (theta − mean), in the dtype of the mean."""
-    torch._foreach_lerp_(list(mean.values()), [theta[n].to(m.dtype) for n, m in mean.items()], share)
+    for name, m in mean.items():
+        m.lerp_(theta[name].to(m.dtype), share)
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,8 @@ def test_averaged_holds_torchs_average_inside_and_the_trained_model_afterwards(m
     optimizer.eval()
     inside = tensors(model)
     assert torch.equal(inside["0.weight"], next(theirs.module.parameters()))
-    for doing in (lambda: step(optimizer, model, 9), optimizer.state_dict, lambda: copy.deepcopy(optimizer)):
-        with pytest.raises(UsageError, match="while the averaged weights are in the model"):
-            doing()
+    with pytest.raises(UsageError, match="while the averaged weights are in the model"):
+        step(optimizer, model, 9)
     optimizer.train()
     assert_same({**tensors(model), "1.num_batches_tracked": before["1.num_batches_tracked"]}, before)
 
@@ -150,6 +149,27 @@ def test_a_state_that_was_saved_goes_on_bit_for_bit(name: str, way: Callable[...
     with optimizer.averaged(), other.averaged():
         assert_same(tensors(model), tensors(twin))
     assert optimizer.state_bytes() == other.state_bytes()
+
+
+@pytest.mark.parametrize("way", [by_state_dict, by_copy])
+def test_a_model_that_was_saved_with_averaged_weights_goes_on_from_the_trained_ones(
+    way: Callable[..., Any],
+) -> None:
+    """As trainers do that save after an evaluation."""
+    model = network()
+    optimizer = made("adamw", model, EACH["ema"])
+    for k in range(3):
+        step(optimizer, model, k)
+    optimizer.eval()
+    other, twin = way(optimizer, EACH["ema"])
+    assert_same(tensors(model), tensors(twin))
+    for each in (optimizer, other):
+        each.train()
+        step(each, each.model, 3)
+    assert_same(tensors(model), tensors(twin))
+    without = made("adamw", network(), None)
+    without.eval()
+    without.train()
 
 
 def test_state_bytes_count_the_average() -> None:
