@@ -50,5 +50,5 @@ class Cautious(Transform[None]):
         decay = v.zeros_like()
         at.add_theta(decay, rate)
         # products of small numbers would underflow to 0, where the signs say nothing
-        decay.flat.masked_fill_(v.flat.sign() == -decay.flat.sign(), 0.0).masked_fill_(decay.flat == 0, 0.0)
+        decay.flat.masked_fill_(v.flat.sign() == -decay.flat.sign(), 0.0)
         return v.owned().add_(decay)
