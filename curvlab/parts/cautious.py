@@ -16,8 +16,7 @@ class Cautious(Transform[None]):
     """``v + rate · 1[v θ ≥ 0] · θ``, entry by entry: decay only where the update shrinks the weight anyway.
 
     Cautious weight decay (Chen et al. 2025, arXiv 2510.12402, algorithm 1); it belongs last on the update,
-    where the step's rate multiplies it.  The minima of the loss itself stay fixed points, which ordinary
-    decay moves.
+    where the step's rate multiplies it.  Decay never works against an entry of the update.
 
     With ``mask``, first the entries of v whose sign is not that of the gradient become 0, and the others are
     multiplied by ``n / (k + 1)``: n entries of a parameter, k of them kept (Liang et al. 2024, arXiv
