@@ -22,11 +22,13 @@ from curvlab.engine.run import Run
 from curvlab.errors import ConfigError, Fault, UsageError
 from curvlab.model.admission import real_dtype, require_trainable
 from curvlab.objectives.ranks import ranks_of
+from curvlab.protocols.average import Average
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.reader import LayerReader
 from curvlab.protocols.report import Reporter
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed
+from curvlab.registry.registry import Registry
 from curvlab.reporting.console import Console
 from curvlab.reporting.runlog import RunLog
 
@@ -45,6 +47,7 @@ def optimizer(
     examples: int | Callable[..., int] | None = None,
     strict: bool = False,
     readers: Sequence[LayerReader] | None = None,
+    average: str | Mapping[str, Any] | None = None,
     **knobs: Any,
 ) -> CurvatureOptimizer:
     """A ``torch.optim.Optimizer`` that trains every parameter of ``model`` that requires a gradient.
@@ -70,6 +73,9 @@ def optimizer(
     the method treats less than half of the numbers itself; otherwise a warning says so at the first step.
     ``readers`` are the layer readers to use, in order, instead of all that are installed: what none of them
     reads, the method's fallback trains.
+
+    ``average`` names an average of the weights to keep, or is a table of one
+    (``{"use": "ema", "decay": 0.99}``): ``with optimizer.averaged():`` has it in the model.
 
     Raises ``ConfigError`` with every unknown knob, faulty value, and parameter that cannot be trained,
     ``CoverageError`` if ``strict`` refuses, and ``UsageError`` for what is not a model or holds no
@@ -102,7 +108,20 @@ def optimizer(
         examples=examples,
         strict=strict,
         readers=layer_readers(registry) if readers is None else tuple(readers),
+        average=_average(registry, average),
     )
+
+
+def _average(registry: Registry, given: str | Mapping[str, Any] | None) -> Average[Any] | None:
+    """The part that ``average`` names; raises ``ConfigError`` for a table without ``use``."""
+    if given is None:
+        return None
+    table = {"use": given} if isinstance(given, str) else dict(given)
+    use = table.pop("use", None)
+    if use is None:
+        raise ConfigError(Fault("the average has no name", path="average", hint='add "use": "ema"'))
+    part: Average[Any] = build_part(registry, Average, use, table)
+    return part
 
 
 def _require_model(model: Any) -> None:

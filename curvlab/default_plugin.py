@@ -156,6 +156,26 @@ def _steps(registry: Registry) -> None:
     )
     add("schedule", "cosine", "curvlab.parts.schedules:Cosine", summary="down along half a cosine")
     add("schedule", "linear", "curvlab.parts.schedules:Linear", summary="along a straight line")
+    add("schedule", "power", "curvlab.parts.schedules:Power", summary="down along a power of what is left")
+    add("schedule", "warmup", "curvlab.parts.schedules:WarmUp", summary="a factor that rises to 1")
+    add(
+        "schedule",
+        "warmup-stable-decay",
+        "curvlab.parts.schedules:WarmUpStableDecay",
+        summary="up, along, and down in the last steps",
+    )
+    add(
+        "schedule",
+        "product",
+        "curvlab.parts.composed_schedules:Product",
+        summary="schedules and numbers, multiplied",
+    )
+    add(
+        "schedule",
+        "sequence",
+        "curvlab.parts.composed_schedules:Sequence",
+        summary="schedules and numbers, one after the other",
+    )
 
 
 def _transforms(registry: Registry) -> None:
@@ -181,6 +201,36 @@ def _transforms(registry: Registry) -> None:
         "graft",
         "curvlab.parts.graft:Graft",
         summary="keeps each block's direction, takes its length from another rule",
+    )
+    add(
+        "transform",
+        "nesterov",
+        "curvlab.parts.nesterov:Nesterov",
+        summary="moving average with the newest vector counted twice",
+    )
+    add(
+        "transform",
+        "cautious",
+        "curvlab.parts.cautious:Cautious",
+        summary="weight decay, and on request updates, only where signs agree",
+    )
+    add(
+        "transform",
+        "radial-brake",
+        "curvlab.parts.radial:RadialBrake",
+        summary="shrinks the update's component along each weight matrix",
+    )
+    add(
+        "transform",
+        "row-floor",
+        "curvlab.parts.row_floor:RowFloor",
+        summary="lengthens rows of the update that are short beside their weights",
+    )
+    add(
+        "transform",
+        "hyperball",
+        "curvlab.parts.hyperball:Hyperball",
+        summary="keeps each weight matrix on the sphere of its first norm",
     )
 
 
@@ -213,6 +263,24 @@ def _runs(registry: Registry) -> None:
             summary=f"everything in {dtype}",
             dtype_name=dtype,
         )
+    add(
+        "average",
+        "ema",
+        "curvlab.parts.weight_means:WeightEma",
+        summary="exponential moving average of the weights",
+    )
+    add(
+        "average",
+        "tail-ema",
+        "curvlab.parts.weight_means:TailEma",
+        summary="the same of the end of a run, mixed with the trained weights",
+    )
+    add(
+        "average",
+        "schedule-free",
+        "curvlab.parts.schedule_free:ScheduleFree",
+        summary="gradients between the method's iterates and their average",
+    )
     add(
         "callback",
         "early-stop",

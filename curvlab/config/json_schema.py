@@ -44,6 +44,7 @@ _TABLES = {
     "method": METHOD,
     "sampler": "sampler",
     "precision": "precision",
+    "average": "average",
     "report": "reporter",
 }
 
@@ -61,9 +62,11 @@ def json_schema(registry: Registry) -> Schema:
     run = work.table(settings_of(RunSettings), "the budget, the seed, and what is logged and kept")
     run["properties"]["name"]["pattern"] = f"^{NAME}$"
     run["not"] = _any([{"required": list(two)} for two in combinations(BUDGETS, 2)])
-    # a task and a method have no default, so their tables must say which
+    # a task, a method and an average have no default, so their tables must say which
     tables = {
-        name: _ref(kind) if kind in ("task", METHOD) else _any([_ref(kind), _ref(f"{kind}-settings")])
+        name: _ref(kind)
+        if kind in ("task", "average", METHOD)
+        else _any([_ref(kind), _ref(f"{kind}-settings")])
         for name, kind in _TABLES.items()
     }
     tables["report"] = _any([tables["report"], {"type": "array", "items": _ref("reporter")}])

@@ -15,6 +15,7 @@ from curvlab.config.tree import DEFAULT, Node, Origin, dotted, node_of, plain
 from curvlab.engine.method import Method
 from curvlab.engine.plan import Plan, RunSettings
 from curvlab.errors import Fault
+from curvlab.protocols.average import Average
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.callback import Callback
 from curvlab.protocols.report import Reporter
@@ -26,7 +27,7 @@ from curvlab.registry.registry import Registry
 from curvlab.registry.suggest import advice
 
 #: the tables of a configuration, in the order in which they are shown
-TABLES = ("run", "task", "method", "sampler", "precision", "callbacks", "report")
+TABLES = ("run", "task", "method", "sampler", "precision", "average", "callbacks", "report")
 
 #: table -> protocol of the part that it describes, or of the parts that it names
 _PARTS: Mapping[str, Any] = {
@@ -34,6 +35,7 @@ _PARTS: Mapping[str, Any] = {
     "method": Method,
     "sampler": Sampler,
     "precision": Backend,
+    "average": Average,
     "callbacks": Mapping[str, Callback[Any]],
     "report": Reporter | tuple[Reporter, ...],
 }
@@ -61,7 +63,7 @@ def resolve(layers: Layers, registry: Registry | None = None) -> Resolved:
     run = _run(tree, builder)
     if run is not None:
         made["run"] = run
-    for name in ("task", "method", "precision", "callbacks", "report"):
+    for name in ("task", "method", "precision", "average", "callbacks", "report"):
         if name in tree.table:
             part = builder.value(tree.table[name], _PARTS[name], name)
             if part is not None:
@@ -164,6 +166,7 @@ def _plan(made: Mapping[str, Built], resolved: Node, given: str, builder: Builde
         backend=made["precision"].value,
         readers=layer_readers(builder.registry),
         callbacks=made["callbacks"].value if "callbacks" in made else {},
+        average=made["average"].value if "average" in made else None,
         reporters=(*reporters, *run_listeners(builder.registry)),
         resolved=plain(resolved),
         given=given,

@@ -142,6 +142,7 @@ def inspect(plan: Plan, processes: int = 1) -> Inspection:
         name=plan.method_name,
         readers=plan.readers,
         samples=samples,
+        average=plan.average,
     )
     looked_at = CYCLE if plan.run.steps is None else min(CYCLE, plan.run.steps)
     kinds = Counter(optimizer.needs(step) for step in range(looked_at))
@@ -161,6 +162,7 @@ def inspect(plan: Plan, processes: int = 1) -> Inspection:
 def _shares(plan: Plan, optimizer: CurvatureOptimizer, processes: int) -> tuple[Share, ...]:
     """What each of several processes would hold and do, if they share the blocks out."""
     blocks, arms = optimizer.blocks, optimizer.assignment
+    averages = 0 if optimizer.averaging is None else nbytes(optimizer.averaging.state)  # whole, in each
 
     def of(rank: int) -> Share | None:
         ranks = PlannedRanks(None, processes, rank)
@@ -178,7 +180,7 @@ def _shares(plan: Plan, optimizer: CurvatureOptimizer, processes: int) -> tuple[
             rank,
             mine.layout.names,
             owners.loads[rank] / everything if everything else 0.0,
-            sum(nbytes(arm.state) for arm in held.members),
+            averages + sum(nbytes(arm.state) for arm in held.members),
             sum(blocks.value(name).nbytes for block in mine.members for name in block.parameters),
         )
 

@@ -15,6 +15,7 @@ import torch
 
 from curvlab.engine.broadcast import Broadcast, Stop
 from curvlab.engine.conversion import keep_to_phase
+from curvlab.engine.evaluation import metrics_of
 from curvlab.engine.interrupts import Interrupts
 from curvlab.engine.placement import placed
 from curvlab.engine.training import Training
@@ -55,10 +56,14 @@ def evaluate(training: Training, tell: Broadcast) -> None:
     """Compute the metrics, tell them, and remember them and the best so far."""
     progress = training.progress
     # metrics must not move the numbers that random layers draw: evaluating more often changes nothing
-    with torch.random.fork_rng(devices=_devices(training)), training.optimizer.backend.forward():
-        metrics = training.company.told(
-            lambda: {name: float(value) for name, value in training.workload.metrics().items()}
-        )
+    optimizer = training.optimizer
+    with (
+        torch.random.fork_rng(devices=_devices(training)),
+        optimizer.backend.forward(),
+        optimizer.ambient.aside(),
+    ):
+        size = training.plan.task.batch_size
+        metrics = dict(metrics_of(training.workload, optimizer.averaging, size, training.company))
     progress.evaluated.set(progress.step, int(training.epochs))
     progress.metrics = metrics
     name, more_is_better = training.plan.task.judged_by
@@ -76,6 +81,8 @@ def _train_one_step(training: Training, tell: Broadcast) -> None:
     begun, epoch = perf_counter(), int(training.epochs)
     whole = training.samples.draw()
     draw = placed(training.company.share(whole), training.optimizer.backend.moved)
+    if training.optimizer.averaging is not None:
+        training.optimizer.averaging.used = training.fraction
     before = training.optimizer.steps
     training.optimizer.step(training.workload.objective(draw))
     taken = training.optimizer.steps > before  # or its batch was skipped, and an event says why

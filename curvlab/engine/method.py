@@ -47,6 +47,7 @@ class Method:
             what = f"{type(self.preconditioner).__name__} works only inside a solve, from which it learns"
             hint = 'set it as inner of [method.preconditioner] use = "iterative"'
             raise ConfigError(Fault(what, path="preconditioner", hint=hint))
+        self._require_landings()
         if not (self.step.chooses or self.step.follows):
             return
         rule, preconditioner = type(self.step).__name__, type(self.preconditioner).__name__
@@ -82,6 +83,21 @@ class Method:
                     hint="remove on_update, or use another step rule",
                 )
             )
+
+    def _require_landings(self) -> None:
+        """Raise ``ConfigError`` where something would move the step that a transform has placed."""
+        places = {"on_gradient": self.on_gradient, "on_update": self.on_update[:-1]}
+        for place, transforms in places.items():
+            for k, transform in enumerate(transforms):
+                if transform.lands:
+                    what = f"{type(transform).__name__} chooses where the step ends, so nothing may follow it"
+                    hint = "make it the last part of on_update"
+                    raise ConfigError(Fault(what, path=f"{place}.{k}", hint=hint))
+        if self.on_update and self.on_update[-1].lands and not self.step.prescribed:
+            part, rule = type(self.on_update[-1]).__name__, type(self.step).__name__
+            what = f"{part} must know the rate of a step in advance, and {rule} searches for it"
+            hint = 'use step = { use = "rate", lr = 1e-2 }'
+            raise ConfigError(Fault(what, path=f"on_update.{len(self.on_update) - 1}", hint=hint))
 
     def needs(self, step: int) -> Needs:
         """What this step costs, over all parts but the fallback."""

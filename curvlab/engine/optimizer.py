@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from curvlab.engine import saved
 from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.arms import Arm, Arms
+from curvlab.engine.averaging import Averaging
 from curvlab.engine.companions import Companions
 from curvlab.engine.coverage import Coverage, coverage_of, report
 from curvlab.engine.facts import facts
@@ -33,6 +34,7 @@ from curvlab.engine.source import FromBackward, FromObjective, Source, asked_by
 from curvlab.engine.state import nbytes
 from curvlab.engine.step import StepEnvironment, take_step
 from curvlab.engine.trained import Trained
+from curvlab.engine.with_average import WithAverage
 from curvlab.errors import ConfigError, Fault, NeedsObjective
 from curvlab.linalg.work import without_autocast
 from curvlab.model.readers.shipped import SHIPPED
@@ -42,6 +44,7 @@ from curvlab.objectives.distributed import require_alike
 from curvlab.objectives.examples import Declared
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.arithmetic import under
+from curvlab.protocols.average import Average
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.context import Context
@@ -53,7 +56,7 @@ from curvlab.protocols.report import Event, StepFacts
 from curvlab.protocols.sampler import SampleStream
 
 
-class CurvatureOptimizer(torch.optim.Optimizer):
+class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
     """Trains every parameter of ``model`` that requires a gradient by ``method``.
 
     Blocks that the method's preconditioner refuses go to its fallback; without one, ``CoverageError``.
@@ -70,7 +73,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     Parameters without a gradient in a step neither move nor decay, and their moments stay.  Parameters that
     were frozen and require a gradient later are trained from then on.  With ``strict``, a method that treats
     less than half of the model itself raises ``CoverageError``; otherwise it warns at the first step.
-    ``companions`` are the callbacks of a run; their penalties and rates need objectives.
+    ``companions`` are the callbacks of a run; their penalties and rates need objectives.  ``average`` is kept
+    of the weights (``averaged``).
     """
 
     #: torch's GradScaler then hands its scale over instead of unscaling gradients alone
@@ -94,12 +98,14 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         samples: SampleStream[Any] | None = None,
         placement: str = "auto",
         companions: Companions | None = None,
+        average: Average[Any] | None = None,
     ) -> None:
         self.trained = Trained(model, method.preconditioner, readers)
-        self.given = method, seed, reduction, examples, strict, readers, placement
+        self.given = method, seed, reduction, examples, strict, readers, placement, average
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
         self.ranks, self.strict, self.samples = require_alike(model, ranks), strict, samples
         self.companions = companions
+        self.averaging = None if average is None else Averaging(average, model, backend)
         self.on_event = on_event or (lambda event: None)
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
         self.steps = 0
@@ -157,7 +163,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     def state_bytes(self) -> int:
         """Bytes the method holds in this process beside parameters and gradients, exactly."""
         known = 0 if self.cache is None else self.cache.gradient.flat.nbytes
-        return known + sum(nbytes(arm.state) for arm in self.arms)
+        averages = 0 if self.averaging is None else nbytes(self.averaging.state)
+        return known + averages + sum(nbytes(arm.state) for arm in self.arms)
 
     # training
 
@@ -173,6 +180,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         before the step, bit for bit.
         """
         self.trained.require_unchanged()
+        self._require_steppable(self.trained.thawed())
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
@@ -188,6 +196,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         if taken is not None:
             rate = self.arms[0].method.step.rate(self.steps) * share(self.param_groups[0])
             self.last = facts(self.method, taken, rate)
+            self._follow(self.steps, rate)
             self.steps += 1
             if self.scale is not None:
                 self.scale.succeeded()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from curvlab.engine.batch_norm import recompute
 from curvlab.engine.plan import Plan
 from curvlab.engine.rebuilt import rebuilt
 from curvlab.protocols.picture import Picture
@@ -20,9 +21,12 @@ class Shown:
 
 
 def pictures_of(plan: Plan, folder: Path) -> Shown:
-    """What the task of a run shows at the newest whole checkpoint.
+    """What the task of a run shows at the newest whole checkpoint, with averaged weights where it keeps them.
 
     Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
     """
-    with rebuilt(plan, folder) as (workload, saved, faults):
+    with rebuilt(plan, folder) as (workload, saved, faults, averaging):
+        if averaging is not None:
+            averaging.enter()
+            recompute(workload, plan.task.batch_size)
         return Shown(saved.step, tuple(workload.pictures()), faults)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from curvlab.engine.method import Method
 from curvlab.engine.owners import Placement
 from curvlab.model.readers.shipped import SHIPPED
+from curvlab.protocols.average import Average
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Bounds, Count, Natural, Positive
 from curvlab.protocols.callback import Callback
@@ -49,7 +50,8 @@ class Plan:
     with every value spelled out, as plain data for ``resolved.toml``; ``given`` is the text of the
     configuration as the user gave it; ``provenance`` says, per part in use, which distribution and
     version it came from, for the manifest.  ``readers`` are what layers are read by, in order.  ``callbacks``
-    work around the method, by the names that the configuration gives them.
+    work around the method, by the names that the configuration gives them.  ``average`` of the weights is
+    evaluated beside them.
     """
 
     run: RunSettings
@@ -59,6 +61,7 @@ class Plan:
     sampler: Sampler[Any]
     backend: Backend
     callbacks: Mapping[str, Callback[Any]] = field(default_factory=dict)
+    average: Average[Any] | None = None
     reporters: tuple[Reporter, ...] = ()
     readers: tuple[LayerReader, ...] = SHIPPED
     resolved: Mapping[str, Any] = field(default_factory=dict)

@@ -151,6 +151,7 @@ class PlannedUpdate:
             given,
             self.ctx.storage,
             self._agreement.total,
+            rates.ratio,
         )
 
     def _solved(self, ctx: Context, check: bool) -> Solve:

@@ -34,6 +34,10 @@ class ParameterRates:
     #: the parameters in the working dtype, if the state holds them
     master: BlockVector | None = None
 
+    def ratio(self, name: str) -> float:
+        """The rate of a parameter, or of a piece of one, over the arm's own."""
+        return self.ratios.get(whole(name), 1.0)
+
     @torch.no_grad()
     def add_parameters_(self, vector: BlockVector, factor: float) -> None:
         """vector ← vector + factor · decays · θ, for weight decay."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curvlab.engine import checkpoint
+from curvlab.engine.averaging import Averaging
+from curvlab.engine.evaluation import metrics_of
 from curvlab.engine.folder import CHECKPOINTS, threads_of
 from curvlab.engine.memory import memory_in_words
 from curvlab.engine.plan import MOST_THREADS, Plan
@@ -66,11 +68,15 @@ def as_it_ran(plan: Plan, found: Found | None, folder: Path | None) -> Plan:
 
 
 class Rebuilt(NamedTuple):
-    """A run's workload at a checkpoint: the newest whole one, and what is wrong with newer ones."""
+    """A run's workload at a checkpoint: the newest whole one, and what is wrong with newer ones.
+
+    The model holds the trained weights; ``averaging`` the average of the weights, where the run keeps one.
+    """
 
     workload: Workload
     checkpoint: checkpoint.Checkpoint
     faults: tuple[str, ...]
+    averaging: Averaging | None
 
 
 @contextmanager
@@ -94,8 +100,13 @@ def rebuilt(plan: Plan, folder: Path) -> Iterator[Rebuilt]:
         if backend.dtypes.parameters != plan.backend.dtypes.parameters:
             workload = plan.task.workload(model, dtype=backend.dtypes.parameters, device=backend.torch_device)
         restore_model(workload.model, plan, saved)
+        averaging = None
+        if plan.average is not None:
+            averaging = Averaging(plan.average, workload.model, backend)
+            tensors = {n.removeprefix("optimizer/"): t for n, t in saved.tensors.items()}
+            averaging.restore(tensors, saved.plain["optimizer"])
         with backend.forward():
-            yield Rebuilt(workload, saved, found.faults)
+            yield Rebuilt(workload, saved, found.faults, averaging)
 
 
 def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -105,8 +116,8 @@ def evaluate(plan: Plan, folder: Path) -> dict[str, Any]:
     equal, bit for bit, the run's evaluation line of that step, on the same machine with as many threads,
     which it takes.  Raises ``CheckpointError`` if there is none, ``OutOfMemory``.
     """
-    with rebuilt(plan, folder) as (workload, saved, faults):
-        metrics = {name: float(value) for name, value in workload.metrics().items()}
+    with rebuilt(plan, folder) as (workload, saved, faults, averaging):
+        metrics = dict(metrics_of(workload, averaging, plan.task.batch_size))
     return {
         "run": str(folder),
         "step": saved.step,

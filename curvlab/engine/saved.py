@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from curvlab.engine.averaging import PREFIX
 from curvlab.engine.health import require_finite_tensors
 from curvlab.engine.state import export
 from curvlab.engine.state import restore as refill
@@ -39,6 +40,10 @@ def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     if optimizer.scale is not None:
         plain["loss_scale"] = [optimizer.scale.value, optimizer.scale.good]
+    if optimizer.averaging is not None:
+        held, values = optimizer.averaging.snapshot()
+        tensors.update(held)
+        plain.update(values)
     for arm in optimizer.arms:
         t, p = export(arm.state)
         tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
@@ -85,6 +90,7 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
             "load it with the curvlab version that saved it"
         )
     _require_whole(plain, tensors)
+    _require_average(optimizer, tensors)
     theirs, mine = len(plain["groups"]), len(optimizer.param_groups)
     if theirs != mine:
         raise CheckpointError(
@@ -106,6 +112,8 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
                 found = {k: v for k, v in found.items() if k in held}
                 values = {k: v for k, v in values.items() if k in own}
             refill(arm.state, found, values)
+        if optimizer.averaging is not None:
+            optimizer.averaging.restore(tensors, plain)
     except CheckpointError:
         optimizer.blocks.untapped.clear()
         optimizer.blocks.untapped.update(kept[0])
@@ -127,7 +135,7 @@ def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     rows = isinstance(arms, (list, tuple)) and all(
         isinstance(row, (list, tuple)) and len(row) == 3 and isinstance(row[2], (list, tuple)) for row in arms
     )
-    own = tuple(f"{row[0]}/" for row in arms) if rows and arms is not None else ()
+    own = (PREFIX, *(f"{row[0]}/" for row in arms)) if rows and arms is not None else ()
     checks = {
         "steps": isinstance(plain.get("steps"), int),
         "groups": _are_tables(plain.get("groups")),
@@ -141,6 +149,17 @@ def _require_whole(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> N
     if wrong:
         raise CheckpointError(
             f"the optimizer's state has missing, unknown or malformed entries: {', '.join(wrong[:5])}"
+        )
+
+
+def _require_average(optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``CheckpointError`` where only one of the two keeps an average of the weights."""
+    theirs, mine = any(n.startswith(PREFIX) for n in tensors), optimizer.averaging is not None
+    if theirs != mine:
+        keeps = {True: "holds an average of the weights", False: "holds none"}
+        raise CheckpointError(
+            f"the state {keeps[theirs]}, and this optimizer {keeps[mine]}; make the optimizer with the"
+            " average that it had when the state was saved"
         )
 
 
@@ -220,7 +239,7 @@ class Recipe:
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        method, seed, reduction, examples, strict, readers, placement = self.given
+        method, seed, reduction, examples, strict, readers, placement, average = self.given
         named = dict(self.model.named_parameters())
         groups = [{"params": [named[n] for n in names]} for names in self.groups]
         return {
@@ -236,6 +255,7 @@ class Recipe:
             "strict": strict,
             "readers": readers,
             "placement": placement,
+            "average": average,
         }
 
 

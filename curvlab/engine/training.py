@@ -177,6 +177,7 @@ def assembled(
         ranks=company.ranks,
         placement=plan.run.placement,
         companions=companions,
+        average=plan.average,
     )
     return workload, optimizer
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.accumulation import accumulate_
+from curvlab.linalg.columns import Columns, single
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,27 @@ class Outer:
 class BlockLayout:
     """Names, shapes and offsets of the blocks of a flat buffer; compared by content and order.
 
-    A layout keeps a few buffers that were handed back by ``recycle`` and gives them out again, until
-    ``release``: what one solve needs again and again is not asked of the system each time.
+    ``columns`` says which columns of a block are which parameter; one parameter each, unless given.  A layout
+    keeps a few buffers that were handed back by ``recycle`` and gives them out again, until ``release``: what
+    one solve needs again and again is not asked of the system each time.
     """
 
     #: buffers kept for reuse: a gradient and an update
     KEEP = 2
 
-    __slots__ = ("_free", "names", "offsets", "one_hot", "shapes", "size", "sizes")
+    __slots__ = ("_free", "columns", "names", "offsets", "one_hot", "shapes", "size", "sizes")
 
     def __init__(
-        self, shapes: Mapping[str, torch.Size | tuple[int, ...]], one_hot: Iterable[str] = ()
+        self,
+        shapes: Mapping[str, torch.Size | tuple[int, ...]],
+        one_hot: Iterable[str] = (),
+        columns: Mapping[str, tuple[Columns, ...]] | None = None,
     ) -> None:
         self.names: tuple[str, ...] = tuple(shapes)
         self.shapes: dict[str, torch.Size] = {n: torch.Size(s) for n, s in shapes.items()}
         #: blocks whose columns are the entries of a lookup table, whose inputs are one-hot rows
         self.one_hot = frozenset(one_hot)
+        self.columns = {n: single(n, s) for n, s in self.shapes.items()} if columns is None else columns
         self.offsets: dict[str, tuple[int, int]] = {}
         start = 0
         for name, shape in self.shapes.items():
@@ -101,7 +107,8 @@ class BlockLayout:
 
     def restrict(self, names: tuple[str, ...]) -> BlockLayout:
         """The layout of some of the blocks, in the order given."""
-        return BlockLayout({n: self.shapes[n] for n in names}, self.one_hot.intersection(names))
+        columns = {n: self.columns[n] for n in names}
+        return BlockLayout({n: self.shapes[n] for n in names}, self.one_hot.intersection(names), columns)
 
 
 class BlockVector:

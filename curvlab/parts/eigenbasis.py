@@ -19,8 +19,8 @@ from curvlab.linalg.vectors import BlockVector
 from curvlab.linalg.work import work_dtype
 from curvlab.parts.inverses import eigenbasis_of, identity_basis, relative_to
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.bounds import Count, Fraction, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.bounds import Fraction, check_bounds
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, LayerStats, Solve
@@ -70,8 +70,8 @@ class Eigenbasis(Preconditioner[EigenState]):
 
     estimator: CurvatureEstimator[Any]
     decay: Fraction = 0.95
-    observe_every: Count = 1
-    refresh_every: Count = 1
+    observe_every: Interval = 1
+    refresh_every: Interval = 1
     relative: bool = False
 
     def __post_init__(self) -> None:

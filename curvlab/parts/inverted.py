@@ -9,8 +9,8 @@ from curvlab.linalg.compose import BlockDiagonal
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.bounds import Count, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.bounds import check_bounds
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation, Solve
@@ -35,8 +35,8 @@ class Inverted(Preconditioner[InvertedState]):
 
     estimator: CurvatureEstimator[Any]
     inverse: Inverse
-    observe_every: Count = 1
-    refresh_every: Count = 1
+    observe_every: Interval = 1
+    refresh_every: Interval = 1
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -32,6 +32,7 @@ class Rate(StepRule[None]):
     """α = lr: a number or a schedule."""
 
     separable = True
+    prescribed = True
 
     lr: NotNegative | Schedule
 

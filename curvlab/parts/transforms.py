@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, Positive, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.bounds import Fraction, Limit, NotNegative, Positive, check_bounds
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.schedule import Schedule, at_step
 from curvlab.protocols.step import At, Transform
 
@@ -168,7 +168,7 @@ class NormConstraint(Transform[Tensor]):
     separable = True
 
     limit: Limit = 1e-2
-    every: Count = 1
+    every: Interval = 1
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curvlab.linalg.columns import Columns, single
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.linalg.work import work_dtype
 from curvlab.protocols.pieces import cut, rows_of_piece, whole
@@ -100,11 +101,6 @@ class Blocks:
     _names: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self,
-            "layout",
-            BlockLayout({b.name: b.shape for b in self.members}, [b.name for b in self.members if b.one_hot]),
-        )
         named = dict(self.model.named_parameters())
         mine = {whole(p): named[whole(p)] for b in self.members for p in b.parameters}
         object.__setattr__(self, "parameters", mine)
@@ -112,6 +108,13 @@ class Blocks:
         modules = dict(self.model.named_modules())
         read = {layer: modules[layer] for b in self.members for layer, _, _ in b.readings()}
         object.__setattr__(self, "modules", read)
+        one_hot, columns = (
+            [b.name for b in self.members if b.one_hot],
+            {b.name: self.columns(b) for b in self.members},
+        )
+        object.__setattr__(
+            self, "layout", BlockLayout({b.name: b.shape for b in self.members}, one_hot, columns)
+        )
 
     def __getitem__(self, name: str) -> Block:
         return next(b for b in self.members if b.name == name)
@@ -183,6 +186,17 @@ class Blocks:
             found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
             start = stop
         return found
+
+    def columns(self, block: Block) -> tuple[Columns, ...]:
+        """Which columns of a block are which of its parameters."""
+        if block.reader is None:
+            return single(block.parameters[0], block.shape, self.parameters[block.parameters[0]].dim())
+        found, start = [], 0
+        for name in block.parameters:
+            stop = start + self.value(name).numel() // block.shape[0]
+            found.append(Columns(name, start, stop, self.value(name).dim() > 1))
+            start = stop
+        return tuple(found)
 
     def matrix(self, block: Block, parameter: str, t: Tensor) -> Tensor:
         """A tensor like a whole parameter of a layer block, as its columns ``[o, c]`` of the block."""

@@ -108,6 +108,8 @@ Limit = Annotated[float, Bounds(above=0, infinite=True)]
 NotNegative = Annotated[float, Bounds(least=0)]
 #: 0 ≤ x < 1
 Fraction = Annotated[float, Bounds(least=0, below=1)]
+#: 0 ≤ x ≤ 1
+Portion = Annotated[float, Bounds(least=0, most=1)]
 #: 0 < x < 1
 Inside = Annotated[float, Bounds(above=0, below=1)]
 #: 0 < x ≤ 1

@@ -57,6 +57,8 @@ class StepRule(ABC, Generic[S]):
     follows: ClassVar[bool] = False
     #: whether its step is the same for some of the blocks alone, so that they can be in other processes
     separable: ClassVar[bool] = False
+    #: whether every step is ``rate(step)`` times the update, whatever the loss does
+    prescribed: ClassVar[bool] = False
 
     @property
     def carries_gradient(self) -> bool:
@@ -91,7 +93,8 @@ class At:
     ``given`` is what was preconditioned, the gradient after ``on_gradient``; before that there is none.
     ``storage`` writes states, whose dtype may be narrower than that of vectors.  ``total(t)`` is the sum over
     the processes that share the blocks out among them, every one of which asks for the same sums; ``None``
-    where this process holds all blocks.
+    where this process holds all blocks.  ``ratio(parameter)`` is the rate of a parameter over ``lr``: not 1
+    where parameter groups or callbacks give it a rate of its own.
     """
 
     gradient: BlockVector
@@ -102,6 +105,7 @@ class At:
     given: BlockVector | None = None
     storage: Storage = field(default_factory=Storage)
     total: Callable[[Tensor], Tensor] | None = None
+    ratio: Callable[[str], float] = field(default=lambda parameter: 1.0)
 
     def sum(self, t: Tensor) -> Tensor:
         """The sum of t over the processes that hold blocks of this method; may be t itself, changed."""
@@ -124,10 +128,14 @@ class Transform(ABC, Generic[S]):
 
     ``separable``: whether the result for a block depends on other blocks through ``At.sum`` and ``At.norm``
     alone, so that they can be in other processes.
+
+    ``lands``: whether it chooses where the step ends, by an update that is right for the rate ``At.lr``
+    alone. It must then be the last of ``on_update``, and the step rule's rate must be ``prescribed``.
     """
 
     fallible: ClassVar[bool] = True
     separable: ClassVar[bool] = False
+    lands: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, like: BlockVector) -> S:

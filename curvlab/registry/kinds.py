@@ -23,6 +23,7 @@ PROTOCOLS: Mapping[str, str] = {
     "precision": "curvlab.protocols.backend:Backend",
     "loss": "curvlab.protocols.loss:Loss",
     "task": "curvlab.protocols.task:Task",
+    "average": "curvlab.protocols.average:Average",
     "callback": "curvlab.protocols.callback:Callback",
     "reporter": "curvlab.protocols.report:Reporter",
 }

@@ -49,9 +49,17 @@ def test_what_is_shown_is_toml_that_shows_itself(config: Path, tmp_path: Path, i
 def test_the_schema_is_one_json_document(invoke: Invoke) -> None:
     schema = json.loads(invoke("config", "schema").stdout)
     assert schema["$schema"].endswith("2020-12/schema")
-    assert {"run", "task", "method", "sampler", "precision", "callbacks", "report", "extends"} == schema[
-        "properties"
-    ].keys()
+    assert {
+        "run",
+        "task",
+        "method",
+        "sampler",
+        "precision",
+        "average",
+        "callbacks",
+        "report",
+        "extends",
+    } == schema["properties"].keys()
 
 
 def test_faults_reach_the_shell(config: Path, shell: Shell) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+import curvlab
 from tests.clients.language import Tokens, language_loop, llama, sentences, stacked
 from tests.clients.small import CLIP, METHODS, decaying, made, require_equal, require_treated
 
@@ -119,3 +120,44 @@ def test_mixed_precision_is_autocast(method: str, tmp_path: Path) -> None:
     model.forward = torch.autocast("cpu", torch.bfloat16)(inner)  # type: ignore[method-assign]
     language_loop(model, optimizer, data, size=SIZE, scheduler=decaying(optimizer))
     require_equal(found, model, llama())
+
+
+def test_an_average_is_evaluated_and_saved_and_training_goes_on_as_without(
+    tmp_path: Path,
+) -> None:
+    """Trainer calls ``eval()`` and ``train()`` where an optimizer has them, and saves after evaluations."""
+    data = sentences(6 * SIZE)
+    ends = []
+    for resume in (None, str(tmp_path / "checkpoint-3")):
+        model = llama()
+        optimizer = curvlab.optimizer("adamw", model, lr=1e-3, average={"use": "ema", "decay": 0.5})
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            per_device_train_batch_size=SIZE,
+            max_steps=6,
+            eval_strategy="steps",
+            eval_steps=3,
+            save_steps=3,
+        )
+        trainer = InOrder(
+            model=model,
+            args=arguments,
+            train_dataset=data,  # type: ignore[arg-type]
+            eval_dataset=data,  # type: ignore[arg-type]
+            data_collator=stacked,
+            optimizers=(optimizer, decaying(optimizer)),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        averaged = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        optimizer.train()  # the last evaluation was followed by no step
+        ends.append((averaged, nn.utils.parameters_to_vector(model.parameters()).detach().clone()))
+    alone = llama()
+    without = curvlab.optimizer("adamw", alone, lr=1e-3)
+    language_loop(alone, without, data, size=SIZE, scheduler=decaying(without))
+    torch.testing.assert_close(ends[0][1], nn.utils.parameters_to_vector(alone.parameters()).detach())
+    assert not torch.equal(*ends[0])
+    for whole, resumed in zip(*ends, strict=True):
+        torch.testing.assert_close(whole, resumed)

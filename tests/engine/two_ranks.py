@@ -25,6 +25,8 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CurvlabError, Diverged
 from curvlab.objectives.distributed import DistributedObjective
 from curvlab.objectives.ranks import Ranks
+from curvlab.parts.schedule_free import ScheduleFree
+from curvlab.protocols.average import Average
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
@@ -73,6 +75,8 @@ class Case:
 
     method: str
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    average: Average[Any] | None = None
     criterion: Callable[[], nn.Module] = nn.CrossEntropyLoss
     plain: bool = False  #: ``loss.backward()``, by DistributedDataParallel
     dtype: torch.dtype = torch.float64
@@ -108,6 +112,16 @@ def structures() -> list[str]:
     return [registry().use(e) for e in entries if issubclass(part_class(e), Group)]
 
 
+#: every rule for updates
+RULES: list[dict[str, Any]] = [
+    {"use": "norm-constraint", "limit": 1e-2},
+    {"use": "nesterov"},
+    {"use": "radial-brake"},
+    {"use": "row-floor", "ratio": 0.5},
+    {"use": "cautious", "rate": 0.1},
+    {"use": "hyperball"},
+]
+
 EVEN = (6, 6)  #: DistributedDataParallel counts ranks, not examples
 #: methods that need the rows of every residual, which several processes do not exchange
 ONE_PROCESS = ("lm", "engd", "dngd", "spring")
@@ -127,6 +141,8 @@ CASES: dict[str, Case] = {
     "singd, accumulated": singd(plain=True, shares=EVEN, accumulated=True),
     "kfac, accumulated": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN, accumulated=True),
     "kfac, clipped": Case("kfac", {"labels": "data"}, plain=True, shares=EVEN, clipped=True),
+    "kfac, schedule-free": replace(exact("kfac"), average=ScheduleFree()),
+    "kfac, update rules": replace(exact("kfac"), settings={"on_update": RULES}),
     "kfac, replicated": replace(exact("kfac"), placement="replicate"),
     "singd, replicated": singd(placement="replicate"),
     "singd, replicated, plain loop": singd(plain=True, shares=EVEN, placement="replicate"),
@@ -161,12 +177,13 @@ def trained(case: Case, rank: int | None) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NaiveFallback)
         optimizer = CurvatureOptimizer(
-            build_method(registry(), case.method, case.knobs),
+            build_method(registry(), case.method, case.knobs, case.settings),
             model,
             backend=build_part(registry(), Backend, str(case.dtype).removeprefix("torch."), {}),
             reduction=getattr(criterion, "reduction", "mean"),
             ranks=ranks,
             placement=case.placement,
+            average=case.average,
         )
         called = DistributedDataParallel(model) if case.plain and ranks is not None else model
         losses, end = [], ""

@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 
 from curvlab.errors import ConfigError
+from curvlab.parts.cautious import Cautious
 from curvlab.parts.damping import Constant, LevenbergMarquardt
 from curvlab.parts.eigenbasis import Eigenbasis
 from curvlab.parts.inverses import Eigen
 from curvlab.parts.inverted import Inverted
 from curvlab.parts.iterative import Iterative
 from curvlab.parts.krylov import ConjugateGradients
+from curvlab.parts.nesterov import Nesterov
+from curvlab.parts.radial import RadialBrake
 from curvlab.parts.routed import Routed
+from curvlab.parts.row_floor import RowFloor
 from curvlab.parts.samplers import SubsampledCurvature, Uniform
 from curvlab.parts.schedules import Cosine, Linear
 from curvlab.parts.steps import Armijo, QuadraticModel, Rate
@@ -74,6 +78,11 @@ WRONG: list[tuple[Callable[..., object], str, list[Any]]] = [
     (curve, "warmup", [-1]),
     (curve, "steps", [0]),
     (Rate, "lr", [-1.0, NAN]),
+    (Nesterov, "beta", [1.0, -0.1, NAN]),
+    (Cautious, "rate", [-0.1, NAN]),
+    (RadialBrake, "outward", [-0.1, 1.1, NAN]),
+    (RadialBrake, "inward", [-0.1, 1.1]),
+    (RowFloor, "ratio", [-0.1, NAN]),
     (Armijo, "lr", [0.0, -1.0, NAN]),
     (Armijo, "slope", [-0.1, 1.0]),
     (Armijo, "shrink", [0.0, 1.0, 2.0, NAN]),

@@ -64,7 +64,15 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("precision", "bfloat16"): [{}, {"factors": "bfloat16"}],
     ("transform", "graft"): [{}, {"rule": "adafactor"}, {"rule": "adam"}],
     ("transform", "momentum"): [{}, {"nesterov": True}],
+    ("transform", "nesterov"): [{}, {"bias_correction": False}],
+    ("transform", "cautious"): [{"rate": 0.1}, {"mask": True}],
+    ("transform", "hyperball"): [{}, {"relative": False, "tangent": True}],
     ("transform", "ema"): [{}, {"bias_correction": False}],
+    ("schedule", "product"): [{"factors": [2.0, {"use": "warmup", "steps": 3}]}],
+    ("schedule", "sequence"): [
+        {"parts": [1.0, {"use": "power", "start": 1, "end": 0, "steps": 9}], "steps": [3]}
+    ],
+    ("schedule", "warmup-stable-decay"): [{"peak": 0.1, "steps": 20, "decay": 5, "warmup": 3}],
     ("sampler", "geometric"): [{}, {"nested": False}, {"acceptance": "held-out"}, {"micro_batch": 5}],
     ("reporter", "wandb"): [{"mode": "disabled"}],  # its own tests write a run
     ("task", "svd"): [{"of": {"use": "digits"}}],

@@ -204,6 +204,10 @@ def less_later(self: Any, step: int) -> Needs:
     return Needs(losses=0 if step else 100)
 
 
+def halved_uphill(search: Any, state: Any, line: Line, step: int) -> Step:
+    return Step(line.update, 0.1 * line.rate * (0.5 if line.slope > 0 else 1.0))
+
+
 STEPS = [
     unequal(Armijo),
     rule("random_state", drawn),
@@ -222,7 +226,7 @@ STEPS = [
     rule("descends", a_thousand_times_too_far),
     rule("accepts", never),
     rule("hopeless", unless_it_is_higher),
-    rule("finite", normalised, base=Rate(0.1)),
+    rule("finite", normalised, base=Rate(0.1), prescribed=False),
     rule("budget", needs=lambda self, step: Needs(losses=1)),
     rule("budget", needs=less_later),
     rule(
@@ -232,7 +236,8 @@ STEPS = [
         "what takes any step takes those that rise",
         base=Shrinking(),
     ),
-    rule("rate", deaf, base=Rate(0.1)),
+    rule("rate", deaf, base=Rate(0.1), prescribed=False),
+    rule("prescribed", halved_uphill, base=Rate(0.1)),
     rule("arguments", stretching),
     rule("remembers", holding, base=QuadraticModel()),
 ]

@@ -5,6 +5,7 @@ Nothing here needs pytest; with it, a subclass in a test file is collected as on
 
 from collections.abc import Mapping
 
+from curvlab.testing.conformance.average import AverageConformance
 from curvlab.testing.conformance.backend import BackendConformance
 from curvlab.testing.conformance.callback import CallbackConformance
 from curvlab.testing.conformance.check import Check, Naive, Outcome, Report, Skipped, check
@@ -44,6 +45,7 @@ SUITES: Mapping[str, type[Conformance]] = {
         LossConformance,
         TaskConformance,
         MethodConformance,
+        AverageConformance,
         CallbackConformance,
         ReporterConformance,
     )
@@ -51,6 +53,7 @@ SUITES: Mapping[str, type[Conformance]] = {
 
 __all__ = [
     "SUITES",
+    "AverageConformance",
     "BackendConformance",
     "CallbackConformance",
     "Check",

@@ -18,7 +18,7 @@ from curvlab.protocols.evidence import Step
 from curvlab.protocols.line import Line
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.step import StepRule
-from curvlab.testing.conformance.check import check
+from curvlab.testing.conformance.check import Skipped, check
 from curvlab.testing.conformance.exercised import Found, Stateful
 from curvlab.testing.conformance.krylov import Counted, system
 from curvlab.testing.lines import FunctionLine
@@ -210,6 +210,21 @@ class StepRuleConformance(Stateful):
                 for what, n in spent.items():
                     told = getattr(self.part.needs(step), what)
                     assert n <= told, f"{self.name} makes {n} {what}, and needs({step}) declares {told}"
+
+    @check()
+    def check_prescribed(self) -> None:
+        """If it says so, every step is taken, and is its rate at that step times the update, whatever the
+        loss.
+        """
+        if not self.part.prescribed:
+            raise Skipped("it searches for its rate")
+        state = self.begin()
+        for k, case in enumerate((self.case(), self.case(uphill=True), self.case(rises=True))):
+            step = self.part.search(state, replace(case.line, rate=0.5), k)
+            same = step.accepted and torch.equal(step.update.flat, case.line.update.flat)
+            assert same and step.alpha == 0.5 * self.part.rate(k), (  # noqa: PT018
+                f"{self.name} is prescribed, and step {k} is not rate({k}) times the update"
+            )
 
     @check()
     def check_rate(self) -> None:

@@ -15,7 +15,7 @@ from curvlab.linalg.kronecker import Kronecker
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Inside, Natural, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve, StepOutcome
 from curvlab.protocols.needs import Labels, Needs
@@ -78,7 +78,7 @@ class Kbfgs(Preconditioner[KbfgsState]):
     size: Count = 64
     memory: Natural = 0
     probes: Count = 1  #: pairs of H_a a step
-    every: Count = 1
+    every: Interval = 1
     decay: Fraction = 0.9
     pair_decay: Fraction = 0.9
     powell: Inside = 0.2

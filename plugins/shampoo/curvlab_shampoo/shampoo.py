@@ -13,8 +13,8 @@ from curvlab.linalg.modes import ModeProducts
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.bounds import Bounds, Count, Fraction, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.bounds import Bounds, Fraction, check_bounds
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
@@ -62,8 +62,8 @@ class Shampoo(Preconditioner[ShampooState]):
     decay: Fraction = 0.95
     exponent: Annotated[float, Bounds(below=0)] | None = None
     vectors: bool = True
-    observe_every: Count = 1
-    refresh_every: Count = 10
+    observe_every: Interval = 1
+    refresh_every: Interval = 10
 
     def __post_init__(self) -> None:
         as_gram(self.K, PART)

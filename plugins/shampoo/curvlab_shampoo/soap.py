@@ -16,8 +16,8 @@ from curvlab.linalg.modes import on_axis
 from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.bounds import Count, Fraction, NotNegative, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.bounds import Fraction, NotNegative, check_bounds
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
@@ -87,8 +87,8 @@ class Soap(Preconditioner[SoapState]):
     decay: Fraction = 0.95  #: of the moments along the axes
     eps: NotNegative = 1e-8  #: added to the root, in units of the gradient
     vectors: bool = False
-    observe_every: Count = 1
-    refresh_every: Count = 10
+    observe_every: Interval = 1
+    refresh_every: Interval = 10
     #: whether an axis of any block turns, blocks of other processes included; ``settled`` finds out
     turns: bool | None = field(default=None, compare=False, repr=False, metadata={"setting": False})
 

@@ -15,7 +15,7 @@ from curvlab.linalg.lookups import rearranged
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.bounds import Count, Fraction, Limit, Natural, NotNegative, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.cadence import Interval, interval_at, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Labels, Needs
@@ -78,7 +78,7 @@ class Singd(Preconditioner[SingdState]):
     C: Family
     lr: NotNegative | Schedule | None = None
     momentum: Fraction = 0.5
-    every: Count = 1
+    every: Interval = 1
     coupling: Coupling = "peak"
     labels: Labels = Labels.DATA
     samples: Count = 1
@@ -138,7 +138,7 @@ class Singd(Preconditioner[SingdState]):
         if not is_due(ctx.step, self.every):
             return
         layers = seen.layers[self.labels]
-        lr = at_step(self._lr, ctx.step)
+        lr = self._lr_at(ctx.step)
         for stack in state.stacks:
             dtype = stack.factors.K.like.dtype
             rows = {
@@ -160,7 +160,9 @@ class Singd(Preconditioner[SingdState]):
         factors, observed = what
         if self.fit and not factors.updates:
             return fit(factors, observed, ctx.damping, self.fit, self._rule, ctx.storage, ridge)
-        measure = (factors.updates - bool(self.fit)) % max(PEAK_EVERY // self.every, 1) == 0
+        measure = (factors.updates - bool(self.fit)) % max(
+            PEAK_EVERY // interval_at(self.every, ctx.step), 1
+        ) == 0
         return update(
             factors, observed, ctx.damping, lr, self._rule, ctx.storage, measure=measure, ridge=ridge
         )
@@ -169,9 +171,8 @@ class Singd(Preconditioner[SingdState]):
         blocks = {name: _inverse(f) for name, f in state.blocks.items()}
         return Solve(ctx.product(BlockDiagonal(blocks), v, "inverse_factors"))
 
-    @property
-    def _lr(self) -> float | Schedule:
-        return min(0.01 * self.every, 0.1) if self.lr is None else self.lr
+    def _lr_at(self, step: int) -> float:
+        return min(0.01 * interval_at(self.every, step), 0.1) if self.lr is None else at_step(self.lr, step)
 
     @property
     def _rule(self) -> Rule:

@@ -15,8 +15,8 @@ from curvlab.linalg.modes import ModeProducts, on_axis
 from curvlab.linalg.operator import BlockOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.bounds import Count, Fraction, Limit, NotNegative, check_bounds
-from curvlab.protocols.cadence import is_due
+from curvlab.protocols.bounds import Fraction, Limit, NotNegative, check_bounds
+from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import Needs
@@ -73,7 +73,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
     K: Family
     lr: NotNegative | Schedule = 0.01
     momentum: Fraction = 0.5
-    every: Count = 1
+    every: Interval = 1
     normalised: bool = True
     limit: Limit = 0.5
 
