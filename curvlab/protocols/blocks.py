@@ -108,13 +108,12 @@ class Blocks:
         modules = dict(self.model.named_modules())
         read = {layer: modules[layer] for b in self.members for layer, _, _ in b.readings()}
         object.__setattr__(self, "modules", read)
-        one_hot, columns = (
-            [b.name for b in self.members if b.one_hot],
+        shapes, columns = (
+            {b.name: b.shape for b in self.members},
             {b.name: self.columns(b) for b in self.members},
         )
-        object.__setattr__(
-            self, "layout", BlockLayout({b.name: b.shape for b in self.members}, one_hot, columns)
-        )
+        layout = BlockLayout(shapes, [b.name for b in self.members if b.one_hot], columns)
+        object.__setattr__(self, "layout", layout)
 
     def __getitem__(self, name: str) -> Block:
         return next(b for b in self.members if b.name == name)
