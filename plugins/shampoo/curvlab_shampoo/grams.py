@@ -8,6 +8,7 @@ from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
+from curvlab.structures.diagonal import Diagonal
 from curvlab.structures.work import work_of_axes
 
 
@@ -16,25 +17,38 @@ def axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape) or (1,)
 
 
-def fresh(K: Family, shape: tuple[int, ...], like: Tensor, *, vectors: bool) -> list[Structure]:
-    """One zero member of K for each axis of a block; none for a block of one axis, without ``vectors``."""
+def families(
+    K: Family, shape: tuple[int, ...], *, vectors: bool, one_sided: bool = False
+) -> list[Family | None]:
+    """K at the length of each axis; ``None`` for the axis of a block of one axis, without ``vectors``.
+
+    With ``one_sided`` K is for the shortest axis alone (the first of several), and the others are diagonal.
+    """
     lengths = axes(shape)
     if len(lengths) == 1 and not vectors:
-        return []
-    return [K.at(d).zeros(d, like=like) for d in lengths]
+        return [None]
+    shortest = lengths.index(min(lengths))
+    return [Diagonal() if one_sided and n != shortest else K.at(d) for n, d in enumerate(lengths)]
 
 
-def work(K: Family, block: Block, *, vectors: bool) -> float:
+def fresh(found: list[Family | None], shape: tuple[int, ...], like: Tensor) -> list[Structure]:
+    """A zero member for each axis of a block that has a family."""
+    return [F.zeros(d, like=like) for F, d in zip(found, axes(shape), strict=True) if F is not None]
+
+
+def work(found: list[Family | None], block: Block) -> float:
     """About how many flops a step spends on a block (``work_of_axes``)."""
-    lengths = axes(block.shape)
-    treated = len(lengths) > 1 or vectors
-    return work_of_axes(lengths, [K if treated else None] * len(lengths))
+    return work_of_axes(axes(block.shape), found)
 
 
 def average_(grams: list[Structure], G: Tensor, weight: float, ctx: Context, part: str) -> None:
     """``L_n ← (1 − w) L_n + w Π[G_(n) G_(n)ᵀ]``, G_(n) the gradient with axis n for rows; 2·D·Σ d_n flops."""
     G = G.reshape(axes(G.shape))
     for n, L in enumerate(grams):
-        rows = G.movedim(n, -1).reshape(-1, L.d).to(work_of(L))
-        gram = as_gram(L.family, part)
-        ctx.storage.change_(L, lambda L: gram.average_(L, 1 - weight, rows, weight, ctx.backend))  # noqa: B023
+        average_rows_(L, G.movedim(n, -1).reshape(-1, L.d), weight, ctx, part)
+
+
+def average_rows_(L: Structure, rows: Tensor, weight: float, ctx: Context, part: str) -> None:
+    """``L ← (1 − w) L + w Π[rowsᵀ rows]``."""
+    rows, gram = rows.to(work_of(L)), as_gram(L.family, part)
+    ctx.storage.change_(L, lambda L: gram.average_(L, 1 - weight, rows, weight, ctx.backend))

@@ -20,7 +20,7 @@ from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.needs import GRADIENT_ONLY, Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
-from curvlab_shampoo.grams import average_, axes, fresh, work
+from curvlab_shampoo.grams import average_, axes, families, fresh, work
 
 PART = "shampoo"
 
@@ -76,14 +76,16 @@ class Shampoo(Preconditioner[ShampooState]):
         return True
 
     def work(self, block: Block) -> float:
-        return work(self.K, block, vectors=self.vectors)
+        return work(families(self.K, block.shape, vectors=self.vectors), block)
 
     def fallible(self, state: ShampooState, step: int) -> bool:
         return state.observed == 0 or is_due(step, self.refresh_every)
 
     def init(self, like: BlockVector, ctx: Context) -> ShampooState:
         shapes, empty = like.layout.shapes, ctx.like(like, "factors")
-        grams = {name: fresh(self.K, s, empty, vectors=self.vectors) for name, s in shapes.items()}
+        grams = {
+            name: fresh(families(self.K, s, vectors=self.vectors), s, empty) for name, s in shapes.items()
+        }
         return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
 
     def observe(self, state: ShampooState, seen: Evaluation, ctx: Context) -> None:
