@@ -236,7 +236,8 @@ Inverse-free methods (`singd`; `ingd` and `ikfac` alike) need a [Group](concepts
 {reasons}
 
 `ekfac` takes what `kfac` takes, but for `labels = "none"`; `cg-fac` keeps rows instead of factors and takes
-no structure; `shampoo` and `soap` take every Gram, `sirf-shampoo` every Group, and none of them knows labels.
+no structure; `shampoo`, `soap`, `kl-shampoo` and `kl-soap` take every Gram, `sirf-shampoo` every Group,
+and none of them knows labels.
 
 ## Layer × method
 

@@ -31,17 +31,20 @@ class KlShampoo(InEigenbases[KlShampooState]):
     ``S_1 ⊗ … ⊗ S_N`` is the covariance of the gradient (about zero) of least Kullback–Leibler divergence:
     the moving average S_n of ``G_(n) (⊗_{m≠n} S_m)⁻¹ G_(n)ᵀ d_n / D``, every gradient G being whitened by
     what the others were before it.  For a matrix ``S_a`` averages ``G S_b⁻¹ Gᵀ / d_b`` and ``S_b`` averages
-    ``Gᵀ S_a⁻¹ G / d_a``.  KL-Shampoo (Lin et al. 2025, arXiv 2509.03378).  Needs neither grafting nor a second
-    moment of every entry: entries of x have about the size of Adam's.
+    ``Gᵀ S_a⁻¹ G / d_a``.  KL-Shampoo (Lin et al. 2025, arXiv 2509.03378).  Needs neither grafting nor second
+    moments of entries: those of x have about the size of Adam's.
 
-    λ is relative: in units of the mean eigenvalue of each S_n, where gradients are whitened too.  x does
-    not change when all gradients are scaled.  S_n is held as itself, an orthogonal ``Q_n``, and
-    ``l_n = diag(Q_nᵀ S_n Q_n)``, which stands for its eigenvalues.  S_n and l_n change with every observed
-    gradient, and Q_n as in ``soap``: the first gradient only starts the moments, eigenvectors come with the
-    second, and a power iteration with every ``refresh_every``-th step.  With K diagonal no axis turns, and
-    the first gradient moves parameters.  Other structures of K bound S_n as they do for ``shampoo``; with
-    ``one_sided`` all axes but the shortest of a block are diagonal.  A block of one axis is diagonal unless
-    ``vectors``: then ``x = m / √v̂`` as Adam's, and with it that vector is whitened as a whole.
+    λ is relative: in units of the mean eigenvalue of each S_n, where gradients are whitened too.  After k
+    gradients ``λ + 1/k`` takes its place: the first ones show few directions, and what they whiten in the
+    others would outweigh all that follows.  x does not change when all gradients are scaled.
+
+    S_n is held as itself, an orthogonal ``Q_n``, and ``diag(Q_nᵀ S_n Q_n)``, which stands for its
+    eigenvalues.  They change with every observed gradient, and Q_n as in ``soap``: the first gradient only
+    starts the moments, eigenvectors come with the second, and a power iteration with every
+    ``refresh_every``-th step.  With K diagonal no axis turns, and the first gradient moves parameters.  Other
+    structures of K bound S_n as they do for ``shampoo``; with ``one_sided`` all axes but the shortest of a
+    block are diagonal.  A block of one axis is diagonal, ``x = v / √v̂`` as Adam's, unless ``vectors``: then
+    it is whitened as a whole.
 
     State: ``2 d² + d`` scalars per axis if K is dense, and nothing per entry.  Costs, with a block of D
     entries, ``2·D·Σ d_n`` flops to turn a gradient (less while it is held as factors), ``4·D·Σ d_n`` to
@@ -67,20 +70,22 @@ class KlShampoo(InEigenbases[KlShampooState]):
             state.begun = True
         if not first and not is_due(ctx.step, self.observe_every):
             return
+        damping = self._damping(state, ctx)
         weight, g = self._weight(state), seen.gradient.to(ctx.backend.dtypes.factors)
         for name, bases in state.bases.items():
             T = turned(g.factored(name), bases)
-            average_whitened_(state.grams[name], bases, state.values[name], T, weight, ctx, self.part)
+            values = state.values[name]
+            average_whitened_(state.grams[name], bases, values, T, weight, damping, ctx, self.part)
 
     def ready(self, state: KlShampooState) -> bool:
         return state.begun
 
     def apply(self, state: KlShampooState, v: BlockVector, ctx: Context) -> Solve:
         v, wanted = v.to(ctx.backend.dtypes.factors), v.dtype
-        x = v.empty_like()
+        x, damping = v.empty_like(), self._damping(state, ctx)
         for name, bases in state.bases.items():
             T = turned(v.factored(name), bases)
-            roots = inverse_roots([l.to(T.dtype) for l in state.values[name]], ctx.damping)
+            roots = inverse_roots([e.to(T.dtype) for e in state.values[name]], damping)
             whitened = on_axes(T.reshape(axes(T.shape)), roots).reshape(T.shape)
             turned_back(whitened, bases, x[name])
         return Solve(x.to(wanted))

@@ -92,7 +92,9 @@ class InEigenbases(Preconditioner[S]):
         return {
             "grams": grams,
             "bases": {name: [identity(L) for L in found] for name, found in grams.items()},
-            "values": {name: [empty.new_zeros(L.d) for L in found if valued] for name, found in grams.items()},
+            "values": {
+                name: [empty.new_zeros(L.d) for L in found if valued] for name, found in grams.items()
+            },
         }
 
     def _waits(self, state: S) -> bool:
@@ -111,14 +113,21 @@ class InEigenbases(Preconditioner[S]):
             for n, (L, Q) in enumerate(zip(state.grams[name], bases, strict=True)):
                 if Q is None:
                     continue
+                order: Tensor | None = None
                 if begun:
-                    bases[n], order = power_step(L, Q, ctx.backend)
-                    yield name, n, order
+                    Q, order = power_step(L, Q, ctx.backend)
                 else:
                     with naming_block(name):
-                        bases[n] = eigenvectors(L, ctx.backend)
+                        Q = eigenvectors(L, ctx.backend)
+                bases[n] = Q
                 if state.values[name]:
-                    ctx.storage.write_(state.values[name][n], eigenvalues(L, bases[n]))
+                    ctx.storage.write_(state.values[name][n], eigenvalues(L, Q))
+                if order is not None:
+                    yield name, n, order
+
+    def _damping(self, state: S, ctx: Context) -> float:
+        """λ of whitening, and 1/k after k gradients: most directions are unknown after few of them."""
+        return ctx.damping + 1 / max(state.observed, 1)
 
     def _weight(self, state: S) -> float:
         """Of a gradient that is about to be averaged, which this counts."""

@@ -43,8 +43,8 @@ class Soap(InEigenbases[SoapState]):
     does.  With K diagonal, Q is the identity and this is Adam.
 
     With ``moments = "whitened"`` L_n averages gradients that are whitened along all other axes, as in
-    ``kl-shampoo``: KL-SOAP (Lin et al. 2025, arXiv 2509.03378).  λ is the damping of that whitening, in
-    units of each axis's mean eigenvalue.  With ``one_sided`` only the shortest axis of a block turns.
+    ``kl-shampoo``: KL-SOAP (Lin et al. 2025, arXiv 2509.03378).  λ is the damping of that whitening, as
+    there.  With ``one_sided`` only the shortest axis of a block turns.
 
     A gradient is turned by bases that come from the gradients before it: in its own eigenbasis it would be
     diagonal, and the rounding beside the diagonal be divided by its own size.  So the first gradient only
@@ -85,6 +85,7 @@ class Soap(InEigenbases[SoapState]):
                 second.copy_(second.index_select(n, order))
             state.count += 1
         share = newest_weight(self.beta, state.count) if state.count else 0.0
+        damping = self._damping(state, ctx)
         weight = self._weight(state) if waits or is_due(ctx.step, self.observe_every) else 0.0
         g = seen.gradient.to(ctx.backend.dtypes.factors)
         for name, bases in state.bases.items():
@@ -101,9 +102,8 @@ class Soap(InEigenbases[SoapState]):
                 average_(state.grams[name], seen.gradient[name], weight, ctx, self.part)
             else:
                 assert T is not None
-                average_whitened_(
-                    state.grams[name], bases, state.values[name], T, weight, ctx, self.part
-                )
+                values = state.values[name]
+                average_whitened_(state.grams[name], bases, values, T, weight, damping, ctx, self.part)
 
     def ready(self, state: SoapState) -> bool:
         return state.count > 0

@@ -31,10 +31,10 @@ def inverse_roots(values: list[Tensor], damping: float, scale: Tensor | None = N
     ``scale^{1/N} I``, or as I without a scale.
     """
     found = []
-    for l in values:
-        mean = l.mean()
-        damped = l + damping * mean
-        root = torch.where(damped > torch.finfo(l.dtype).eps * mean, damped.rsqrt(), 0.0)
+    for some in values:
+        mean = some.mean()
+        damped = some + damping * mean
+        root = torch.where(damped > torch.finfo(some.dtype).eps * mean, damped.rsqrt(), 0.0)
         first = torch.ones_like(mean) if scale is None else scale ** (-0.5 / len(values))
         found.append(torch.where(mean > 0, root, first))
     return found
@@ -54,6 +54,7 @@ def average_whitened_(
     values: list[Tensor],
     T: Tensor,
     weight: float,
+    damping: float,
     ctx: Context,
     part: str,
 ) -> None:
@@ -67,9 +68,9 @@ def average_whitened_(
     T = T.reshape(axes(T.shape))
     scale = T.square().mean()
     scale = torch.where(scale > 0, scale, 1.0)
-    roots = inverse_roots([l.to(T.dtype) for l in values], ctx.damping, scale)
-    for n, (L, Q, l) in enumerate(zip(grams, bases, values, strict=True)):
+    roots = inverse_roots([e.to(T.dtype) for e in values], damping, scale)
+    for n, (L, Q, e) in enumerate(zip(grams, bases, values, strict=True)):
         W = on_axes(T, roots, skip=n).movedim(n, -1).reshape(-1, L.d) * (L.d / T.numel()) ** 0.5
         size = W.square().sum(0)
-        ctx.storage.updated_(l, lambda l, s=size: l.lerp_(s.to(l.dtype), weight))  # type: ignore[misc]
+        ctx.storage.updated_(e, lambda e, s=size: e.lerp_(s.to(e.dtype), weight))  # type: ignore[misc]
         average_rows_(L, W if Q is None else W @ Q.mT, weight, ctx, part)
