@@ -55,8 +55,8 @@ SOME = (
 
 #: methods that live on statistics of layers
 METHODS = (
-    "kfac", "ekfac", "foof", "cg-fac", "rs-kfac", "b-kfac", "kbfgs", "kbfgs-l",
-    "singd", "ingd", "ikfac", "smw-ngd", "fngd",
+    "kfac", "ekfac", "foof", "cg-fac", "rs-kfac", "b-kfac", "b-r-kfac", "b-r-c-kfac",
+    "kbfgs", "kbfgs-l", "singd", "ingd", "ikfac", "smw-ngd", "fngd",
 )  # fmt: skip
 
 #: where a method takes a structure, and the labels that make sense of it

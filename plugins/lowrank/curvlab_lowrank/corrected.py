@@ -15,7 +15,7 @@ from curvlab.protocols.bounds import Bounds, Count, Natural
 from curvlab.protocols.context import Context
 from curvlab.protocols.rows import Rows
 from curvlab.protocols.storage import to_dtype, work_of
-from curvlab.protocols.structure import Structure
+from curvlab.protocols.structure import Family, Structure
 from curvlab.structures.dense import Dense, DenseMatrix
 from curvlab_kfac.layer_covariance import CovarianceState, LayerCovariance, average_
 from curvlab_lowrank.correction import correct_, overwrite_
@@ -52,6 +52,8 @@ class CorrectedCovariance(LayerCovariance):
 
     separable = False  # which columns and ranges are drawn depends on the blocks before
 
+    A: Family = LowRank(220)
+    B: Family = LowRank(220)
     overwrite_every: Count = 10
     oversampling: Natural = 10
     rounds: Natural = 1

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.linalg.psd import nonnegative
 from curvlab.protocols.backend import Backend
 from curvlab_lowrank.eigenvalues import Search
 from curvlab_lowrank.spectrum import continuation
@@ -33,9 +32,9 @@ def correct_(L: LowRankMatrix, M: Float[Tensor, "d d"], columns: Tensor, backend
 
     ``Qᵀ M Q = V Diag(D) Vᵀ`` with Q = U[:, columns]; then ``Q ← Q V`` and ``e ← max(D − c, 0)``.  Neither
     ``‖Qᵀ (L − M) Q‖`` nor ``‖L − M‖`` grows (Frobenius norms), and U stays as orthonormal as it was.  Costs
-    ``2 d² m + 4 d m²`` flops for m columns.  Raises ``NotPositiveDefinite``.
+    ``2 d² m + 4 d m²`` flops for m columns.
     """
     Q = L.vectors[:, columns]
-    D, V = backend.eigh(Q.mT @ (M @ Q))
+    D, V = backend.eigh(Q.mT @ (M @ Q))  # in directions that M lacks, rounding of M's largest eigenvalue
     L.vectors[:, columns] = Q @ V
-    L.values[columns] = (nonnegative(D) - L.scale).clamp(min=0.0)
+    L.values[columns] = (D - L.scale).clamp(min=0.0)
