@@ -16,7 +16,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.estimator import CurvatureEstimator
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Labels, Needs
-from curvlab.protocols.rows import Rows, Sharing, rows_of
+from curvlab.protocols.rows import Sharing, rows_of
 from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab.structures.inputs import family_of_inputs
@@ -89,15 +89,9 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
             rows = rows_of("layer-covariance", name, terms, seen, self.sharing, work_of(state.A[name]))
             state.observed[name] += 1
             w = newest_weight(self.decay, state.observed[name])
-            self.average_rows_(state, name, rows, w, ctx)
-
-    def average_rows_(
-        self, state: CovarianceState, name: str, rows: Rows, weight: float, ctx: Context
-    ) -> None:
-        """state ← its average with the rows of one layer, which have this weight in it."""
-        average_(state.A[name], 1 - weight, rows.a, weight * rows.a_weight, ctx)
-        if rows.g is not None:
-            average_(state.B[name], 1 - weight, rows.g, weight * rows.g_weight, ctx)
+            _average_(state.A[name], 1 - w, rows.a, w * rows.a_weight, ctx)
+            if rows.g is not None:
+                _average_(state.B[name], 1 - w, rows.g, w * rows.g_weight, ctx)
 
     def observed(self, state: CovarianceState) -> dict[str, int]:
         return dict(state.observed)
@@ -109,7 +103,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
         return BlockDiagonal(blocks)
 
 
-def average_(M: Structure, keep: float, X: Any, weight: float, ctx: Context) -> None:
+def _average_(M: Structure, keep: float, X: Any, weight: float, ctx: Context) -> None:
     """M ← keep · M + Π(weight · XᵀX), by the family that M belongs to: X are rows that it takes."""
     gram = as_gram(M.family, "layer-covariance")
     ctx.storage.change_(M, lambda M: gram.average_(M, keep, X, weight, ctx.backend))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,11 +11,27 @@ from torch import Tensor
 from curvlab.protocols.backend import Backend
 from curvlab_lowrank.eigenvalues import Search
 from curvlab_lowrank.spectrum import continuation
-from curvlab_structures.low_rank import LowRankMatrix
+
+
+@runtime_checkable
+class LowRankMember(Protocol):
+    """``c I + U Diag(e) Uᵀ``, of any structure that holds these: c, U with orthonormal columns, and e ≥ 0."""
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """c."""
+
+    @property
+    def vectors(self) -> Float[Tensor, "d r"]:
+        """U."""
+
+    @property
+    def values(self) -> Float[Tensor, " r"]:
+        """e."""
 
 
 def overwrite_(
-    L: LowRankMatrix, M: Float[Tensor, "d d"], search: Search, backend: Backend, generator: torch.Generator
+    L: LowRankMember, M: Float[Tensor, "d d"], search: Search, backend: Backend, generator: torch.Generator
 ) -> None:
     """``L ← c I + U Diag(e) Uᵀ`` of M's largest eigenvalues c + e, by ``search``; c is the others' mean.
 
@@ -27,7 +45,7 @@ def overwrite_(
     L.vectors.copy_(U)
 
 
-def correct_(L: LowRankMatrix, M: Float[Tensor, "d d"], columns: Tensor, backend: Backend) -> None:
+def correct_(L: LowRankMember, M: Float[Tensor, "d d"], columns: Tensor, backend: Backend) -> None:
     """L between the ``columns`` of U becomes what M is there: its eigenvalues, and U turned among them.
 
     ``Qᵀ M Q = V Diag(D) Vᵀ`` with Q = U[:, columns]; then ``Q ← Q V`` and ``e ← max(D − c, 0)``.  Neither

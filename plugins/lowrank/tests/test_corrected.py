@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 import curvlab
 from curvlab.errors import ConfigError
+from curvlab.linalg.vectors import BlockLayout
+from curvlab.protocols.needs import Labels
 from curvlab.structures.dense import Dense
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import DTYPE, labels, normal
-from curvlab.testing.reference import Lapack
+from curvlab.testing.reference import Lapack, reference_context
+from curvlab_kfac.layer_covariance import LayerCovariance
 from curvlab_lowrank.corrected import CorrectedCovariance
 from curvlab_lowrank.correction import correct_, overwrite_
 from curvlab_lowrank.eigenvalues import Search
@@ -154,18 +157,23 @@ def test_corrections_come_between_overwrites() -> None:
     assert not torch.allclose(plain.theta, corrected.theta, rtol=1e-6)
 
 
-def test_it_holds_a_dense_average_of_what_is_narrower_than_its_dimension() -> None:
+def test_it_holds_a_dense_average_of_every_factor() -> None:
     layer = nn.Linear(19, 5, bias=False)
     states = {
         name: curvlab.optimizer(name, layer, rank=6, grafting="none").state_bytes() / 4
         for name in ("b-kfac", "b-r-kfac")
     }
-    assert states["b-r-kfac"] - states["b-kfac"] == 19**2
+    assert states["b-r-kfac"] - states["b-kfac"] == 19**2 + 5**2
 
 
 def test_what_it_refuses() -> None:
-    with pytest.raises(ConfigError, match="there is nothing to overwrite"):
-        CorrectedCovariance(Dense(), Dense())
+    low, dense = LayerCovariance(LowRank(4), LowRank(4)), LayerCovariance(Dense(), Dense())
+    with pytest.raises(ConfigError, match="read different evidence"):
+        CorrectedCovariance(low, LayerCovariance(Dense(), Dense(), labels=Labels.DATA))
     for name, value in (("overwrite_every", 0), ("correct", 1.5), ("rounds", -1)):
         with pytest.raises(ConfigError, match=f"{name} = {value}"):
-            CorrectedCovariance(LowRank(4), LowRank(4), **{name: value})  # type: ignore[arg-type]
+            CorrectedCovariance(low, dense, **{name: value})
+    layout = BlockLayout({"a": torch.Size((3, 4))})
+    like = layout.zeros(like=torch.zeros((), dtype=DTYPE))
+    with pytest.raises(ConfigError, match="holds none to overwrite"):
+        CorrectedCovariance(dense, dense).init(like, reference_context(0.1))
