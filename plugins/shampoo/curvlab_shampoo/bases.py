@@ -68,6 +68,14 @@ def turned(g: Tensor | Outer, bases: Bases) -> Tensor:
     return _along(T, bases)
 
 
+def turned_as_held(g: Tensor | Outer, bases: Bases) -> Tensor | Outer:
+    """``Qᵀ g``, the factors turned if g is held as them and has fewer rows than a basis has."""
+    if isinstance(g, Outer) and len(bases) == 2 and len(g.left) <= min(g.left.shape[1], g.right.shape[1]):
+        Q_B, Q_A = bases
+        return Outer(g.left if Q_B is None else g.left @ Q_B, g.right if Q_A is None else g.right @ Q_A)
+    return turned(g, bases)
+
+
 def turned_back(T: Tensor, bases: Bases, out: Tensor) -> None:
     """``out ← Q T``."""
     if len(bases) == 2:

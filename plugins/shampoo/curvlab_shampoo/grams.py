@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from curvlab.linalg.gram import weighted_gram_
+from curvlab.linalg.vectors import Outer
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.storage import work_of
 from curvlab.protocols.structure import Family, Structure, as_gram
+from curvlab.structures.dense import DenseMatrix
 from curvlab.structures.diagonal import Diagonal
 from curvlab.structures.work import work_of_axes
 
@@ -41,8 +44,17 @@ def work(found: list[Family | None], block: Block) -> float:
     return work_of_axes(axes(block.shape), found)
 
 
-def average_(grams: list[Structure], G: Tensor, weight: float, ctx: Context, part: str) -> None:
-    """``L_n ← (1 − w) L_n + w Π[G_(n) G_(n)ᵀ]``, G_(n) the gradient with axis n for rows; 2·D·Σ d_n flops."""
+def average_(grams: list[Structure], g: Tensor | Outer, weight: float, ctx: Context, part: str) -> None:
+    """``L_n ← (1 − w) L_n + w Π[G_(n) G_(n)ᵀ]``, G_(n) the gradient with axis n for rows.
+
+    ``1.2·D·Σ d_n`` flops for dense L_n.  Of a gradient ``leftᵀ right`` with fewer rows than a dense L_n has,
+    ``G Gᵀ = leftᵀ (right rightᵀ) left`` is averaged instead, and likewise ``GᵀG``: see ``average_factored_``.
+    """
+    if isinstance(g, Outer) and all(is_factored(g, L) for L in grams):
+        for L, X, others in zip(grams, (g.left, g.right), (g.right, g.left), strict=True):
+            average_factored_(L, X, others, weight, ctx)
+        return
+    G = g.dense() if isinstance(g, Outer) else g
     G = G.reshape(axes(G.shape))
     for n, L in enumerate(grams):
         average_rows_(L, G.movedim(n, -1).reshape(-1, L.d), weight, ctx, part)
@@ -52,3 +64,14 @@ def average_rows_(L: Structure, rows: Tensor, weight: float, ctx: Context, part:
     """``L ← (1 − w) L + w Π[rowsᵀ rows]``."""
     rows, gram = rows.to(work_of(L)), as_gram(L.family, part)
     ctx.storage.change_(L, lambda L: gram.average_(L, 1 - weight, rows, weight, ctx.backend))
+
+
+def is_factored(g: Outer, L: Structure) -> bool:
+    """Whether a product of factors is averaged into L as it is: into a dense L, of few rows."""
+    return isinstance(L, DenseMatrix) and 2 * len(g.left) <= min(g.left.shape[1], g.right.shape[1])
+
+
+def average_factored_(L: Structure, X: Tensor, others: Tensor, weight: float, ctx: Context) -> None:
+    """``L ← (1 − w) L + w Xᵀ (others othersᵀ) X`` for a dense L; ``2 r² (d + d') + 1.2 r d²`` flops."""
+    X, N = X.to(work_of(L)), (others @ others.mT).to(work_of(L))
+    ctx.storage.change_(L, lambda L: weighted_gram_(L.dense(), 1 - weight, X, N, weight))

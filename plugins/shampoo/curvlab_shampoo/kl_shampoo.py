@@ -11,7 +11,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
 from curvlab.protocols.structure import Family
 from curvlab.structures.diagonal import Diagonal
-from curvlab_shampoo.bases import turned, turned_back
+from curvlab_shampoo.bases import turned, turned_as_held, turned_back
 from curvlab_shampoo.grams import axes
 from curvlab_shampoo.moments import InEigenbases, Moments
 from curvlab_shampoo.whitening import average_whitened_, inverse_roots, on_axes
@@ -73,9 +73,9 @@ class KlShampoo(InEigenbases[KlShampooState]):
         damping = self._damping(state, ctx)
         weight, g = self._weight(state), seen.gradient.to(ctx.backend.dtypes.factors)
         for name, bases in state.bases.items():
-            T = turned(g.factored(name), bases)
-            values = state.values[name]
-            average_whitened_(state.grams[name], bases, values, T, weight, damping, ctx, self.part)
+            block, values, grams = g.factored(name), state.values[name], state.grams[name]
+            held = turned_as_held(block, bases)
+            average_whitened_(grams, bases, values, block, held, weight, damping, ctx, self.part)
 
     def ready(self, state: KlShampooState) -> bool:
         return state.begun

@@ -17,7 +17,7 @@ from curvlab.protocols.bounds import Bounds, Count, Fraction, check_bounds
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
-from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
 from curvlab_shampoo.grams import average_, axes, families, fresh, work
@@ -70,7 +70,7 @@ class Shampoo(Preconditioner[ShampooState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        return GRADIENT_ONLY if is_due(step, self.observe_every) else Needs(factored=True)
+        return Needs(factored=True)
 
     def joins(self, layer: str) -> bool:
         return True
@@ -95,7 +95,7 @@ class Shampoo(Preconditioner[ShampooState]):
         weight = newest_weight(self.decay, state.observed)
         for name, grams in state.grams.items():
             if grams:
-                average_(grams, seen.gradient[name], weight, ctx, PART)
+                average_(grams, seen.gradient.factored(name), weight, ctx, PART)
 
     def refresh(self, state: ShampooState, ctx: Context) -> None:
         if state.observed > 1 and not is_due(ctx.step, self.refresh_every):

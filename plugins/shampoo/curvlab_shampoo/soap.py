@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import torch
 
 from curvlab.linalg.averages import newest_weight
-from curvlab.linalg.vectors import BlockVector
+from curvlab.linalg.vectors import BlockVector, Outer
 from curvlab.protocols.bounds import Fraction, NotNegative
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
-from curvlab_shampoo.bases import turned, turned_back
+from curvlab_shampoo.bases import turned, turned_as_held, turned_back
 from curvlab_shampoo.grams import average_, axes
 from curvlab_shampoo.moments import InEigenbases, Moments
 from curvlab_shampoo.whitening import average_whitened_
@@ -89,8 +89,10 @@ class Soap(InEigenbases[SoapState]):
         weight = self._weight(state) if waits or is_due(ctx.step, self.observe_every) else 0.0
         g = seen.gradient.to(ctx.backend.dtypes.factors)
         for name, bases in state.bases.items():
-            T = turned(g.factored(name), bases) if share or self.moments == "whitened" else None
+            block = g.factored(name)
+            held = turned_as_held(block, bases) if share or self.moments == "whitened" else block
             if share:
+                T = held.dense() if isinstance(held, Outer) else held
                 ctx.storage.updated_(
                     state.second[name],
                     lambda s, t=T: s.mul_(1 - share).addcmul_(t, t, value=share),  # type: ignore[misc]
@@ -98,12 +100,12 @@ class Soap(InEigenbases[SoapState]):
                 )
             if not weight or not bases:
                 continue
+            grams = state.grams[name]
             if self.moments == "plain":
-                average_(state.grams[name], seen.gradient[name], weight, ctx, self.part)
+                average_(grams, seen.gradient.factored(name), weight, ctx, self.part)
             else:
-                assert T is not None
                 values = state.values[name]
-                average_whitened_(state.grams[name], bases, values, T, weight, damping, ctx, self.part)
+                average_whitened_(grams, bases, values, block, held, weight, damping, ctx, self.part)
 
     def ready(self, state: SoapState) -> bool:
         return state.count > 0

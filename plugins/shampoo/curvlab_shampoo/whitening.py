@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.linalg.vectors import Outer
 from curvlab.protocols.context import Context
 from curvlab.protocols.structure import Structure
 from curvlab_shampoo.bases import Bases
-from curvlab_shampoo.grams import average_rows_, axes
+from curvlab_shampoo.grams import average_factored_, average_rows_, axes, is_factored
 
 #: of one axis, ``[d]``
 Roots = list[Tensor]
@@ -52,25 +53,33 @@ def average_whitened_(
     grams: list[Structure],
     bases: Bases,
     values: list[Tensor],
-    T: Tensor,
+    g: Tensor | Outer,
+    turned: Tensor | Outer,
     weight: float,
     damping: float,
     ctx: Context,
     part: str,
 ) -> None:
-    """``L_n ← (1 − w) L_n + w Π[W_(n) W_(n)ᵀ] d_n/D``, and their eigenvalues l_n, from a turned gradient.
+    """``L_n ← (1 − w) L_n + w Π[W_(n) W_(n)ᵀ] d_n/D``, and their eigenvalues l_n, from a gradient.
 
-    T is Qᵀ G.  W is G with ``(l_m + λ avg(l_m))^{-1/2}`` in the basis of every axis m other than n, all of
-    them as they were before.  The first gradient finds moments of zero: with the mean square of its entries
-    for S then, ``L_n`` has the scale of the N-th root of a squared gradient, as every later one.  So the
-    product of all moments has the scale of a squared gradient.  ``4·D·Σ d_n`` flops.
+    ``turned`` is Qᵀ G.  W is G with ``(l_m + λ avg(l_m))^{-1/2}`` in the basis of every axis m other than n,
+    all of them as they were before.  The first gradient finds moments of zero: with the mean square of its
+    entries for S then, ``L_n`` has the scale of the N-th root of a squared gradient, as every later one.  So
+    the product of all moments has the scale of a squared gradient.  ``3.2·D·Σ d_n`` flops for dense L_n, or
+    those of ``average_factored_`` if the gradient is held as factors of few rows.
     """
+    T = turned.dense() if isinstance(turned, Outer) else turned
     T = T.reshape(axes(T.shape))
     scale = T.square().mean()
     scale = torch.where(scale > 0, scale, 1.0)
     roots = inverse_roots([e.to(T.dtype) for e in values], damping, scale)
     for n, (L, Q, e) in enumerate(zip(grams, bases, values, strict=True)):
-        W = on_axes(T, roots, skip=n).movedim(n, -1).reshape(-1, L.d) * (L.d / T.numel()) ** 0.5
+        share = (L.d / T.numel()) ** 0.5
+        W = on_axes(T, roots, skip=n).movedim(n, -1).reshape(-1, L.d) * share
         size = W.square().sum(0)
         ctx.storage.updated_(e, lambda e, s=size: e.lerp_(s.to(e.dtype), weight))  # type: ignore[misc]
-        average_rows_(L, W if Q is None else W @ Q.mT, weight, ctx, part)
+        if isinstance(g, Outer) and isinstance(turned, Outer) and is_factored(g, L):
+            X, others = (g.left, turned.right) if n == 0 else (g.right, turned.left)
+            average_factored_(L, X, others * (roots[1 - n] * share), weight, ctx)
+        else:
+            average_rows_(L, W if Q is None else W @ Q.mT, weight, ctx, part)
