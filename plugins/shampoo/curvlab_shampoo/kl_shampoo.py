@@ -47,8 +47,8 @@ class KlShampoo(InEigenbases[KlShampooState]):
     it is whitened as a whole.
 
     State: ``2 d² + d`` scalars per axis if K is dense, and nothing per entry.  Costs, with a block of D
-    entries, ``2·D·Σ d_n`` flops to turn a gradient (less while it is held as factors), ``4·D·Σ d_n`` to
-    average it, ``4·D·Σ d_n`` to apply, and ``16/3 d³`` per axis to refresh.
+    entries, ``2·D·Σ d_n`` flops to turn a gradient and ``3.2·D·Σ d_n`` to average it (less while it is
+    held as factors), ``4·D·Σ d_n`` to apply, and ``16/3 d³`` per axis to refresh.
     """
 
     part: ClassVar[str] = "kl-shampoo"
