@@ -14,7 +14,10 @@ from collections.abc import Sequence
 
 from pairs import Pair, Ratio, interleaved, ours, quiet, torch_adamw
 
-METHODS = ("adamw", "kfac", "ekfac", "foof", "singd", "ingd", "ikfac", "shampoo", "soap")
+METHODS = (
+    *("adamw", "kfac", "ekfac", "foof", "singd", "ingd", "ikfac"),
+    *("shampoo", "soap", "kl-shampoo", "kl-soap"),
+)
 STEPS = 10
 
 

@@ -55,8 +55,8 @@ SOME = (
 
 #: methods that live on statistics of layers
 METHODS = (
-    "kfac", "ekfac", "foof", "cg-fac", "rs-kfac", "b-kfac", "kbfgs", "kbfgs-l",
-    "singd", "ingd", "ikfac", "smw-ngd", "fngd",
+    "kfac", "ekfac", "foof", "cg-fac", "rs-kfac", "b-kfac", "b-r-kfac", "b-r-c-kfac",
+    "kbfgs", "kbfgs-l", "singd", "ingd", "ikfac", "smw-ngd", "fngd",
 )  # fmt: skip
 
 #: where a method takes a structure, and the labels that make sense of it
@@ -236,7 +236,8 @@ Inverse-free methods (`singd`; `ingd` and `ikfac` alike) need a [Group](concepts
 {reasons}
 
 `ekfac` takes what `kfac` takes, but for `labels = "none"`; `cg-fac` keeps rows instead of factors and takes
-no structure; `shampoo` and `soap` take every Gram, `sirf-shampoo` every Group, and none of them knows labels.
+no structure; `shampoo`, `soap`, `kl-shampoo` and `kl-soap` take every Gram, `sirf-shampoo` every Group,
+and none of them knows labels.
 
 ## Layer × method
 

@@ -25,6 +25,8 @@ METHODS: dict[str, Mapping[str, Any]] = {
     "sirf-shampoo": {},
     "shampoo": {},
     "soap": {},
+    "kl-shampoo": {},
+    "kl-soap": {},
     "muon": {},
 }
 SEARCHING = ("lbfgs", "hf-gn", "ksd")

@@ -124,7 +124,7 @@ def test_no_more_steps_are_counted_than_the_run_has() -> None:
     assert (cost.steps, cost.of_steps) == (3, 3)
 
 
-@pytest.mark.parametrize("method", ["shampoo", "soap"])
+@pytest.mark.parametrize("method", ["shampoo", "soap", "kl-soap"])
 @pytest.mark.parametrize("structure", ["dense", "diagonal"])
 def test_factorizations_need_shapes_alone(method: str, structure: str) -> None:
     settings = {"use": method, "structure": structure}

@@ -14,7 +14,20 @@ import torch
 from tests.engine.two_ranks import CASES, STEPS, trained
 
 #: methods that treat every block by itself: their directions are the same in one process and in two
-SEPARABLE = ("kfac", "ekfac", "foof", "ikfac", "ingd", "singd", "shampoo", "soap", "sirf-shampoo", "adamw")
+SEPARABLE = (
+    "kfac",
+    "ekfac",
+    "foof",
+    "ikfac",
+    "ingd",
+    "singd",
+    "shampoo",
+    "soap",
+    "kl-shampoo",
+    "kl-soap",
+    "sirf-shampoo",
+    "adamw",
+)
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = Path(__file__).parent / "two_ranks.py"
 

@@ -29,6 +29,8 @@ IN_PLAIN_LOOPS: dict[str, dict[str, object]] = {
     "sirf-shampoo": {"lr": 0.01},
     "shampoo": {},
     "soap": {},
+    "kl-shampoo": {},
+    "kl-soap": {},
 }
 
 

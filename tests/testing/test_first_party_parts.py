@@ -23,6 +23,10 @@ from tests.tasks.small_fashion import write_fashion
 #: torch compiles some of its own derivatives when forward mode is first used, and deprecates how it does
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
+LOW_RANK = {
+    "held": {"use": "layer-covariance", "A": {"use": "low-rank", "rank": 2}, "B": "dense"},
+    "average": {"use": "layer-covariance", "A": "dense", "B": "dense"},
+}
 FACTORS = {"estimator": {"use": "layer-covariance", "A": "dense", "B": "dense"}}
 
 #: settings with which a part is checked, where defaults and stand-ins will not do
@@ -40,6 +44,8 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"K": "diagonal", "C": "upper-toeplitz", "every": 2},
         {"momentum": 0.0},
     ],
+    ("preconditioner", "soap"): [{}, {"moments": "whitened"}, {"one_sided": True}],
+    ("preconditioner", "kl-shampoo"): [{}, {"one_sided": True, "vectors": True}],
     ("preconditioner", "sample-space"): [
         {},
         {"space": "parameter", "scaling": 1.0},
@@ -55,6 +61,7 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"labels": "none", "decay": 0.0},
         {"labels": "model", "samples": 3},
     ],
+    ("estimator", "corrected-covariance"): [LOW_RANK, {**LOW_RANK, "overwrite_every": 2, "correct": 0.5}],
     ("estimator", "layer-rows"): [{"labels": kind} for kind in ("data", "exact", "model", "none")],
     ("inverse", "randomized"): [{}, {"rank": 5, "rest": "mean", "ratio": 0.03}],
     ("krylov", "cg"): [{}, {"grid": 1.3, "progress": 5e-4}, {"max_iterations": 3}],

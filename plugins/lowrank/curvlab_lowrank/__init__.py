@@ -1,4 +1,4 @@
-"""Low-rank inverses of Kronecker factors: RS-KFAC and B-KFAC."""
+"""Low-rank inverses of Kronecker factors: RS-KFAC, B-KFAC, B-R-KFAC and B-R-C-KFAC."""
 
 from __future__ import annotations
 
@@ -17,5 +17,11 @@ def curvlab_register(registry: Any) -> None:
         "randomized",
         "curvlab_lowrank.randomized:Randomized",
         summary="Inverse of each dense factor from its largest eigenvalues, found by a randomized range",
+    )
+    registry.add(
+        "estimator",
+        "corrected-covariance",
+        "curvlab_lowrank.corrected:CorrectedCovariance",
+        summary="KFAC's factors by their largest eigenvalues, overwritten and corrected by dense averages",
     )
     registry.methods("curvlab_lowrank")

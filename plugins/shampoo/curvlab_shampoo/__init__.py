@@ -1,4 +1,4 @@
-"""Methods that know a block by the second moments of its gradient along each axis: Shampoo and SOAP.
+"""Methods that use second moments of a block's gradient along each axis: Shampoo, SOAP and their KL forms.
 
 This module is imported on every listing, so it imports no torch.
 """
@@ -14,7 +14,7 @@ api_version = "1.0"
 
 @hookimpl
 def curvlab_register(registry: Any) -> None:
-    """The two preconditioners and their methods."""
+    """The preconditioners and their methods."""
     registry.add(
         "preconditioner",
         "shampoo",
@@ -26,5 +26,11 @@ def curvlab_register(registry: Any) -> None:
         "soap",
         "curvlab_shampoo.soap:Soap",
         summary="Adam's second moment, in the eigenbasis of the gradient's moments along each axis",
+    )
+    registry.add(
+        "preconditioner",
+        "kl-shampoo",
+        "curvlab_shampoo.kl_shampoo:KlShampoo",
+        summary="the inverse root of the gradient's covariance along each axis, KL-optimal",
     )
     registry.methods("curvlab_shampoo")

@@ -17,10 +17,10 @@ from curvlab.protocols.bounds import Bounds, Fraction, check_bounds
 from curvlab.protocols.cadence import Interval, is_due
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Solve
-from curvlab.protocols.needs import GRADIENT_ONLY, Needs
+from curvlab.protocols.needs import Needs
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.structure import Family, Structure, as_gram
-from curvlab_shampoo.grams import average_, axes, fresh, work
+from curvlab_shampoo.grams import average_, axes, families, fresh, work
 
 PART = "shampoo"
 
@@ -70,20 +70,22 @@ class Shampoo(Preconditioner[ShampooState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
-        return GRADIENT_ONLY if is_due(step, self.observe_every) else Needs(factored=True)
+        return Needs(factored=True)
 
     def joins(self, layer: str) -> bool:
         return True
 
     def work(self, block: Block) -> float:
-        return work(self.K, block, vectors=self.vectors)
+        return work(families(self.K, block.shape, vectors=self.vectors), block)
 
     def fallible(self, state: ShampooState, step: int) -> bool:
         return state.observed == 0 or is_due(step, self.refresh_every)
 
     def init(self, like: BlockVector, ctx: Context) -> ShampooState:
         shapes, empty = like.layout.shapes, ctx.like(like, "factors")
-        grams = {name: fresh(self.K, s, empty, vectors=self.vectors) for name, s in shapes.items()}
+        grams = {
+            name: fresh(families(self.K, s, vectors=self.vectors), s, empty) for name, s in shapes.items()
+        }
         return ShampooState(grams, {name: [_one(L, ctx) for L in found] for name, found in grams.items()})
 
     def observe(self, state: ShampooState, seen: Evaluation, ctx: Context) -> None:
@@ -93,7 +95,7 @@ class Shampoo(Preconditioner[ShampooState]):
         weight = newest_weight(self.decay, state.observed)
         for name, grams in state.grams.items():
             if grams:
-                average_(grams, seen.gradient[name], weight, ctx, PART)
+                average_(grams, seen.gradient.factored(name), weight, ctx, PART)
 
     def refresh(self, state: ShampooState, ctx: Context) -> None:
         if state.observed > 1 and not is_due(ctx.step, self.refresh_every):

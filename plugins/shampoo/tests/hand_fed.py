@@ -24,7 +24,7 @@ SHAPES = [(), (5,), (4, 6), (3, 2, 4), (2, 3, 2, 4)]
 
 @dataclass
 class Fed:
-    """One step at a time: the gradient is observed, and is what is preconditioned."""
+    """One step at a time: the gradient is observed, and it or another vector is preconditioned."""
 
     part: Preconditioner[Any]
     shape: tuple[int, ...]
@@ -36,8 +36,8 @@ class Fed:
         self.zero = layout.zeros(like=torch.zeros((), dtype=DTYPE))
         self.state = self.part.init(self.zero, reference_context(self.damping))
 
-    def step(self, g: Tensor | Outer) -> Tensor:
-        """The update; zero where the part is not ready."""
+    def step(self, g: Tensor | Outer, v: Tensor | None = None) -> Tensor:
+        """The update of v, or of g; zero where the part is not ready."""
         vector = self.zero.zeros_like()
         if isinstance(g, Outer):
             vector.outers[BLOCK] = g
@@ -49,6 +49,9 @@ class Fed:
         if not self.part.ready(self.state):
             return self.zero[BLOCK].clone()
         self.part.refresh(self.state, ctx)
+        if v is not None:
+            vector = self.zero.zeros_like()
+            vector[BLOCK].copy_(v)
         return self.part.apply(self.state, vector.borrow(), ctx).x[BLOCK].clone()
 
 

@@ -21,6 +21,7 @@ from curvlab_shampoo.soap import Soap
 from curvlab_structures.block_diagonal import BlockDiagonal
 from curvlab_structures.toeplitz import LowerToeplitz
 from plugins.shampoo.tests.hand_fed import BLOCK, SHAPES, Fed, averages, gradients, on_every_axis
+from plugins.shampoo.tests.whitened import Whitened
 from tests.limits.registered import optimizer
 
 BETA, DECAY, EPS = 0.9, 0.8, 1e-3
@@ -51,11 +52,15 @@ class Written:
         self.seen: list[Tensor] = []
         self.squares: list[Tensor] = []  # of every gradient, carried along into the present bases
 
+    def moments(self) -> list[Tensor]:
+        """L_n before the gradient at hand."""
+        return averages(self.seen, DECAY)
+
     def step(self, g: Tensor, found: list[Tensor]) -> Tensor:
         if not self.seen:  # the first gradient starts L alone
             self.seen.append(g)
             return torch.zeros_like(g)
-        L = [tilted(M, len(self.seen) == 1) for M in averages(self.seen, DECAY)]
+        L = [tilted(M, len(self.seen) == 1) for M in self.moments()]
         if len(self.seen) == 1:
             for Q, M in zip(found, L, strict=True):
                 inside = Q.mT @ M @ Q
@@ -89,6 +94,69 @@ def test_it_is_as_it_is_written(shape: tuple[int, ...], refresh: int) -> None:
     for g in gradients(shape, 10):
         x = fed.step(g)
         assert_close(x, slow.step(g, fed.state.bases[BLOCK]), dimension=100, condition=1e4)
+
+
+@shapes
+@pytest.mark.parametrize("refresh", [1, 3])
+def test_kl_soap_is_soap_with_moments_of_whitened_gradients(shape: tuple[int, ...], refresh: int) -> None:
+    fed, slow = Fed(part(moments="whitened", refresh_every=refresh), shape, 0.05), Written(shape, refresh)
+    whitened = Whitened(shape, 0.05)
+    slow.moments = whitened.S  # type: ignore[method-assign]
+    for g in gradients(shape, 10):
+        x, found = fed.step(g), fed.state.bases[BLOCK]
+        assert_close(x, slow.step(g, found), dimension=100, condition=1e4)
+        whitened.see(g, found)
+
+
+@pytest.mark.parametrize("moments", ["plain", "whitened"])
+def test_one_sided_it_is_adam_in_the_basis_of_the_shortest_axis(moments: str) -> None:
+    fed = Fed(part(moments=moments, one_sided=True, refresh_every=100), (6, 4, 5), 0.05)
+    some, squares = gradients((6, 4, 5), 5), []
+    fed.step(some[0])
+    for g in some[1:]:
+        x = fed.step(g)
+        first, Q, last = fed.state.bases[BLOCK]
+        assert first is None
+        assert last is None
+        assert_close(Q.mT @ Q, torch.eye(4, dtype=DTYPE), dimension=4)
+        turned = torch.einsum("ij,aib->ajb", Q, g)
+        squares.append(turned.square())
+        weights = [BETA**age for age in reversed(range(len(squares)))]
+        second = sum((w * s for w, s in zip(weights, squares, strict=True)), torch.zeros(())) / sum(weights)
+        expected = torch.einsum("ij,ajb->aib", Q, turned / (second.sqrt() + EPS))
+        assert_close(x, expected, dimension=100, condition=1e3)
+    sides = fed.state.grams[BLOCK]
+    assert [L.d**2 == sum(t.numel() for t in L.tensors().values()) for L in sides] == [False, True, False]
+
+
+#: SOAP on Muon's momentum, as the page of `soap` shows it
+ON_MUONS_MOMENTUM = {
+    "on_gradient": [{"use": "momentum", "beta": 0.8, "nesterov": True}],
+    "preconditioner.refresh_every": 3,
+}
+
+
+def test_soap_takes_muons_momentum_by_composition() -> None:
+    """Its bases and v̂ see gradients, and it turns ``g + β m``, ``m = β m + g``."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4, bias=False).double()
+    ours = optimizer("soap", model, settings=ON_MUONS_MOMENTUM, lr=1e-2, eps=EPS, weight_decay=0.0)
+    by_hand = Fed(part(beta=0.95, decay=0.95, refresh_every=3), (4, 5))
+    m = torch.zeros(4, 5, dtype=DTYPE)
+    for k in range(8):
+        x, y = normal(16, 5, seed=k), torch.arange(16) % 4
+        before = model.weight.detach().clone()
+        ours.step(objective(model, nn.CrossEntropyLoss(), x, y))
+        moved = before - model.weight.detach()
+        (g,) = torch.autograd.grad(
+            nn.CrossEntropyLoss()(nn.functional.linear(x, w := before.requires_grad_()), y), w
+        )
+        if k == 0:
+            by_hand.step(g)
+            assert not moved.any()
+            continue
+        m = 0.8 * m + g
+        assert_close(moved, 1e-2 * by_hand.step(g, g + 0.8 * m), dimension=100, condition=1e3)
 
 
 def test_without_an_axis_that_turns_the_first_update_is_adams() -> None:
@@ -223,8 +291,9 @@ def test_bases_keep_the_structures_pattern() -> None:
         assert bool((Q.abs() > 0.01).sum() > len(Q))
 
 
+@pytest.mark.parametrize("name", ["soap", "kl-soap"])
 @pytest.mark.parametrize("structure", ["diagonal", "vectors"])
-def test_without_bases_it_is_adam(structure: str) -> None:
+def test_without_bases_it_is_adam(structure: str, name: str) -> None:
     """A diagonal structure, or a model of blocks with one axis, against torch's own."""
     torch.manual_seed(0)
     matrices = [nn.Linear(5, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 3)]
@@ -232,7 +301,7 @@ def test_without_bases_it_is_adam(structure: str) -> None:
     mine = nn.Sequential(*layers).double()
     theirs = copy.deepcopy(mine)
     knobs = {"structure": {"use": "diagonal"}} if structure == "diagonal" else {}
-    ours = optimizer("soap", mine, lr=1e-2, beta1=0.8, beta2=0.97, eps=1e-6, weight_decay=0.1, **knobs)
+    ours = optimizer(name, mine, lr=1e-2, beta1=0.8, beta2=0.97, eps=1e-6, weight_decay=0.1, **knobs)
     adamw = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.8, 0.97), eps=1e-6, weight_decay=0.1)
     criterion = nn.CrossEntropyLoss()
     for k in range(25):
