@@ -98,7 +98,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.trained = Trained(model, method.preconditioner, readers)
         self.given = method, seed, reduction, examples, strict, readers, placement
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
-        self.ranks, self.strict, self.samples = require_alike(model, ranks), strict, samples
+        self.ranks, self.strict, self.samples = require_alike(model, ranks, self.trained.shards), strict, samples
         self.companions = companions
         self.on_event = on_event or (lambda event: None)
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
@@ -112,7 +112,9 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         )
         if companions is not None:
             self.assignment.ridge = companions.block_ridge
-        self.owners = owners_of(placement, self.ranks, self.method, self._falls)
+        self.owners = owners_of(
+            placement, self.ranks, self.method, self._falls, sharded=self.trained.shards is not None
+        )
         self._share_out()
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
@@ -172,12 +174,20 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         raised before the write: parameters, the states of every part, counters and the generator are then as
         before the step, bit for bit.
         """
+        if self.trained.shards is not None:
+            self.trained.shards.reshard()
         self.trained.require_unchanged()
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
         env = StepEnvironment(
-            self.assignment, self._allot, self._rates, self._quiet, self.samples, self.owners
+            self.assignment,
+            self.blocks,
+            self._allot,
+            self._rates,
+            self._quiet,
+            self.samples,
+            self.owners,
         )
         random = None if self.scale is None else Generators.now(self.blocks.like.device)
         try:
