@@ -87,9 +87,7 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
             emit(Event("retried-in-float64", ctx.step, {"loss": float(again.loss)}))
             return _narrowed(again, seen.gradient.dtype, blocks.model)
     too = "" if blocks.shards is not None else ", in float64 too"
-    raise Diverged(
-        f"step {ctx.step}: the loss is {float(seen.loss)}{too}; {culprit(blocks, seen.gradient)}"
-    )
+    raise Diverged(f"step {ctx.step}: the loss is {float(seen.loss)}{too}; {culprit(blocks, seen.gradient)}")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.trained = Trained(model, method.preconditioner, readers)
         self.given = method, seed, reduction, examples, strict, readers, placement
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
-        self.ranks, self.strict, self.samples = require_alike(model, ranks, self.trained.shards), strict, samples
+        self.ranks = require_alike(model, ranks, self.trained.shards)
+        self.strict, self.samples = strict, samples
         self.companions = companions
         self.on_event = on_event or (lambda event: None)
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -32,18 +32,22 @@ def shards_of(model: nn.Module) -> Shards | None:
     named = dict(model.named_parameters())
     if not any(_is_sharded(p) for p in named.values()):
         return None
-    faults = [*_layouts(named), *([] if isinstance(model, FSDPModule) else _unwrapped(named))]
+    faults = [*(_layouts(named) if isinstance(model, FSDPModule) else _unwrapped(named))]
     if faults:
         raise ConfigError(*faults)
-    mesh = next(p for p in named.values() if _is_sharded(p)).device_mesh
+    mesh = _mesh(named.values())
     leaves = _leaves(model, wrapped, named)
     return Shards(leaves, wrapped, mesh.size(), mesh.get_local_rank())
 
 
 def group_of(model: nn.Module) -> Any:
     """The processes that hold the shards of a model, as a group of ``torch.distributed``."""
-    p: Any = next(p for p in model.parameters() if _is_sharded(p))
-    return p.device_mesh.get_group()
+    return _mesh(model.parameters()).get_group()
+
+
+def _mesh(parameters: Iterable[Any]) -> Any:
+    """The processes that the first sharded parameter is on."""
+    return next(p for p in parameters if _is_sharded(p)).device_mesh
 
 
 def _leaves(model: nn.Module, wrapped: list[Any], named: Mapping[str, Any]) -> dict[str, nn.Parameter]:
@@ -59,7 +63,7 @@ def _leaves(model: nn.Module, wrapped: list[Any], named: Mapping[str, Any]) -> d
                 Fault(
                     f"fully_shard computes with {name} in {_short(leaf.dtype)} and keeps it in"
                     f" {_short(p.dtype)} (mp_policy); layer statistics are read in one dtype",
-                    hint="call fully_shard without MixedPrecisionPolicy(param_dtype=…), and use torch.autocast",
+                    hint="call fully_shard without MixedPrecisionPolicy(param_dtype=…); use torch.autocast",
                 )
             )
         if leaf.device != p.device:
@@ -75,7 +79,7 @@ def _leaves(model: nn.Module, wrapped: list[Any], named: Mapping[str, Any]) -> d
 
 def _layouts(named: Mapping[str, Any]) -> Iterator[Fault]:
     """Parameters that are not by rows over the one axis of processes that the first is on."""
-    mesh = next(p for p in named.values() if _is_sharded(p)).device_mesh
+    mesh = _mesh(named.values())
     for name, p in named.items():
         if not _is_sharded(p):
             if p.requires_grad:

@@ -128,7 +128,9 @@ class Ambient:
         for name, grad in grads.items():
             require_dense(name, grad)
         absent = frozenset(n for n, g in grads.items() if g is None)
-        value = torch.full((), float("nan"), device=self.blocks.like.device) if loss is None else loss.detach()
+        value = (
+            torch.full((), float("nan"), device=self.blocks.like.device) if loss is None else loss.detach()
+        )
         if len(absent) == len(grads) and self.ranks is None:
             return Evaluation(0, value, self.blocks.pack(grads), absent=absent)
         self.ledger.drop_cleared()
@@ -165,7 +167,8 @@ class Ambient:
         """
         if self.blocks.shards is None:
             return self.blocks.pack(grads)
-        assert self.ranks is not None and self.owners is not None
+        assert self.ranks is not None, "a model in shards has processes"
+        assert self.owners is not None, "and owners"
         for rank, theirs in enumerate(self.ranks.each(absent)):
             for name in sorted(theirs ^ absent):
                 where = f"rank {self.ranks.rank if name in theirs else rank}"

@@ -29,7 +29,8 @@ from curvlab.protocols.shards import local
 class ShardLedger(Ledger):
     """A ``Ledger`` of a model in shards over ``ranks``; ``drop_cleared`` is called by all of them.
 
-    ``held`` are the passes whose gradient was not averaged yet, ``averaged`` those in the present ``.grad``.
+    ``held`` are the passes whose gradient was not averaged yet, and whether their rows were kept;
+    ``averaged`` are those in the present ``.grad``.
     ``doubts`` says after how many averaged passes a gradient looked zeroed here, and whether it is zero by
     its rows.
     """
@@ -63,17 +64,21 @@ class ShardLedger(Ledger):
 
     # hooks
 
+    def _completed(self, name: str, g: Tensor) -> None:
+        if self.active and self.rows and self.blocks.leaf(name).grad is not None and not self.held.get(name):
+            _refuse_late(name)
+        super()._completed(name, g)
+
+    def _entered(self, name: str, p: Tensor) -> None:
+        if self.active and not self.counts:  # it may be averaged in a step that reads rows
+            self.held[name].append((Pass([], []), False))
+        super()._entered(name, p)
+
     def _reduced(self, name: str, p: Tensor) -> None:
         """The averaged gradient of a parameter was added to ``.grad``."""
         for taken, rows in self.held.pop(name, ()):
             if self.rows and not rows:
-                raise ConfigError(
-                    Fault(
-                        f"the gradient of {name} holds a backward pass from before the last step, which was not"
-                        " averaged then and whose layer statistics were not kept",
-                        hint="call set_requires_gradient_sync(True) before the last backward pass of a step",
-                    )
-                )
+                _refuse_late(name)
             if self.active and self.counts:
                 self.averaged[name].append(taken)
 
@@ -122,3 +127,13 @@ class ShardLedger(Ledger):
         self.doubts[name] = {k - count: zero for k, zero in self.doubts[name].items() if k > count}
         for block in self.weights.get(name, ()) if gone else ():
             self.lost[block.name].update(f for taken in gone for f in taken.forwards)
+
+
+def _refuse_late(name: str) -> None:
+    raise ConfigError(
+        Fault(
+            f"the gradient of {name} holds a backward pass from before the last step, which was not averaged"
+            " then and whose layer statistics were not kept",
+            hint="call set_requires_gradient_sync(True) before the last backward pass of a step",
+        )
+    )

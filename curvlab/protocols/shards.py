@@ -35,7 +35,7 @@ class Shards:
             module.reshard()
 
     def rows(self, length: int, rank: int) -> range:
-        """Which rows of a parameter with ``length`` rows a process holds: equal shares, the last ones less."""
+        """Which rows of a parameter with ``length`` rows a process holds: equal shares, the last less."""
         share = -(-length // self.size)
         return range(min(rank * share, length), min((rank + 1) * share, length))
 
