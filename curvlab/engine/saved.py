@@ -61,8 +61,8 @@ def warn_of_part(optimizer: Any) -> None:
     optimizer.told_of_part = True
     rank, size = optimizer.ranks.rank, optimizer.ranks.size
     warnings.warn(
-        f"state_dict() of rank {rank} holds the state of its own blocks, one of {size} parts. Save it on"
-        " every rank, with torch.distributed.checkpoint, or save what whole_snapshot() gives rank 0; or make"
+        f"state_dict() of rank {rank} holds the state of its own blocks, one of {size} parts. Save it by"
+        " curvlab.engine.distributed_checkpoint.save, or save what whole_snapshot() gives rank 0; or make"
         ' the optimizer with placement="replicate"',
         PartialState,
         stacklevel=4,

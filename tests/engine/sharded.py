@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 import curvlab
 from curvlab.engine.distributed_checkpoint import load, save
@@ -67,15 +68,18 @@ class Gpt(nn.Module):
         self.narrow = nn.Linear(WIDTH, 3)
         self.wide = nn.Linear(3, WIDTH)
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+        self.gained, self.checkpointed = True, False
         self.head = nn.Linear(WIDTH, WORDS, bias=False)
         self.head.weight = self.words.weight
 
     def forward(self, words: Tensor) -> Tensor:
         x = self.words(words) + self.places
         for layer in self.layers:
-            x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.checkpointed else layer(x)
         x = self.norm(x)
-        x = x * self.gain(x).sigmoid() + self.wide(self.narrow(x).tanh() * self.frozen)
+        x = (x * self.gain(x).sigmoid() if self.gained else x) + self.wide(
+            self.narrow(x).tanh() * self.frozen
+        )
         return self.head(x).mT  # type: ignore[no-any-return]
 
 
@@ -111,6 +115,8 @@ class Case:
     reshard: bool = True
     scaled: bool = False  #: by a GradScaler, with a loss of one process that overflows in one step
     net: Callable[[], nn.Module] = Gpt
+    changing: bool = False  #: a module is not used in one step, a parameter unfrozen after it
+    checkpointed: bool = False
     reduction: str = "mean-tokens"
 
 
@@ -134,6 +140,9 @@ CASES: dict[str, Case] = {
     "kfac, attention": Case("kfac", {"labels": "data"}, net=Attending),
     "singd, attention, objective": Case("singd", {"refresh": 1}, net=Attending, objective=True),
     "kfac, float32": Case("kfac", {"labels": "data"}, dtype=torch.float32),
+    "kfac, changing": Case("kfac", {"labels": "data", "momentum": 0.9}, changing=True),
+    "singd, checkpointed": Case("singd", {"refresh": 1}, checkpointed=True),
+    "soap, changing, objective": Case("soap", changing=True, objective=True),
     "kfac, objective": Case("kfac", {"labels": "exact"}, objective=True),
     "singd, objective": Case("singd", {"refresh": 2}, objective=True),
     "soap, objective": Case("soap", objective=True),
@@ -156,6 +165,7 @@ def share(t: Tensor) -> Tensor:
 def model_of(case: Case) -> nn.Module:
     """In shards where there are processes."""
     model = case.net().to(case.dtype)
+    model.checkpointed = case.checkpointed  # type: ignore[assignment]
     if dist.is_initialized():
         for layer in model.modules():
             if isinstance(layer, (Layer, nn.MultiheadAttention, nn.LSTM)):
@@ -238,7 +248,10 @@ def trained(case: Case) -> dict[str, Any]:
     model = model_of(case)
     optimizer = curvlab.optimizer(case.method, model, reduction=case.reduction, **case.knobs)
     scaler = GradScaler("cpu", init_scale=SCALE, enabled=case.scaled)
-    for words, targets in batches():
+    for k, (words, targets) in enumerate(batches()):
+        if case.changing:
+            model.gained = k != 1  # type: ignore[assignment]
+            model.frozen.requires_grad_(k > 1)  # type: ignore[union-attr, operator]
         step(case, model, optimizer, words, targets, scaler)
     return {
         "theta": {name: whole(p) for name, p in model.named_parameters()},
