@@ -22,83 +22,18 @@ from torch.amp import GradScaler
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import cross_entropy
 
 import curvlab
 from curvlab.engine.distributed_checkpoint import load, save
 from curvlab.errors import CurvlabError
 from curvlab.objectives.shard_traffic import ShardTraffic
+from tests.engine.small_gpt import LENGTH, WORDS, Attending, Gpt, Layer
 
 STEPS = 4
 #: examples of a step, all processes together: shares are equal for 1, 2 and 3 of them
-EXAMPLES, LENGTH = 6, 4
-WORDS, WIDTH, HEADS = 11, 6, 2
+EXAMPLES = 6
 SCALE = 1024.0
-
-
-class Layer(nn.Module):
-    """A layer of GPT-2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before, self.after = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 5), nn.Linear(5, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in self.qkv(self.before(x)).chunk(3, -1)
-        )
-        found = scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(found.transpose(1, 2).flatten(2))
-        return x + self.down(nn.functional.gelu(self.up(self.after(x))))
-
-
-class Gpt(nn.Module):
-    """GPT-2 in small: tied embedding and output, positions, and parameters of 1, 3, 5, 6, 11 and 18 rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.words = nn.Embedding(WORDS, WIDTH)
-        self.places = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.1)
-        self.layers = nn.ModuleList(Layer() for _ in range(2))
-        self.norm, self.gain = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 1)
-        self.narrow = nn.Linear(WIDTH, 3)
-        self.wide = nn.Linear(3, WIDTH)
-        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
-        self.gained, self.checkpointed = True, False
-        self.head = nn.Linear(WIDTH, WORDS, bias=False)
-        self.head.weight = self.words.weight
-
-    def forward(self, words: Tensor) -> Tensor:
-        x = self.words(words) + self.places
-        for layer in self.layers:
-            x = checkpoint(layer, x, use_reentrant=False) if self.checkpointed else layer(x)
-        x = self.norm(x)
-        x = (x * self.gain(x).sigmoid() if self.gained else x) + self.wide(
-            self.narrow(x).tanh() * self.frozen
-        )
-        return self.head(x).mT  # type: ignore[no-any-return]
-
-
-class Attending(nn.Module):
-    """Modules that hold several matrices, each block of them with an owner of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.words = nn.Embedding(WORDS, WIDTH)
-        # without a bias, as that of keys has no gradient but rounding, and grafting would magnify it
-        self.attention = nn.MultiheadAttention(WIDTH, HEADS, bias=False, batch_first=True)
-        self.recurrent = nn.LSTM(WIDTH, 5, batch_first=True)
-        self.head = nn.Linear(5, WORDS)
-
-    def forward(self, words: Tensor) -> Tensor:
-        x = self.words(words)
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        return self.head(self.recurrent(x)[0]).mT  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -121,29 +56,29 @@ class Case:
 
 
 CASES: dict[str, Case] = {
-    "kfac": Case("kfac", {"labels": "data", "weight_decay": 0.1, "momentum": 0.9}),
+    "kfac": Case("kfac", {"labels": "data", "refresh": 1, "weight_decay": 0.1, "momentum": 0.9}),
     "singd": Case("singd", {"structure": "dense", "refresh": 2}),
     "soap": Case("soap"),
     "adamw": Case("adamw"),
-    "kfac, not resharded": Case("kfac", {"labels": "data"}, reshard=False),
-    "kfac, accumulated": Case("kfac", {"labels": "data"}, accumulated=True),
+    "kfac, not resharded": Case("kfac", {"labels": "data", "refresh": 1}, reshard=False),
+    "kfac, accumulated": Case("kfac", {"labels": "data", "refresh": 1}, accumulated=True),
     "singd, accumulated": Case("singd", {"refresh": 1}, accumulated=True),
-    "kfac, clipped": Case("kfac", {"labels": "data"}, clipped=True),
-    "kfac, zeroed": Case("kfac", {"labels": "data"}, cleared="zero_"),
-    "kfac, set to none": Case("kfac", {"labels": "data"}, cleared="none"),
-    "kfac, zero_grad": Case("kfac", {"labels": "data"}, cleared="zero_grad"),
-    "kfac, zero_grad between": Case("kfac", {"labels": "data"}, cleared="between"),
+    "kfac, clipped": Case("kfac", {"labels": "data", "refresh": 1}, clipped=True),
+    "kfac, zeroed": Case("kfac", {"labels": "data", "refresh": 1}, cleared="zero_"),
+    "kfac, set to none": Case("kfac", {"labels": "data", "refresh": 1}, cleared="none"),
+    "kfac, zero_grad": Case("kfac", {"labels": "data", "refresh": 1}, cleared="zero_grad"),
+    "kfac, zero_grad between": Case("kfac", {"labels": "data", "refresh": 1}, cleared="between"),
     # fully_shard keeps a gradient that is not averaged yet, whatever zero_grad() does
-    "kfac, held": Case("kfac", {"labels": "data"}, accumulated=True, cleared="held"),
-    "kfac, scaled": Case("kfac", {"labels": "data"}, scaled=True),
-    "kfac, scaled, clipped": Case("kfac", {"labels": "data"}, scaled=True, clipped=True),
-    "kfac, attention": Case("kfac", {"labels": "data"}, net=Attending),
+    "kfac, held": Case("kfac", {"labels": "data", "refresh": 1}, accumulated=True, cleared="held"),
+    "kfac, scaled": Case("kfac", {"labels": "data", "refresh": 1}, scaled=True),
+    "kfac, scaled, clipped": Case("kfac", {"labels": "data", "refresh": 1}, scaled=True, clipped=True),
+    "kfac, attention": Case("kfac", {"labels": "data", "refresh": 1}, net=Attending),
     "singd, attention, objective": Case("singd", {"refresh": 1}, net=Attending, objective=True),
-    "kfac, float32": Case("kfac", {"labels": "data"}, dtype=torch.float32),
-    "kfac, changing": Case("kfac", {"labels": "data", "momentum": 0.9}, changing=True),
+    "kfac, float32": Case("kfac", {"labels": "data", "refresh": 1}, dtype=torch.float32),
+    "kfac, changing": Case("kfac", {"labels": "data", "refresh": 1, "momentum": 0.9}, changing=True),
     "singd, checkpointed": Case("singd", {"refresh": 1}, checkpointed=True),
     "soap, changing, objective": Case("soap", changing=True, objective=True),
-    "kfac, objective": Case("kfac", {"labels": "exact"}, objective=True),
+    "kfac, objective": Case("kfac", {"labels": "exact", "refresh": 1}, objective=True),
     "singd, objective": Case("singd", {"refresh": 2}, objective=True),
     "soap, objective": Case("soap", objective=True),
 }

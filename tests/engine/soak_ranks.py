@@ -3,8 +3,8 @@
     python -m tests.engine.soak_ranks [--kills 20] [--seed 0] [--steps 150] [--out DIR]
 
 A run goes on from its last checkpoint after every SIGKILL, and is compared with one that was never stopped
-when it is done.  Kills go to a random process at a random moment, from the start of the interpreters to the
-end.  The laws: the command ends within ``PATIENCE`` seconds, with status 1 and words that name the killed
+when it is done.  Kills go to a random process: one in four at a random moment while the processes start, the
+others up to 0.3 s after a random step, within or between steps and checkpoints.  The laws: the command ends within ``PATIENCE`` seconds, with status 1 and words that name the killed
 process; no process is left; every checkpoint is whole; the run ends with the same checkpoint, bit for bit,
 and the same losses.  Twenty kills take about six minutes on two cores.
 """
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Kill:
     """What came of one life of the command that was killed, or that ended first."""
 
     moment: float  #: seconds after the start
+    after: int | None  #: the step after which it was planned; ``None`` while the processes start
     rank: int | None  #: that was killed; ``None`` if the command ended before
     seconds: float  #: until the command had ended
     status: int
@@ -108,24 +110,43 @@ def ranks_of(launcher: int) -> dict[int, int]:
     return found
 
 
-def life(config: Path, out: Path, moment: float, chance: random.Random) -> Kill:
-    """Start or continue the run, and kill one of its processes at a moment."""
-    process, begun = started(config, out), time.monotonic()
+def steps_in(out: Path) -> int:
+    """How many lines of steps a run has written, those of lives before included."""
+    folder = folder_in(out)
+    lines = folder / "metrics.jsonl" if folder else None
+    return lines.read_bytes().count(b'"kind": "step"') if lines and lines.exists() else 0
+
+
+def life(config: Path, out: Path, after: int | None, moment: float, chance: random.Random) -> Kill:
+    """Start or continue the run, and kill one of its processes.
+
+    ``moment`` is in seconds after the start or, with ``after``, after that many more steps.
+    """
+    process, begun, before = started(config, out), time.monotonic(), steps_in(out)
     ranks: dict[int, int] = {}
-    while process.poll() is None and (len(ranks) < 2 or time.monotonic() < begun + moment):
+    while process.poll() is None:
         ranks = ranks_of(process.pid) or ranks
+        if len(ranks) == 2 and after is None and time.monotonic() >= begun + moment:
+            break
+        if len(ranks) == 2 and after is not None and steps_in(out) >= before + after:
+            time.sleep(moment)
+            break
         time.sleep(0.02)
     rank = None
     if process.poll() is None:
         rank = chance.choice(sorted(ranks))
-        os.kill(ranks[rank], signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(ranks[rank], signal.SIGKILL)
     killed = time.monotonic()
     _, said = process.communicate(timeout=LONG)
+    if process.returncode == 0:  # it had ended when the signal came
+        rank = None
     step, whole = checkpoints(out)
     if process.returncode not in (0, 1) or (rank is None and process.returncode):
         print(said, file=sys.stderr)
     return Kill(
         moment=round(killed - begun, 2),
+        after=after,
         rank=rank,
         seconds=round(time.monotonic() - killed, 2),
         status=process.returncode,
@@ -164,15 +185,22 @@ def main(kills: int, seed: int, steps: int, base: Path) -> int:
     config = base / "config.toml"
     config.write_text(CONFIG.format(steps=steps))
     chance, begun = random.Random(seed), time.monotonic()
-    peaceful = life(config, base / "peaceful", LONG, chance)
+    peaceful = life(config, base / "peaceful", steps + 1, 0.0, chance)
     assert peaceful.status == 0, "the run that nobody kills failed"
     whole, wanted = peaceful.moment, end_of(base / "peaceful")
+    print(json.dumps({"uninterrupted, seconds": whole}), flush=True)
     lives: list[Kill] = []
     same: list[bool] = []
     while sum(each.rank is not None for each in lives) < kills or lives[-1].rank is not None:
         out = base / f"killed-{len(same)}"
         over = sum(each.rank is not None for each in lives) >= kills
-        lives.append(life(config, out, LONG if over else chance.uniform(0.0, whole), chance))
+        if over:
+            plan: tuple[int | None, float] = steps + 1, 0.0
+        elif chance.random() < 0.25:
+            plan = None, chance.uniform(0.0, whole / 2)
+        else:
+            plan = chance.randint(1, steps // 2), chance.uniform(0.0, 0.3)
+        lives.append(life(config, out, *plan, chance))
         print(json.dumps(asdict(lives[-1])), flush=True)
         if lives[-1].rank is None:
             same.append(end_of(out) == wanted)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.sharded import CASES, STEPS, Gpt, gone_on, trained
+from tests.engine.sharded import CASES, STEPS, gone_on, trained
+from tests.engine.small_gpt import Gpt
 from tests.engine.test_ranks import environment
 
 PROGRAM = Path(__file__).parent / "sharded.py"
