@@ -116,6 +116,8 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         self.owners = owners_of(
             placement, self.ranks, self.method, self._falls, sharded=self.trained.shards is not None
         )
+        if self.owners is not None:
+            self.assignment.share = self.owners.ranks.rank
         self._share_out()
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)

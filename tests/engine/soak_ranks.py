@@ -4,9 +4,9 @@
 
 A run goes on from its last checkpoint after every SIGKILL, and is compared with one that was never stopped
 when it is done.  Kills go to a random process: one in four at a random moment while the processes start, the
-others up to 0.3 s after a random step, within or between steps and checkpoints.  The laws: the command ends within ``PATIENCE`` seconds, with status 1 and words that name the killed
-process; no process is left; every checkpoint is whole; the run ends with the same checkpoint, bit for bit,
-and the same losses.  Twenty kills take about six minutes on two cores.
+others up to 0.3 s after a random step, within or between steps and checkpoints.  The laws: the command ends
+within ``PATIENCE`` seconds, with status 1 and words that name the killed process; no process is left; every
+checkpoint is whole; the run ends with the same checkpoint, bit for bit, and the same losses.
 """
 
 from __future__ import annotations

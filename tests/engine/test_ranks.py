@@ -14,7 +14,19 @@ import torch
 from tests.engine.two_ranks import CASES, STEPS, trained
 
 #: methods that treat every block by itself: their directions are the same in one process and in two
-SEPARABLE = ("kfac", "ekfac", "foof", "ikfac", "ingd", "singd", "shampoo", "soap", "sirf-shampoo", "adamw")
+SEPARABLE = (
+    "kfac",
+    "ekfac",
+    "foof",
+    "ikfac",
+    "ingd",
+    "singd",
+    "shampoo",
+    "soap",
+    "sirf-shampoo",
+    "rs-kfac",
+    "adamw",
+)
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = Path(__file__).parent / "two_ranks.py"
 
