@@ -38,8 +38,8 @@ class Randomized(Inverse):
     others count as.  With ``ratio`` above 0 the rank is the first of 32, 64, 128, …, ``rank`` at which the
     smallest one found is at most ``ratio`` times the largest.  Factors of dimension at most rank +
     oversampling are diagonalised exactly: the inverse is then that of ``split-cholesky``.  Structures other
-    than ``dense`` are inverted by their own rule.  A block's directions are drawn anew in every step, whatever
-    other blocks there are.
+    than ``dense`` are inverted by their own rule.  A block's directions are drawn anew in every step and
+    do not depend on other blocks.
 
     Costs ``2 (rounds + 2) d² q + 4 (rounds + 2) d q²`` flops a factor, q = rank + oversampling, instead of
     d³.  RS-KFAC: Puiu 2022, arXiv 2206.15397; the continued spectrum: arXiv 2210.08494.
