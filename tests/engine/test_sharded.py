@@ -23,7 +23,6 @@ QUICK = (
     "singd, accumulated",
     "soap",
     "kfac, zeroed",
-    "kfac, set to none",
     "kfac, scaled, clipped",
     "kfac, held",
     "kfac, attention",
