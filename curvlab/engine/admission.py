@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from curvlab.engine.agreement import ALONE, Agreement
 from curvlab.engine.arms import Arm
-from curvlab.engine.health import culprit, non_finite_statistics, require_finite_state
+from curvlab.engine.health import Watch, culprit, non_finite_statistics, require_finite_state
 from curvlab.engine.rates import ParameterRates
 from curvlab.engine.state import tensors_of
 from curvlab.engine.undo import Undo
@@ -92,7 +92,9 @@ def _is_moderate(arm: Arm, seen: Evaluation, step: int) -> bool:
     what = f'step {step}: the state of "{arm.name}" is not finite; load an earlier checkpoint'
     small = require_finite_state(arm.state, arm.state.watch, what)
     # parameters may be infinite where they do not count, as a mask is; transforms read them
-    _, tame = arm.state.watch.inspect(arm.mine.parameters.values())
+    # what is gathered lives no longer than the step, so the verdict on it is not kept
+    watch = arm.state.watch if arm.mine.shards is None else Watch()
+    _, tame = watch.inspect(arm.mine.values())
     return math.isfinite(size) and small and tame
 
 

@@ -28,6 +28,8 @@ from curvlab.protocols.storage import Storage
 
 #: an odd number that sets the seeds of neighboring steps apart from those of neighboring optimizers
 SPREAD = 0x9E3779B97F4A7C15
+#: another one, for processes
+APART = 0xD1B54A32D192ED03
 
 #: what an arm is called that the method's fallback runs
 FALLBACK = "fallback"
@@ -84,6 +86,7 @@ class Arms:
         held: Callable[[Blocks], Blocks] = lambda blocks: blocks,
     ) -> None:
         self.held = held
+        self.share = 0  # the number of this process, where several share the blocks out
         self.name, self.method, self.backend, self.generator = name, method, backend, generator
         self.storage = Storage.of(backend, torch.Generator(device=generator.device))
         self.emit = emit
@@ -105,11 +108,15 @@ class Arms:
         return Context(step, damping, self.backend, self.generator, self.storage, ridge)
 
     def begin(self, step: int) -> None:
-        """A step begins: what it rounds by chance is drawn from the method's seed and the step's number."""
+        """A step begins: what it rounds by chance is drawn from the method's seed and the step's number.
+
+        Processes that share blocks out draw apart, and those that all hold the same alike.
+        """
         if self.storage.by_chance:
             noise = self.storage.noise
             assert noise is not None
-            noise.manual_seed((self.generator.initial_seed() * SPREAD + step) % 2**63)
+            seed = self.generator.initial_seed() * SPREAD + self.share * APART + step
+            noise.manual_seed(seed % 2**63)
 
     def needing_objective(self, step: int) -> str:
         """The parts that need an objective in this step, by place."""

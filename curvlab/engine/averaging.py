@@ -26,10 +26,16 @@ class Averaging:
 
     ``used`` is how much of a run's budget is used up, which the run sets before a step; ``None`` elsewhere.
     ``kept`` holds the trained parameters and the buffers while the averaged weights are in the model.  Raises
-    ``ConfigError`` for a precision that the average cannot work with.
+    ``ConfigError`` for a precision that the average cannot work with, and for a model that is ``sharded``.
     """
 
-    def __init__(self, part: Average[Any], model: nn.Module, backend: Backend) -> None:
+    def __init__(
+        self, part: Average[Any], model: nn.Module, backend: Backend, *, sharded: bool = False
+    ) -> None:
+        if sharded:
+            what = f"{type(part).__name__} averages whole weights, and fully_shard keeps them in shards"
+            hint = "train with DistributedDataParallel, or without an average"
+            raise ConfigError(Fault(what, path="average", hint=hint))
         if part.moves and backend.master:
             what = (
                 f"{type(part).__name__} reads steps from the parameters, of which this precision has others"

@@ -82,7 +82,7 @@ def coverage_of(model: nn.Module, arms: Arms, blocks: Blocks, frozen: Iterable[s
         for block in arm.blocks.members:
             reason = arms.refusal(blocks, block)
             for n in block.parameters:
-                rows.append(Coverage(n, tuple(arm.blocks.value(n).shape), block.name, arm.treatment, reason))
+                rows.append(Coverage(n, tuple(arm.blocks.shape(n)), block.name, arm.treatment, reason))
     for n in frozen:
         reason = reasons.get(n, "requires_grad is False")
         rows.append(Coverage(n, tuple(named[n].shape), "", FROZEN, reason))

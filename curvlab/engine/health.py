@@ -131,7 +131,8 @@ def non_finite_statistics(layers: Layers) -> Iterator[str]:
 def culprit(blocks: Blocks, vector: BlockVector) -> str:
     """Which blocks hold non-finite parameters or entries of ``vector``."""
     bad = [n for n, t in vector.items() if not bool(torch.isfinite(t).all())]
-    weights = [n for n, p in blocks.parameters.items() if not bool(torch.isfinite(p).all())]
+    values: Mapping[str, Tensor] = blocks.parameters if blocks.shards is None else blocks.shards.gathered
+    weights = [n for n, p in values.items() if not bool(torch.isfinite(p).all())]
     if weights:
         return f"non-finite parameters: {', '.join(weights)}"
     return f"non-finite entries in block {', '.join(bad)}" if bad else "every parameter is finite"

@@ -79,16 +79,15 @@ def evaluated(objective: Objective, needs: Needs, blocks: Blocks, ctx: Context, 
     seen = objective.evaluate(needs, blocks, ctx)
     if math.isfinite(float(seen.loss)):
         return seen
-    wide = objective.cast(torch.float64)
+    wide = objective.cast(torch.float64) if blocks.shards is None else None  # fully_shard fixes the dtype
     if wide is not None and seen.gradient.dtype != torch.float64:
         with _in_double(blocks.model):
             again = wide.evaluate(needs, blocks, ctx)
         if math.isfinite(float(again.loss)):
             emit(Event("retried-in-float64", ctx.step, {"loss": float(again.loss)}))
             return _narrowed(again, seen.gradient.dtype, blocks.model)
-    raise Diverged(
-        f"step {ctx.step}: the loss is {float(seen.loss)}, in float64 too; {culprit(blocks, seen.gradient)}"
-    )
+    too = "" if blocks.shards is not None else ", in float64 too"
+    raise Diverged(f"step {ctx.step}: the loss is {float(seen.loss)}{too}; {culprit(blocks, seen.gradient)}")
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,11 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         self.trained = Trained(model, method.preconditioner, readers)
         self.given = method, seed, reduction, examples, strict, readers, placement, average
         self.method, self.model, self.backend, self.name = startable(method), model, backend, name
-        self.ranks, self.strict, self.samples = require_alike(model, ranks), strict, samples
+        self.ranks = require_alike(model, ranks, self.trained.shards)
+        self.strict, self.samples = strict, samples
         self.companions = companions
-        self.averaging = None if average is None else Averaging(average, model, backend)
+        sharded = self.trained.shards is not None
+        self.averaging = None if average is None else Averaging(average, model, backend, sharded=sharded)
         self.on_event = on_event or (lambda event: None)
         self.generator = torch.Generator(device=backend.torch_device).manual_seed(seed)
         self.steps = 0
@@ -118,7 +120,9 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         )
         if companions is not None:
             self.assignment.ridge = companions.block_ridge
-        self.owners = owners_of(placement, self.ranks, self.method, self._falls)
+        self.owners = owners_of(placement, self.ranks, self.method, self._falls, sharded=sharded)
+        if self.owners is not None:
+            self.assignment.share = self.owners.ranks.rank
         self._share_out()
         self.assignment.assign(self.blocks, self.blocks.layout.names, self._apart)
         self.settings.apply(self.param_groups, self.assignment)
@@ -179,13 +183,21 @@ class CurvatureOptimizer(WithAverage, torch.optim.Optimizer):
         raised before the write: parameters, the states of every part, counters and the generator are then as
         before the step, bit for bit.
         """
+        if self.trained.shards is not None:
+            self.trained.shards.reshard()
         self.trained.require_unchanged()
         self._require_steppable(self.trained.thawed())
         self._adopt()
         self.settings.apply(self.param_groups, self.assignment)
         source = self._source(closure)
         env = StepEnvironment(
-            self.assignment, self._allot, self._rates, self._quiet, self.samples, self.owners
+            self.assignment,
+            self.blocks,
+            self._allot,
+            self._rates,
+            self._quiet,
+            self.samples,
+            self.owners,
         )
         random = None if self.scale is None else Generators.now(self.blocks.like.device)
         try:

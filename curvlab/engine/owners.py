@@ -7,7 +7,8 @@ holds its state and finds its update; then it tells the others the block's new p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,8 +19,10 @@ from curvlab.engine.arms import is_joint
 from curvlab.engine.method import Method
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.ranks import Ranks
+from curvlab.objectives.shard_traffic import ShardTraffic
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.pieces import whole
+from curvlab.protocols.shards import local
 
 Placement = Literal["auto", "owner", "replicate"]
 
@@ -52,12 +55,32 @@ class Owners:
         rank = self.ranks.rank
         return blocks.select([b.name for b in blocks.members if self.of[b.name] == rank])
 
+    @contextmanager
+    def gathered(self, blocks: Blocks) -> Iterator[None]:
+        """Inside, this rank has whole parameters of its own blocks, of a model in shards."""
+        shards = blocks.shards
+        if shards is None:
+            yield
+            return
+        shards.reshard()  # an evaluation may have left whole parameters behind, which nobody would update
+        mine = {n: local(p) for n, p in blocks.parameters.items()}
+        try:
+            shards.gathered.update(ShardTraffic(self.ranks, self.of).to_owners(blocks, mine))
+            yield
+        finally:
+            shards.gathered.clear()
+
     @torch.no_grad()
     def spread(self, blocks: Blocks, absent: frozenset[str]) -> None:
         """Every rank takes on the parameters that a block's owner has written.
 
         One message for each rank and dtype.  Parameters in ``absent`` had no gradient and were not written.
+        Of a model in shards, every rank takes on its rows.
         """
+        if blocks.shards is not None:
+            mine = {n: local(p) for n, p in blocks.parameters.items() if n not in absent}
+            ShardTraffic(self.ranks, self.of).to_shards(blocks, blocks.shards.gathered, mine)
+            return
         for rank in range(self.ranks.size):
             for values in self._written(blocks, rank, absent).values():
                 buffer = torch.cat([v.reshape(-1) for v in values])
@@ -80,12 +103,17 @@ class Owners:
 
 
 def owners_of(
-    placement: str, ranks: Ranks | None, method: Method, refuses: Callable[[Block], bool]
+    placement: str,
+    ranks: Ranks | None,
+    method: Method,
+    refuses: Callable[[Block], bool],
+    *,
+    sharded: bool = False,
 ) -> Owners | None:
     """Where ``placement`` asks for them, or is "auto" and the method can; ``None``: every rank holds all.
 
     Raises ``ConfigError`` for another word, and for "owner" with a method whose blocks depend on each other.
-    ``refuses`` says which blocks go to the fallback.
+    ``refuses`` says which blocks go to the fallback.  A ``sharded`` model needs owners, in one process too.
     """
     if placement not in ("auto", "owner", "replicate"):
         raise ConfigError(
@@ -95,13 +123,24 @@ def owners_of(
                 hint='use "auto", "owner" or "replicate"',
             )
         )
-    if ranks is None or ranks.size == 1 or placement == "replicate":
+    if sharded and placement == "replicate":
+        what = 'placement = "replicate" keeps whole parameters in every process, but the model is in shards'
+        raise ConfigError(Fault(what, path="placement", hint='use placement = "owner", or "auto"'))
+    if ranks is None or (not sharded and (ranks.size == 1 or placement == "replicate")):
         return None
     couples = [*_coupling(method), *(_coupling(method.fallback) if method.fallback is not None else ())]
     if couples:
+        parts = ", ".join(couples)
+        if sharded:
+            raise ConfigError(
+                Fault(
+                    f"the model is in shards (fully_shard), and {parts} may use all blocks together",
+                    hint="use a method that treats every block by itself, such as kfac, or train with"
+                    " DistributedDataParallel",
+                )
+            )
         if placement == "auto":
             return None
-        parts = ", ".join(couples)
         raise ConfigError(
             Fault(
                 f'placement = "owner" shares the blocks out among processes, but {parts} may use all of them'

@@ -114,7 +114,7 @@ class PlannedUpdate:
         if step.accepted:
             self.rates.write_(step.update, step.alpha, self.ctx.storage)
         if self.risk.fallible:  # it may hold other tensors than before
-            arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.mine.parameters.values()))
+            arm.state.watch.forget_all_but((*tensors_of(arm.state), *arm.mine.values()))
         arm.state.watch.renew()
 
     def look_back(self, after: Evaluation | None) -> None:

@@ -26,6 +26,8 @@ from curvlab.protocols.pieces import whole
 STATE_VERSION = 2
 #: where torch's ``state_dict`` carries the plain values
 PLAIN = "curvlab"
+#: what is ``None`` in the state of an arm whose blocks are all with other processes
+UNHELD = "preconditioner"
 
 
 def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,6 +48,8 @@ def snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         plain.update(values)
     for arm in optimizer.arms:
         t, p = export(arm.state)
+        if arm.idle:  # the processes that hold its blocks have a state here
+            del p[UNHELD]
         tensors.update({f"{arm.name}/{path}": value for path, value in t.items()})
         plain.update({f"{arm.name}/{path}": value for path, value in p.items()})
     return tensors, plain
@@ -62,8 +66,8 @@ def warn_of_part(optimizer: Any) -> None:
     optimizer.told_of_part = True
     rank, size = optimizer.ranks.rank, optimizer.ranks.size
     warnings.warn(
-        f"state_dict() of rank {rank} holds the state of its own blocks, one of {size} parts. Save it on"
-        " every rank, with torch.distributed.checkpoint, or save what whole_snapshot() gives rank 0; or make"
+        f"state_dict() of rank {rank} holds the state of its own blocks, one of {size} parts. Save it by"
+        " curvlab.engine.distributed_checkpoint.save, or save what whole_snapshot() gives rank 0; or make"
         ' the optimizer with placement="replicate"',
         PartialState,
         stacklevel=4,
@@ -111,6 +115,8 @@ def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, A
                 held, own = export(arm.state)
                 found = {k: v for k, v in found.items() if k in held}
                 values = {k: v for k, v in values.items() if k in own}
+                if arm.idle:
+                    values[UNHELD] = None
             refill(arm.state, found, values)
         if optimizer.averaging is not None:
             optimizer.averaging.restore(tensors, plain)
@@ -222,7 +228,7 @@ def shown(optimizer: Any) -> defaultdict[Tensor, Any]:
     found: defaultdict[Tensor, Any] = defaultdict(dict)
     found.update({p: {} for group in optimizer.param_groups for p in group["params"]})
     for path, tensor in tensors.items():
-        found[first.get(_block_of(path, first), anywhere)][path] = tensor
+        found[first.get(block_of(path, first), anywhere)][path] = tensor
     return found
 
 
@@ -285,7 +291,7 @@ def _listed(sizes: Sequence[int]) -> str:
     return " and ".join(map(str, sizes))
 
 
-def _block_of(path: str, names: Mapping[str, Any]) -> str:
+def block_of(path: str, names: Mapping[str, Any]) -> str:
     """The block that a state path names: behind ``@``, or the longest name among its dotted parts."""
     if "@" in path:
         return path.rpartition("@")[2]

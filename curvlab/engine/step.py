@@ -7,7 +7,7 @@ nothing of them is held.  A part that keeps one copies it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from curvlab.engine.source import Source
 from curvlab.engine.state import forget
 from curvlab.engine.undo import Undo
 from curvlab.linalg.compose import Counted
+from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, StepOutcome
 from curvlab.protocols.sampler import SampleStream
@@ -37,11 +38,16 @@ class StepEnvironment:
     """
 
     arms: Arms
+    blocks: Blocks
     allot: Callable[[Evaluation], Sequence[Arm]]
     rates: Callable[[Arm, Evaluation], ParameterRates]
     quiet: Callable[[], AbstractContextManager[Any]]
     samples: SampleStream[Any] | None = None
     owners: Owners | None = None
+
+    def gathered(self) -> AbstractContextManager[Any]:
+        """Inside, this process has whole parameters of the blocks that it computes with."""
+        return nullcontext() if self.owners is None else self.owners.gathered(self.blocks)
 
     @property
     def agreement(self) -> Agreement:
@@ -77,7 +83,7 @@ def take_step(source: Source, env: StepEnvironment, step: int) -> StepTaken | No
         if seen is None or not arms:
             return None
         seen, products = _counting(seen)
-        with env.quiet():
+        with env.quiet(), env.gathered():
             admitted = admit(arms, seen, env.rates, step, undo, agreement)
             plans = [PlannedUpdate(each, context(each.arm, step), emit, undo, agreement) for each in admitted]
             # preconditioners that cannot fail come last, so that their states need not be kept

@@ -10,6 +10,7 @@ from torch import nn
 from curvlab.errors import ConfigError, Fault
 from curvlab.model.admission import require_trainable
 from curvlab.model.partition import partition
+from curvlab.model.sharding import shards_of
 from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.reader import LayerReader
@@ -24,6 +25,7 @@ class Trained:
     def __init__(
         self, model: nn.Module, preconditioner: Preconditioner[object], readers: Sequence[LayerReader]
     ) -> None:
+        self.shards = shards_of(model)  # first: from here on the parameters are the model's own
         require_trainable(model)
         self.model, self.part, self.readers = model, preconditioner, readers
         self.blocks = self._partition()
@@ -54,6 +56,8 @@ class Trained:
 
     def adopt(self) -> tuple[list[str], set[str]]:
         """Take the thawed ones into the blocks; names of blocks that are new, and of those that are gone."""
+        if self.shards is not None:
+            self.shards.reshard()
         require_trainable(self.model)
         before = self.blocks.layout.names
         self.blocks = self._partition(self.blocks)
@@ -62,4 +66,4 @@ class Trained:
         return [n for n in now if n not in before], set(before).difference(now)
 
     def _partition(self, known: Blocks | None = None) -> Blocks:
-        return partition(self.model, self.part.joins, known, self.part.reads, self.readers)
+        return partition(self.model, self.part.joins, known, self.part.reads, self.readers, self.shards)

@@ -49,11 +49,11 @@ class Inside:
         self.reader = reader
         self.under_way: list[Generators | Capture | None] = []  # for each call, the innermost last
 
-    def attach(self, module: nn.Module) -> list[RemovableHandle]:
-        """The hooks' handles."""
+    def attach(self, module: nn.Module, *, first: bool = False) -> list[RemovableHandle]:
+        """The hooks' handles.  ``first``: before other hooks, one of which may free the parameters."""
         return [
             module.register_forward_pre_hook(self._begin, with_kwargs=True),
-            module.register_forward_hook(self._end, with_kwargs=True, always_call=True),
+            module.register_forward_hook(self._end, with_kwargs=True, always_call=True, prepend=first),
         ]
 
     @untraced

@@ -15,6 +15,7 @@ from curvlab.model.readers.shipped import SHIPPED
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.shards import Shards
 
 #: why a block is a complex parameter by itself
 COMPLEX = "complex parameter"
@@ -32,6 +33,7 @@ def partition(
     known: Blocks | None = None,
     reads: Callable[[str], bool] = lambda layer: True,
     readers: Sequence[LayerReader] = SHIPPED,
+    shards: Shards | None = None,
 ) -> Blocks:
     """Blocks over all parameters of ``model`` that require a gradient, in the model's order.
 
@@ -43,6 +45,7 @@ def partition(
     reals, and come first: a complex view of a real buffer must begin at an even offset.
     Blocks that are ``known`` stay as they are, and parameters that are in none of them are added; only a
     layer of which a part was frozen becomes one block once it can be.
+    ``shards`` are those of a model that processes hold in shards (``shards_of``).
     Raises ``ConfigError`` for a lazy layer that has no shape yet.
     """
     _require_shapes(model)
@@ -68,9 +71,14 @@ def partition(
         members.extend(_alone(found.names[id(p)], p, found.reason(name, module, p, read)) for p in left)
     members.sort(key=lambda block: not block.complex)
     if known is None:
-        return Blocks(model, tuple(members))
+        return Blocks(model, tuple(members), shards=shards)
     return Blocks(
-        model, tuple(members), untapped=known.untapped, unread=known.unread, explained=known.explained
+        model,
+        tuple(members),
+        untapped=known.untapped,
+        unread=known.unread,
+        explained=known.explained,
+        shards=known.shards,
     )
 
 

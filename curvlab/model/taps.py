@@ -164,7 +164,7 @@ def listen(
                 handles.append(blocks.modules[layer].register_forward_hook(hook, with_kwargs=True))
     for layer, its in inside.items():
         hooks = Inside(layer or "model", its, record, wanted, leave or blocks.leave)
-        handles += hooks.attach(blocks.modules[layer])
+        handles += hooks.attach(blocks.modules[layer], first=blocks.shards is not None)
     return handles
 
 

@@ -5,7 +5,8 @@ Several backward passes before a step (gradient accumulation) are one pass over 
 caller's losses must add up to the loss of them all.
 
 With several processes every one has the rows of all, or of the blocks that it owns, beside the gradient that
-DistributedDataParallel has averaged over ranks, whatever their numbers of examples.
+DistributedDataParallel has averaged over ranks, whatever their numbers of examples.  Of a model in shards
+(``fully_shard``) the gradients of a block go to its owner, and each process gets those of its blocks alone.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from curvlab.objectives.examples import Declared, Forward, count
 from curvlab.objectives.ledger import Entry, Ledger
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.objectives.ranks import Ranks
+from curvlab.objectives.shard_ledger import ShardLedger
+from curvlab.objectives.shard_traffic import ShardTraffic
 from curvlab.objectives.statistics import Merged, StatisticsBuilder, unaveraged
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.evidence import Evaluation, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.pieces import whole
+from curvlab.protocols.shards import local
 
 Reduction = Literal["mean", "sum", "mean-tokens"]
 
@@ -69,7 +73,12 @@ class Ambient:
         )
         self.alike = ranks is None  #: whether gradients were seen to be the same on all ranks
         self.needs = Needs()
-        self.ledger = Ledger(blocks, examples, tokens=reduction == "mean-tokens")
+        tokens = reduction == "mean-tokens"
+        if blocks.shards is None:
+            self.ledger = Ledger(blocks, examples, tokens=tokens)
+        else:
+            assert ranks is not None, "a model in shards has processes"
+            self.ledger = ShardLedger(blocks, examples, ranks, tokens=tokens)
 
     @property
     def counts(self) -> bool:
@@ -118,13 +127,12 @@ class Ambient:
         grads = {n: None if p.grad is None else p.grad.detach() for n, p in self.blocks.parameters.items()}
         for name, grad in grads.items():
             require_dense(name, grad)
-        gradient = self.blocks.pack(grads)
-        if gradient_scale != 1.0:
-            gradient.scale_(1.0 / gradient_scale)
         absent = frozenset(n for n, g in grads.items() if g is None)
-        value = torch.full((), float("nan"), device=gradient.device) if loss is None else loss.detach()
+        value = (
+            torch.full((), float("nan"), device=self.blocks.like.device) if loss is None else loss.detach()
+        )
         if len(absent) == len(grads) and self.ranks is None:
-            return Evaluation(0, value, gradient, absent=absent)
+            return Evaluation(0, value, self.blocks.pack(grads), absent=absent)
         self.ledger.drop_cleared()
         batches = self._batches()
         mine = sum(n for _, n in batches.values())
@@ -132,6 +140,9 @@ class Ambient:
         if self.ranks is not None:
             of_ranks = self.ranks.each(of_ranks[0])
         total = sum(n for n, _ in of_ranks)
+        gradient = self._gradient(grads, absent)
+        if gradient_scale != 1.0:
+            gradient.scale_(1.0 / gradient_scale)
         if self.reduction == "sum":
             if not all(n for n, _ in of_ranks):
                 raise ConfigError(
@@ -141,7 +152,7 @@ class Ambient:
                     )
                 )
             gradient.scale_(len(of_ranks) / total)
-        if self.needs.examples and not total and bool(gradient.flat.any()):
+        if self.needs.examples and not total and self._any(gradient):
             what = "the number of examples is not known: no backward pass of the model made these gradients"
             raise ConfigError(Fault(what, hint="call the model and loss.backward() before step()"))
         self._require_alike(gradient)
@@ -149,13 +160,44 @@ class Ambient:
         seen = self._pass(gradient, value, batches, loss_scale, absent)
         return seen if self.ranks is None else self._together(seen, self.ranks, total)
 
+    def _gradient(self, grads: Mapping[str, Tensor | None], absent: frozenset[str]) -> BlockVector:
+        """The gradients as a vector; of a model in shards, those of the blocks that this process owns.
+
+        Raises ``ConfigError`` if processes have gradients of different parameters.
+        """
+        if self.blocks.shards is None:
+            return self.blocks.pack(grads)
+        assert self.ranks is not None, "a model in shards has processes"
+        assert self.owners is not None, "and owners"
+        for rank, theirs in enumerate(self.ranks.each(absent)):
+            for name in sorted(theirs ^ absent):
+                where = f"rank {self.ranks.rank if name in theirs else rank}"
+                raise ConfigError(
+                    Fault(
+                        f"parameter {name} has a gradient on {where} and not on every other rank",
+                        hint="clear gradients on all ranks alike, and call the same modules on all ranks",
+                    )
+                )
+        mine = {n: local(g) for n, g in grads.items() if g is not None}
+        own = self.blocks.select(
+            [b.name for b in self.blocks.members if self.owners[b.name] == self.ranks.rank]
+        )
+        return own.pack(ShardTraffic(self.ranks, self.owners).to_owners(self.blocks, mine))
+
+    def _any(self, gradient: BlockVector) -> bool:
+        """Whether any number of the gradient is not zero."""
+        found = gradient.flat.any().to(torch.int64)
+        if self.blocks.shards is not None and self.ranks is not None:
+            self.ranks.largest_(found)
+        return bool(found)
+
     def _together(self, mine: Evaluation, ranks: Ranks, examples: int) -> Evaluation:
         loss = ranks.sum_(mine.loss.clone()) / ranks.size
         layers = ranks.joined(mine.layers, self.owners) if self.needs.layers else mine.layers
         return replace(mine, examples=examples, loss=loss, layers=layers)
 
     def _require_alike(self, gradient: BlockVector) -> None:
-        if self.ranks is not None and not self.alike:
+        if self.ranks is not None and not self.alike and self.blocks.shards is None:
             hint = "wrap the model in DistributedDataParallel, which averages the gradients over ranks"
             self.ranks.require_same("the gradients", [gradient.flat], hint)
             self.alike = True

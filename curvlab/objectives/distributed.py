@@ -15,12 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
+from curvlab.model.sharding import group_of
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Layers, LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.objective import Objective, Purpose
+from curvlab.protocols.shards import Shards
 
 #: a factor this close to 1 is rounding
 SAME = 1e-12
@@ -110,6 +112,8 @@ class DistributedObjective(Objective):
         share = self._share("gradient")
         gradient = seen.gradient.owned()
         self.ranks.sum_(_times(gradient.flat, share))
+        if blocks.shards is not None:  # what is not of its blocks a process needs no more
+            gradient = gradient.restrict(self._own(blocks).layout)
         thinned = _thinned(_Told.of(seen, blocks, []), of_ranks)
         layers = _scaled(seen.layers, share * examples / seen.examples, thinned, blocks.untapped)
         ggn = seen.ggn
@@ -123,6 +127,10 @@ class DistributedObjective(Objective):
             curvature_examples=sum(told.curvature_examples for told in of_ranks),
             absent=frozenset.intersection(*(told.absent for told in of_ranks)),
         )
+
+    def _own(self, blocks: Blocks) -> Blocks:
+        assert self.owners is not None, "a model in shards has owners"
+        return blocks.select([b.name for b in blocks.members if self.owners[b.name] == self.ranks.rank])
 
     def _share(self, purpose: Purpose) -> float:
         mine, of_all = self._of_mine_and_all(purpose)
@@ -170,11 +178,11 @@ def _thinned(mine: _Told, of_ranks: Sequence[_Told]) -> dict[str, float]:
     return found
 
 
-def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
-    """The ranks, if there are several: they must start from one model that each of them holds whole.
+def require_alike(model: nn.Module, ranks: Ranks | None, shards: Shards | None = None) -> Ranks | None:
+    """The ranks, if there are several: they must start from one model.
 
-    Raises ``ConfigError`` for a wrapper around a model, for parameters in shards, and for ranks that
-    start from different parameters.
+    Raises ``ConfigError`` for a wrapper around a model, for ranks that start from different parameters, and
+    for ranks other than those that a model's shards are on.
     """
     if isinstance(model, DistributedDataParallel):
         raise ConfigError(
@@ -183,15 +191,8 @@ def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
                 hint="pass model.module to curvlab.optimizer",
             )
         )
-    shards = [name for name, p in model.named_parameters() if _sharded(p)]
-    if shards:
-        raise ConfigError(
-            Fault(
-                f"parameter {shards[0]} is a DTensor, of which each rank holds a part; curvature needs whole"
-                " matrices",
-                hint="train with DistributedDataParallel",
-            )
-        )
+    if shards is not None:
+        return _of_shards(model, ranks)
     if ranks is None or ranks.size == 1:
         return None
     ranks.require_same(
@@ -202,12 +203,18 @@ def require_alike(model: nn.Module, ranks: Ranks | None) -> Ranks | None:
     return ranks
 
 
-def _sharded(p: Tensor) -> bool:
-    if not (dist.is_available() and dist.is_initialized()):
-        return False
-    from torch.distributed.tensor import DTensor  # takes half a second
-
-    return isinstance(p, DTensor)
+def _of_shards(model: nn.Module, ranks: Ranks | None) -> Ranks:
+    theirs = dist.get_process_group_ranks(group_of(model))
+    mine = None if ranks is None else dist.get_process_group_ranks(ranks.group)
+    if ranks is None or theirs != mine:
+        asked = "this process alone (group=None)" if mine is None else f"processes {mine}"
+        raise ConfigError(
+            Fault(
+                f"the model's parameters are in shards over processes {theirs}; the optimizer is for {asked}",
+                hint="pass the group of the mesh that fully_shard got",
+            )
+        )
+    return ranks
 
 
 @dataclass

@@ -199,9 +199,7 @@ class EvaluationBuilder:
         kept = [not self.formed[c.block.name] for c in tape.calls]
         factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}
         others = [b for b in self.blocks.members if b.name not in factored]
-        left = {
-            p: self.blocks.parameters[p] for b in others for p in map(whole, b.parameters) if self._trained(p)
-        }
+        left = {p: self.blocks.leaf(p) for b in others for p in map(whole, b.parameters) if self._trained(p)}
         every = Labels.DATA in self.listening or self.spread is not None  # or only those that stay factored?
         heard = [k for k, keep in enumerate(kept) if keep or every]
         wanted: Any = (*(tape.edges[k] for k in heard), *left.values())  # torch takes both kinds in one call

@@ -44,7 +44,7 @@ def drop_unexplained(
         names = list(dict.fromkeys(map(whole, block.parameters)))
         # the calls of all blocks that hold pieces of the same parameters
         nodes = list(dict.fromkeys(node for p in names for node in arrivals[p]))
-        use = graph.use([blocks.parameters[p] for p in names], nodes)
+        use = graph.use([blocks.leaf(p) for p in names], nodes)
         key = block.name, use.ways
         if not use.only or (use.ways and key not in blocks.explained):
             unknown.append(block)
@@ -60,7 +60,7 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
     """Names of those of these blocks whose rows do not add up to their gradient; costs a backward pass."""
     names = list(dict.fromkeys(whole(p) for b in members for p in b.parameters))
     calls = [c for c in tape.calls if c.block in members]
-    wanted: Any = (*(c.edge for c in calls), *(blocks.parameters[p] for p in names))
+    wanted: Any = (*(c.edge for c in calls), *(blocks.leaf(p) for p in names))
     if not names or not share.requires_grad:
         return []
     got = gradients(share, wanted, retain_graph=True, allow_unused=True)
@@ -68,7 +68,7 @@ def _unexplained(blocks: Blocks, members: Sequence[Block], share: Tensor, tape: 
     like = blocks.like.detach()
     explained = {b.name: like.new_zeros(b.shape) for b in members}
     summed = {b.name: like.new_zeros(b.shape) for b in members}  # absolute values: rounding acts on these
-    rounding = max(torch.finfo(blocks.parameters[p].dtype).eps for p in names)
+    rounding = max(torch.finfo(blocks.leaf(p).dtype).eps for p in names)
     coarse: set[str] = set()
     for call, g in zip(calls, got, strict=False):
         value, size = call.gradient(g)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -175,6 +176,14 @@ class Task:
             self.forwards.append(forward)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A backward pass that reached a parameter: the calls of the model in it, and what arrived by block."""
+
+    forwards: list[Forward]
+    arrived: list[tuple[Block, Arrived]]
+
+
 class Ledger:
     """Keeps, for the parameters of ``blocks``, what their ``.grad`` is made of.
 
@@ -254,8 +263,7 @@ class Ledger:
     def drop_cleared(self) -> None:
         """Forget what was entered for gradients that are gone; before the next three are asked."""
         for name in [n for n, found in self.forwards.items() if found]:
-            if self._cleared(name):
-                self._forget(name)
+            self._drop_if_cleared(name)
 
     def uses(self, block: Block) -> list[Entry]:
         """The calls that the gradient of a block's weight is made of."""
@@ -277,7 +285,7 @@ class Ledger:
         """Blocks whose gradient was not accumulated where the hooks could see it."""
         found = []
         for weight, blocks in self.weights.items():
-            grad = self.blocks.parameters[weight].grad
+            grad = self._gradient(weight)
             if grad is None or self.forwards.get(weight):
                 continue
             asked = [b.name for b in blocks if b.name not in self.blocks.untapped and b.name not in self.new]
@@ -392,8 +400,7 @@ class Ledger:
             self._begin_look(name)
         if not (self.active and self.counts):
             return
-        if self.forwards[name] and self._cleared(name):
-            self._forget(name)
+        self._drop_if_cleared(name)
         if not self.full or g.is_sparse:
             return
         for block in self._read(self.owners, name):
@@ -417,22 +424,29 @@ class Ledger:
             unseen = [f for f in self.opaque if not f.joined]
             for forward in unseen or [around if around is not None else outside(self.declared)]:
                 task.join(forward)
-        self.forwards[name].update(dict.fromkeys(task.forwards))
-        if len(self.forwards[name]) > MOST_PASSES:
-            self._overflow()
-        for block in self._read(self.owners, name) if self.rows else ():
-            self._enter(name, block, p, task.arrived[block.name])
+        read = self._read(self.owners, name) if self.rows else []
+        found = [(block, task.arrived[block.name]) for block in read]
+        for block, arrived in found:
+            if name in arrived.begun:
+                self._check(name, block, p, arrived)
+        self._take(name, Pass(list(task.forwards), found))
 
     # helpers
+
+    def _take(self, name: str, taken: Pass) -> None:
+        """A backward pass is part of the present gradient of a parameter."""
+        self.forwards[name].update(dict.fromkeys(taken.forwards))
+        if len(self.forwards[name]) > MOST_PASSES:
+            self._overflow()
+        for block, arrived in taken.arrived:
+            self._enter(name, block, arrived)
 
     def _read(self, blocks: Mapping[str, list[Block]], name: str) -> list[Block]:
         """Of the blocks of a parameter, those that are still read."""
         return [b for b in blocks.get(name, ()) if b.name not in self.blocks.untapped]
 
-    def _enter(self, name: str, block: Block, p: Tensor, arrived: Arrived) -> None:
+    def _enter(self, name: str, block: Block, arrived: Arrived) -> None:
         """What arrived for a block is part of this parameter's gradient."""
-        if name in arrived.begun:
-            self._check(name, block, p, arrived)
         if not arrived.entered:
             arrived.entered = True
             self.checked[block.name].append(arrived)
@@ -448,12 +462,12 @@ class Ledger:
     def _begin_check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
         """Draw u and v, and read ⟨.grad, u vᵀ⟩ before the gradient is added."""
         generator, o = self._generator(g.device), block.shape[0]
-        columns = [self.blocks.value(p).numel() // o for p in block.parameters]
+        columns = [self.blocks.shape(p).numel() // o for p in block.parameters]
         place = _place(block, name)
         work = _work(g)
         u = torch.randn(o, generator=generator, dtype=work, device=g.device)
         v = torch.randn(columns[place], generator=generator, dtype=work, device=g.device)
-        before = self.blocks.parameters[name].grad
+        before = self.blocks.leaf(name).grad
         piece = block.parameters[place]
         along = None
         if before is not None:
@@ -483,8 +497,9 @@ class Ledger:
         for block in self._read(self.weights, name):
             if block.reader is not None and block.reader.composite and not self.rows:
                 continue  # nothing was seen of it
-            k, grad = self.chance.randrange(block.shape[0]), self.blocks.parameters[name].grad
-            if grad is None and not self.rows:  # with rows, what was cleared is forgotten as a whole
+            k, grad = self.chance.randrange(block.shape[0]), self.blocks.leaf(name).grad
+            cleared = grad is None and self.blocks.parameters[name].grad is None
+            if cleared and not self.rows:  # with rows, what was cleared is forgotten as a whole
                 self.checked.pop(block.name, None)
             piece = block.parameters[0]
             before = None if grad is None else self.blocks.matrix(block, piece, grad.detach())[k].clone()
@@ -547,17 +562,23 @@ class Ledger:
         """No graph task is under way: what arrived and was not entered belongs to no step."""
         self.tasks.clear()
 
+    def _gradient(self, name: str) -> Tensor | None:
+        """What a parameter's ``.grad`` holds in this process."""
+        return self.blocks.parameters[name].grad
+
+    def _drop_if_cleared(self, name: str) -> None:
+        """Forget what was entered for a gradient that is gone."""
+        if self.forwards[name] and self._cleared(name):
+            self._forget(name)
+
     def _cleared(self, name: str) -> bool:
         """Whether the gradient that this parameter's entries made is gone: ``None``, or zeroed in place."""
         grad = self.blocks.parameters[name].grad
         if grad is None:
             return True
-        if grad.is_sparse or grad.numel() == 0:
+        if grad.is_sparse or grad.numel() == 0 or not is_zero(grad.detach()):
             return False
-        flat = grad.detach()
-        if bool(flat.reshape(-1)[:SAMPLE].any()) if flat.is_contiguous() else bool(flat.any()):
-            return False
-        return not bool(flat.any()) and not self._was_zero(name)
+        return not self._was_zero(name)
 
     def _was_zero(self, name: str) -> bool:
         """Whether this gradient is zero by its rows, and so was not cleared.
@@ -565,23 +586,26 @@ class Ledger:
         Rows may be other than zero, where inputs are (behind units that are all off) or where they cancel.
         """
         read = [b for b in self.weights.get(name, ()) if self.entries.get(b.name)]
-        return bool(read) and all(self._zero_by_rows(block) for block in read)
+        return bool(read) and all(
+            self._zero_by_rows(b, [(use, use.grads) for use in self.entries[b.name]]) for b in read
+        )
 
     @torch.no_grad()
-    def _zero_by_rows(self, block: Block) -> bool:
+    def _zero_by_rows(self, block: Block, rows: Iterable[tuple[Entry, Tensor | None]]) -> bool:
         """Whether a block's rows add up to no gradient of its first parameter, along a random direction."""
         p = block.parameters[0]
-        value = self.blocks.value(p)
+        value = self.blocks.leaf(whole(p))
         work, o = _work(value), block.shape[0]
         generator = self._generator(value.device)
         u = torch.randn(o, generator=generator, dtype=work, device=value.device)
-        v = torch.randn(value.numel() // o, generator=generator, dtype=work, device=value.device)
+        columns = self.blocks.shape(p).numel() // o
+        v = torch.randn(columns, generator=generator, dtype=work, device=value.device)
         explained, size, coarse = u.new_zeros(()), u.new_zeros(()), 0.0
-        for use in self.entries[block.name]:
-            if use.grads is not None:
-                part, bound = use.along(u, v, 0, use.grads, work)
+        for use, grads in rows:
+            if grads is not None:
+                part, bound = use.along(u, v, 0, grads, work)
                 explained, size = explained + part, size + bound
-                coarse = max(coarse, self.coarse, _coarse(use.grads, value, use))
+                coarse = max(coarse, self.coarse, _coarse(grads, value, use))
         tolerance = max(ROUNDING * torch.finfo(work).eps, COARSE * coarse)
         least = torch.finfo(value.dtype).smallest_normal * u.abs().sum() * v.abs().sum()  # underflow
         return bool(explained.abs() <= tolerance * size + least)
@@ -608,9 +632,13 @@ class Ledger:
         for name, p in self.blocks.parameters.items():
             if name not in self._hooked:
                 self._hooked.add(name)
-                self._keep(p.register_hook(Hook(self._complete, name)))  # type: ignore[no-untyped-call]
-                after = p.register_post_accumulate_grad_hook(Hook(self._added, name))  # type: ignore[no-untyped-call]
-                self._keep(after)
+                self._listen_to(name, p)
+
+    def _listen_to(self, name: str, p: Tensor) -> None:
+        """Hooks where autograd accumulates the gradient of a parameter."""
+        self._keep(p.register_hook(Hook(self._complete, name)))  # type: ignore[no-untyped-call]
+        after = p.register_post_accumulate_grad_hook(Hook(self._added, name))  # type: ignore[no-untyped-call]
+        self._keep(after)
 
     def _keep(self, handle: Any) -> None:
         self._handles.append(handle)
@@ -633,6 +661,13 @@ class Hook:
 
     def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
         return Hook, (None,)
+
+
+def is_zero(t: Tensor) -> bool:
+    """Whether every entry is zero; of most others a few entries are looked at."""
+    if bool(t.reshape(-1)[:SAMPLE].any()) if t.is_contiguous() else bool(t.any()):
+        return False
+    return not bool(t.any())
 
 
 def _place(block: Block, parameter: str) -> int:

@@ -211,7 +211,7 @@ class SupervisedObjective(Objective):
             if known.sample is sample:
                 return known
         p = next(self.model.parameters())
-        like = p.new_empty(0, dtype=work_dtype(as_real(p).dtype))
+        like = torch.empty(0, dtype=work_dtype(as_real(p).dtype), device=p.device)
         found = MicroBatches(self.loss_rule, sample, like, self.micro_batch)
         self._cut.append(found)
         return found

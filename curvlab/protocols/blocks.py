@@ -20,6 +20,7 @@ from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.linalg.work import work_dtype
 from curvlab.protocols.pieces import cut, rows_of_piece, whole
 from curvlab.protocols.reader import LayerReader
+from curvlab.protocols.shards import Shards
 
 
 def as_real(tensor: Tensor) -> Tensor:
@@ -96,6 +97,8 @@ class Blocks:
     unread: dict[str, str] = field(default_factory=dict)
     #: ways from a layer's calls to its parameters that were seen to explain its gradient, by block
     explained: set[tuple[str, Hashable]] = field(default_factory=set)
+    #: of a model that processes hold in shards; ``parameters`` are then ``DTensor``s
+    shards: Shards | None = None
     #: where the parameters' parts stand in a vector: shape, strides, offset; of real ones alone
     _geometry: list[tuple[str, Any, Any, int]] = field(default_factory=list, init=False, compare=False)
     _names: tuple[str, ...] = field(init=False, compare=False)
@@ -108,10 +111,8 @@ class Blocks:
         modules = dict(self.model.named_modules())
         read = {layer: modules[layer] for b in self.members for layer, _, _ in b.readings()}
         object.__setattr__(self, "modules", read)
-        shapes, columns = (
-            {b.name: b.shape for b in self.members},
-            {b.name: self.columns(b) for b in self.members},
-        )
+        shapes = {b.name: b.shape for b in self.members}
+        columns = {b.name: self.columns(b) for b in self.members}
         layout = BlockLayout(shapes, [b.name for b in self.members if b.one_hot], columns)
         object.__setattr__(self, "layout", layout)
 
@@ -126,16 +127,36 @@ class Blocks:
         """An empty tensor on the parameters' device, of the dtype of vectors: theirs, float32 at least."""
         mine = self.parameters.values() or self.model.parameters()  # none, where other processes hold all
         p = as_real(next(iter(mine))).detach()
-        return p.new_empty(0, dtype=work_dtype(p.dtype))
+        return torch.empty(0, dtype=work_dtype(p.dtype), device=p.device)
 
     def uniform(self, dtype: torch.dtype) -> bool:
         """Whether every parameter is of this dtype."""
         return all(p.dtype == dtype for p in self.parameters.values())
 
     def value(self, name: str) -> Tensor:
-        """A parameter, or the piece of one that a name means, sharing its memory."""
+        """A parameter, or the piece of one that a name means, sharing its memory.
+
+        Of a sharded model, what was gathered for a step: a parameter of a block that this process owns.
+        """
+        if self.shards is not None:
+            return cut(name, self.shards.gathered[whole(name)])
         p = self.parameters[whole(name)]
         return p if rows_of_piece(name) is None else cut(name, p.detach())
+
+    def values(self) -> list[Tensor]:
+        """The values of all parameters of these blocks; whole ones, but where shards are gathered."""
+        if self.shards is None:
+            return list(self.parameters.values())
+        return [self.value(name) for block in self.members for name in block.parameters]
+
+    def leaf(self, name: str) -> nn.Parameter:
+        """The tensor with a parameter's name that passes compute with."""
+        return self.parameters[name] if self.shards is None else self.shards.leaves[name]
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of a parameter, or of a piece of one."""
+        rows, mine = rows_of_piece(name), self.parameters[whole(name)].shape
+        return mine if rows is None else torch.Size((rows.stop - rows.start, *mine[1:]))
 
     def assembled(self, vector: BlockVector) -> dict[str, Tensor]:
         """``vector`` by whole parameter; views, but for a parameter in pieces, of which it may lack some."""
@@ -181,7 +202,7 @@ class Blocks:
             return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
         found, start, module = {}, 0, self.modules[block.layers[0]]
         for name, mine in zip(block.parameters, block.reader.parameters(module), strict=True):
-            stop = start + self.value(name).numel() // block.shape[0]
+            stop = start + self.shape(name).numel() // block.shape[0]
             found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
             start = stop
         return found
@@ -192,8 +213,9 @@ class Blocks:
             return single(block.parameters[0], block.shape, self.parameters[block.parameters[0]].dim())
         found, start = [], 0
         for name in block.parameters:
-            stop = start + self.value(name).numel() // block.shape[0]
-            found.append(Columns(name, start, stop, self.value(name).dim() > 1))
+            shape = self.shape(name)
+            stop = start + shape.numel() // block.shape[0]
+            found.append(Columns(name, start, stop, len(shape) > 1))
             start = stop
         return tuple(found)
 
@@ -217,7 +239,9 @@ class Blocks:
 
     def read(self) -> BlockVector:
         """θ, a copy."""
-        return self.pack({n: p.detach() for n, p in self.parameters.items()})
+        if self.shards is None:
+            return self.pack({n: p.detach() for n, p in self.parameters.items()})
+        return self.pack(self.shards.gathered)
 
     @torch.no_grad()
     def add_parameters_(self, vector: BlockVector, factor: float) -> None:
@@ -258,7 +282,12 @@ class Blocks:
             return self
         members = tuple(b for b in self.members if b.name in wanted)
         return Blocks(
-            self.model, members, untapped=self.untapped, unread=self.unread, explained=self.explained
+            self.model,
+            members,
+            untapped=self.untapped,
+            unread=self.unread,
+            explained=self.explained,
+            shards=self.shards,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -46,6 +47,16 @@ class Context:
         if isinstance(mean, Tensor):
             return torch.where(mean > 0, self.damping + extra / mean, self.damping)
         return self.damping + (extra / mean if mean > 0 else 0.0)
+
+    def randomness(self, block: str) -> torch.Generator:
+        """Random numbers for one block in this step: the same in every process and for every other block set.
+
+        They follow from the method's seed, the step and the block's name; a step that is made again draws
+        them again.
+        """
+        words = f"{self.generator.initial_seed()} {self.step} {block}".encode()
+        seed = int.from_bytes(hashlib.sha256(words).digest()[:8], "big") >> 1
+        return torch.Generator(device=self.generator.device).manual_seed(seed)
 
     def like(self, v: BlockVector, role: Role) -> Tensor:
         """An empty tensor on the vector's device, of the dtype of what is stored in this role."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import curvlab
-from curvlab.config import build, build_method, load
+from curvlab.config import build, build_method, build_part, load
 from curvlab.engine.arms import Arms
 from curvlab.engine.inspection import inspect
 from curvlab.engine.method import Method
@@ -20,6 +20,7 @@ from curvlab.linalg.flops import flops
 from curvlab.model.partition import partition
 from curvlab.objectives.ranks import PlannedRanks
 from curvlab.precision.full import Full
+from curvlab.protocols.backend import Backend
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
@@ -127,6 +128,23 @@ def test_a_dry_run_shows_what_each_process_would_hold() -> None:
     assert sum(share.state_bytes for share in found.shares) == pytest.approx(alone.state_bytes, abs=100)
     replicated = build(load(data={**config, "run": {"steps": 3, "placement": "replicate"}}))
     assert not inspect(replicated, 3).shares
+
+
+def test_processes_that_share_blocks_out_round_by_numbers_of_their_own() -> None:
+    """And those that all hold the same, by the same numbers; a step that is made again rounds alike."""
+
+    def drawn(share: int, step: int = 3) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(5)
+        backend = build_part(registry(), Backend, "bfloat16", {"parameter_write": "stochastic"})
+        arms = Arms("method", method_of("sgd"), backend, generator, lambda event: None)
+        arms.share = share
+        arms.begin(step)
+        assert arms.storage.noise is not None
+        return torch.rand(8, generator=arms.storage.noise)
+
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+    assert not torch.equal(drawn(1), drawn(1, step=4))
 
 
 def test_another_word_is_refused_and_one_process_owns_all() -> None:

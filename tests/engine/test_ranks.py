@@ -26,6 +26,7 @@ SEPARABLE = (
     "kl-shampoo",
     "kl-soap",
     "sirf-shampoo",
+    "rs-kfac",
     "adamw",
 )
 ROOT = Path(__file__).parent.parent.parent

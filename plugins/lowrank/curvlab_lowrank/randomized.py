@@ -38,7 +38,8 @@ class Randomized(Inverse):
     others count as.  With ``ratio`` above 0 the rank is the first of 32, 64, 128, …, ``rank`` at which the
     smallest one found is at most ``ratio`` times the largest.  Factors of dimension at most rank +
     oversampling are diagonalised exactly: the inverse is then that of ``split-cholesky``.  Structures other
-    than ``dense`` are inverted by their own rule.
+    than ``dense`` are inverted by their own rule.  A block's directions are drawn anew in every step and
+    do not depend on other blocks.
 
     Costs ``2 (rounds + 2) d² q + 4 (rounds + 2) d q²`` flops a factor, q = rank + oversampling, instead of
     d³.  RS-KFAC: Puiu 2022, arXiv 2206.15397; the continued spectrum: arXiv 2210.08494.
@@ -50,6 +51,8 @@ class Randomized(Inverse):
     rest: Rest = "least"
     ratio: Fraction = 0.0
     relative: bool = False
+
+    separable = True
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -63,16 +66,21 @@ class Randomized(Inverse):
         for name, block in kronecker_blocks(C, PART).items():
             with naming_block(name):
                 on_B, on_A = shifts(block, ctx.damping, relative=self.relative)
-                found[name] = Kronecker(self._inverse(block.B, on_B, ctx), self._inverse(block.A, on_A, ctx))
+                draws = ctx.randomness(name)
+                found[name] = Kronecker(
+                    self._inverse(block.B, on_B, ctx, draws), self._inverse(block.A, on_A, ctx, draws)
+                )
         return BlockDiagonal(found)
 
-    def _inverse(self, side: Factor | None, shift: Tensor | float, ctx: Context) -> Factor | None:
+    def _inverse(
+        self, side: Factor | None, shift: Tensor | float, ctx: Context, draws: torch.Generator
+    ) -> Factor | None:
         if not isinstance(side, Structure):
             return side
         if not isinstance(side, DenseMatrix):
             return as_gram(side.family, PART).inverse(side, shift, ctx.backend)
         search = Search(self.rank, self.oversampling, self.rounds, self.ratio)
-        D, U = search.largest(side.matrix, ctx.backend, ctx.generator)
+        D, U = search.largest(side.matrix, ctx.backend, draws)
         return continued_inverse(D, U, side.matrix.diagonal().sum(), shift, self.rank, self.rest)
 
     def _eye(self, side: Factor | None) -> Factor | None:

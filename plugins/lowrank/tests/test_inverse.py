@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,3 +139,15 @@ def test_the_refresh_is_quadratic_in_the_dimension_and_the_exact_one_cubic() -> 
     assert many / few < 4.1
     assert exact_many / exact_few > 7
     assert many < 0.4 * exact_many
+
+
+def test_the_draws_of_a_block_follow_from_its_name_and_the_step() -> None:
+    """So processes that share the blocks out find what one process finds."""
+    C, like = curvature({"a": (3, 30), "b": (3, 30)})
+    part, ctx = Randomized(rank=2, oversampling=1, rounds=0), reference_context(0.1)
+    alone = BlockDiagonal({"b": C.blocks["b"]})
+    only_b = BlockLayout({"b": torch.Size((3, 30))}).zeros(like=like.flat)
+    together = dense(part(C, ctx), like)
+    assert torch.equal(dense(part(alone, ctx), only_b), together[90:, 90:])
+    assert torch.equal(dense(part(C, ctx), like), together)
+    assert not torch.allclose(dense(part(C, replace(ctx, step=ctx.step + 1)), like), together)
