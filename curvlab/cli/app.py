@@ -22,6 +22,7 @@ from curvlab.cli import (
     preparing,
     run,
     scaffolding,
+    sweeping,
 )
 from curvlab.cli.launching import rank
 from curvlab.cli.output import complain, paths_as_they_are, print_text, release, reserve
@@ -99,6 +100,7 @@ app.command("eval")(run.evaluate)
 app.command("init")(beginning.init)
 app.command("runs")(comparing.runs)
 app.command("compare")(comparing.compare)
+app.command("sweep")(sweeping.sweep)
 app.command("plot")(plotting.plot)
 app.command("export")(exporting.export)
 app.command("methods")(listing.methods)
