@@ -163,7 +163,3 @@ def _search_faults(table: Node, settings: SweepSettings, space: Space) -> Iterat
         yield table.fault(f"the number of trials of {search} is missing", "add trials = N", "sweep.trials")
     if search == "halton" and len(space.ranges) > len(PRIMES):
         yield table.fault(f"halton takes at most {len(PRIMES)} keys, got {len(space.ranges)}")
-    if search == "optuna":
-        for key, one in space.ranges.items():
-            if getattr(one, "points", None) is not None:
-                yield one.node.fault(f"{key}: points is for a grid", "remove points")  # type: ignore[union-attr]
