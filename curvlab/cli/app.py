@@ -20,6 +20,7 @@ from curvlab.cli import (
     listing,
     plotting,
     preparing,
+    racing,
     run,
     scaffolding,
     sweeping,
@@ -100,6 +101,7 @@ app.command("eval")(run.evaluate)
 app.command("init")(beginning.init)
 app.command("runs")(comparing.runs)
 app.command("compare")(comparing.compare)
+app.command("race")(racing.race)
 app.command("sweep")(sweeping.sweep)
 app.command("plot")(plotting.plot)
 app.command("export")(exporting.export)

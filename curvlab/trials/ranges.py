@@ -42,8 +42,8 @@ class Choices:
 class Interval:
     """Numbers from ``low`` to ``high``, both included; whole numbers if both ends are.
 
-    With ``log`` quantiles are equally spaced in the logarithm.  ``points`` is the number of values that a grid
-    takes; other searches draw from the whole interval.
+    With ``log`` quantiles are equally spaced in the logarithm.  ``points`` is the number of values that a
+    grid takes; other searches draw from the whole interval.
     """
 
     low: float

@@ -21,13 +21,15 @@ OVER = ("finished", "diverged", "stopped")
 class Trial:
     """A run that is to be made: the beginning of its folder's name, its configuration, what it differs in.
 
-    ``listener`` makes a reporter in the process that trains, and is pickled on the way there.
+    ``listener`` makes a reporter in the process that trains, and is pickled on the way there.  ``below`` is a
+    folder inside the one that holds the trials.
     """
 
     name: str
     layers: Layers
     settings: Mapping[str, Any]
     listener: Callable[[], Reporter] | None = None
+    below: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def carried_out(trial: Trial, out: Path) -> Ended:
     its summary says so.  Other errors come back in words, because not every error can be pickled.
     """
     try:
-        return Ended(_trained(trial, out))
+        return Ended(_trained(trial, out / trial.below))
     except CurvlabError as error:
         return Ended(None, str(error), error.exit_code)
 
