@@ -78,7 +78,7 @@ def race(
             return
         told = _Progress(found, quiet)
         result = carry_out(found, folder, told.ended)
-    write_atomically(folder / PAGE, page(result, f"Race {found.name}"))
+    write_atomically(folder / PAGE, page(result, f"Race: {found.name}"))
     if not quiet:
         _show(result, folder, as_json)
 

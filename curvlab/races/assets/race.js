@@ -26,7 +26,7 @@ function drawProfile() {
     scales: { x: { time: false, range: [1, factors[factors.length - 1]] }, y: { range: [0, 1.05] } },
     axes: [
       { ...side, label: `factor of the least ${race.by} to the target`, labelFont: side.font, labelSize: 18 },
-      { ...side, size: 50, values: (self, splits) => splits.map((v) => (v <= 1 ? `${Math.round(100 * v)} %` : "")) },
+      { ...side, size: 58, values: (self, splits) => splits.map((v) => (v <= 1 ? `${Math.round(100 * v)} %` : "")) },
     ],
     series: [{}, ...curves.map((one, k) => ({ label: one.name, stroke: colorOf(k), dash: dashOf(k), width: 2,
       paths: stepped, points: { show: false } }))],
