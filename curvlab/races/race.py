@@ -15,10 +15,10 @@ from curvlab.config.layers import Layers
 from curvlab.config.merge import merge
 from curvlab.config.tree import Node, plain
 from curvlab.errors import ConfigError, Fault
-from curvlab.protocols.bounds import Bounds, Count, Natural
+from curvlab.protocols.bounds import Bounds, Natural
 from curvlab.registry.loader import installed
 from curvlab.trials.placement import Placement
-from curvlab.trials.space import PRIMES, Point, Space, at_point, values_of
+from curvlab.trials.space import PRIMES, Point, Space, at_point, run_faults, values_of
 from curvlab.trials.trial import Trial
 
 #: tables of a race's file that are not part of every run's configuration
@@ -29,11 +29,15 @@ _NAME = re.compile(r"\w[\w.+-]*")
 _ENOUGH = 20
 
 
+#: the numbers of settings have three digits
+Budget = Annotated[int, Bounds(least=1, most=1000)]
+
+
 @dataclass(frozen=True)
 class RaceSettings:
     """The table ``[race]``."""
 
-    budget: Count  #: settings that each method may try on each task
+    budget: Budget  #: settings that each method may try on each task
     tuning_seeds: tuple[Natural, ...] = (0,)  #: of the runs that choose a setting
     seeds: tuple[Natural, ...] = (1, 2, 3, 4, 5)  #: of the runs that are measured
     by: Literal["steps", "examples", "seconds"] = "steps"  #: what the race is about
@@ -83,6 +87,8 @@ class Race:
             _entrant(key, node, budget, seed, faults) for key, node in _named(tree, METHODS, "kfac", faults)
         ]
         placement = Placement.of(tree.table.get(EXECUTOR), jobs, faults)
+        for one in (tree, *(track.table for track in tracks if track)):
+            faults += run_faults(one)
         if faults or settings is None:
             raise ConfigError(*faults)
         base = Layers(tree.without(RACE, TASKS, METHODS, EXECUTOR), layers.given)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from curvlab.config import build
 from curvlab.config.builder import Builder
 from curvlab.config.layers import Layers
 from curvlab.config.tree import Node, plain
 from curvlab.errors import ConfigError, Fault
-from curvlab.protocols.bounds import Count, Natural
+from curvlab.protocols.bounds import Bounds, Natural
 from curvlab.registry.loader import installed
 from curvlab.sweeps.optional import KINDS, Kind, Named, named
 from curvlab.trials.placement import Placement
-from curvlab.trials.space import PRIMES, Point, Space, at_point
+from curvlab.trials.space import PRIMES, Point, Space, at_point, run_faults
 
 #: tables of a sweep's files that are not part of a run's configuration
 SWEEP, EXECUTOR = "sweep", "executor"
@@ -27,13 +27,18 @@ _APART = ("over", "sampler", "pruner")
 _ENOUGH = 20
 
 
+#: the numbers of trials have four digits
+MOST_TRIALS = 10_000
+Trials = Annotated[int, Bounds(least=1, most=MOST_TRIALS)]
+
+
 @dataclass(frozen=True)
 class SweepSettings:
     """The table ``[sweep]``, beside its ranges ``over`` and Optuna's ``sampler`` and ``pruner``."""
 
     #: "grid": every combination; "halton": quasirandom points; "optuna": points that Optuna proposes
     search: Literal["grid", "halton", "optuna"] = "grid"
-    trials: Count | None = None  #: how many trials; a grid has as many as it has combinations
+    trials: Trials | None = None  #: how many trials; a grid has as many as it has combinations
     seed: Natural = 0  #: of the points that are drawn
 
 
@@ -50,11 +55,11 @@ class Sweep:
     space: Space
     settings: SweepSettings
     placement: Placement
-    metric: str
-    more_is_better: bool
     sampler: Named
     pruner: Named
     made_from: dict[str, Any]
+    metric: str = ""
+    more_is_better: bool = False
 
     @classmethod
     def of(cls, layers: Layers, name: str, jobs: int | None = None) -> Sweep:
@@ -75,14 +80,21 @@ class Sweep:
         if settings is not None:
             faults += _search_faults(table, settings, space)
         base = Layers(layers.tree.without(SWEEP, EXECUTOR), layers.given)
+        faults += run_faults(base.tree)
         run = base.data.get("run")
         given = run.get("name") if isinstance(run, dict) else None
         if faults or settings is None:
             raise ConfigError(*faults)
         found = cls(
-            str(given or name), base, space, settings, placement, "", False, sampler, pruner,
-            plain(layers.tree.without(EXECUTOR)),
-        )  # fmt: skip
+            name=str(given or name),
+            base=base,
+            space=space,
+            settings=settings,
+            placement=placement,
+            sampler=sampler,
+            pruner=pruner,
+            made_from=plain(layers.tree.without(EXECUTOR)),
+        )
         return found._checked()
 
     def _checked(self) -> Sweep:
@@ -102,7 +114,7 @@ class Sweep:
                 break
         if faults or judged is None:
             raise ConfigError(*faults)
-        return Sweep(**{**vars(self), "metric": judged[0], "more_is_better": judged[1]})
+        return replace(self, metric=judged[0], more_is_better=judged[1])
 
     @property
     def count(self) -> int:
@@ -159,6 +171,9 @@ def _search_faults(table: Node, settings: SweepSettings, space: Space) -> Iterat
             )
         for key, interval in space.without_points.items():
             yield interval.node.fault(f"{key}: a grid needs to know how many values", "add points = N")
+        if (space.combinations or 0) > MOST_TRIALS:
+            what = f"the grid has {space.combinations} combinations, at most {MOST_TRIALS} are allowed"
+            yield table.table.get("over", table).fault(what, 'use fewer values, or search = "halton"')
     elif trials is None:
         yield table.fault(f"the number of trials of {search} is missing", "add trials = N", "sweep.trials")
     if search == "halton" and len(space.ranges) > len(PRIMES):

@@ -11,7 +11,7 @@ from typing import Any
 
 from curvlab.config.layers import Layers, keys_of
 from curvlab.config.merge import merge
-from curvlab.config.tree import Node, dotted, plain
+from curvlab.config.tree import Node, describe, dotted, plain
 from curvlab.errors import Fault
 from curvlab.trials.ranges import EXPECTED, HINT, Interval, Range, is_range, range_of
 
@@ -116,6 +116,21 @@ def at_point(base: Layers, point: Point, name: str, faults: list[Fault]) -> Laye
             layer = Node({str(part): layer}, layer.origin)
         tree = merge(tree, layer, faults)
     return Layers(tree, as_written(tree))
+
+
+def run_faults(tree: Node) -> list[Fault]:
+    """What is wrong with ``run`` and ``run.name``, which the name of a trial would hide."""
+    run = tree.table.get("run")
+    if run is None:
+        return []
+    if not run.is_table:
+        return [
+            run.fault(f"expected a table, got {describe(plain(run))}", "for example { epochs = 10 }", "run")
+        ]
+    name = run.table.get("name")
+    if name is None or isinstance(name.value, str):
+        return []
+    return [name.fault(f"expected a string, got {describe(plain(name))}", "", "run.name")]
 
 
 def values_of(point: Point) -> dict[str, Any]:

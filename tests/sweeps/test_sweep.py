@@ -201,6 +201,11 @@ def test_all_faults_are_found_before_the_first_run_at_their_lines(there: Path) -
             ("sweep.search=optuna", "sweep.trials=2", "sweep.pruner={use='HyperbandPruner', a=1}"),
             "cannot be made",
         ),
+        (("run.name=3",), "expected a string, got 3"),
+        (
+            ("sweep.over.method.weight_decay={low=0.0, high=0.2, points=1667}",),
+            "the grid has 10002 combinations",
+        ),
         (("executor.use=slurm",), "unknown executor"),
         (("executor.jobs=0",), "expected a whole number from 1 to 1024"),
         (("executor.cluster=slurm",), "the executor processes has no setting cluster"),
