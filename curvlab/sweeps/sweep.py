@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,8 @@ class Sweep:
         """From merged files; raises ``ConfigError`` with every fault, each at its file and line.
 
         Of a grid every point is checked; of other searches every listed value and both ends of every
-        interval.  ``name`` is the sweep's if ``run.name`` is not given.
+        interval.  ``name`` is the sweep's if ``run.name`` is not given; what a folder's name cannot have in it
+        is replaced by "-".
         """
         faults: list[Fault] = []
         table = layers.tree.table.get(SWEEP)
@@ -86,7 +88,7 @@ class Sweep:
         if faults or settings is None:
             raise ConfigError(*faults)
         found = cls(
-            name=str(given or name),
+            name=str(given or re.sub(r"[^\w.+-]+", "-", name)),
             base=base,
             space=space,
             settings=settings,

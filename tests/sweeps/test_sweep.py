@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 from typer.testing import CliRunner, Result
 
 import curvlab
@@ -185,6 +186,7 @@ def test_all_faults_are_found_before_the_first_run_at_their_lines(there: Path) -
         ("sweep.over.method.momentum.1", '"method.momentum"'),
     }
     assert sweep("grid.toml").exit_code == 3
+    assert Sweep.of(load(data=tomli.loads(GRID)), "my sweep").name == "my-sweep"
     assert not (there / "sweeps").exists()
 
 
