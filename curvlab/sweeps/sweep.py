@@ -67,8 +67,8 @@ class Sweep:
         """From merged files; raises ``ConfigError`` with every fault, each at its file and line.
 
         Of a grid every point is checked; of other searches every listed value and both ends of every
-        interval.  ``name`` is the sweep's if ``run.name`` is not given; characters that a folder's name cannot
-        have become "-".
+        interval.  ``name`` is the sweep's if ``run.name`` is not given; in it, characters that a folder's
+        name cannot have become "-".
         """
         faults: list[Fault] = []
         table = layers.tree.table.get(SWEEP)
