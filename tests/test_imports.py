@@ -47,13 +47,16 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "pde": FLOOR_5 | {"registry"},
     "engine": FLOOR_5,
     "config": FLOOR_6 | {"registry"},
+    "trials": FLOOR_6 | {"registry", "config", "reporting", "comparing"},
+    "sweeps": FLOOR_6 | {"registry", "config", "reporting", "trials"},
+    "races": FLOOR_6 | {"registry", "config", "reporting", "comparing", "pages", "trials"},
     "testing": FLOOR_6 | {"registry", "structures"},
     "default_plugin": frozenset({"registry"}),
     "api": FLOOR_6 | {"registry", "config", "reporting"},
     "__init__": frozenset({"errors", "registry", "api", "engine", "objectives"}),
     "cli": FLOOR_6
     | {"registry", "config", "reporting", "plotting", "comparing", "api", "scaffold", "bench", "testing"}
-    | {"__init__"},
+    | {"trials", "sweeps", "races", "__init__"},
     "__main__": frozenset({"cli"}),
 }
 

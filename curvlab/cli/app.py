@@ -20,8 +20,10 @@ from curvlab.cli import (
     listing,
     plotting,
     preparing,
+    racing,
     run,
     scaffolding,
+    sweeping,
 )
 from curvlab.cli.launching import rank
 from curvlab.cli.output import complain, paths_as_they_are, print_text, release, reserve
@@ -99,6 +101,8 @@ app.command("eval")(run.evaluate)
 app.command("init")(beginning.init)
 app.command("runs")(comparing.runs)
 app.command("compare")(comparing.compare)
+app.command("race")(racing.race)
+app.command("sweep")(sweeping.sweep)
 app.command("plot")(plotting.plot)
 app.command("export")(exporting.export)
 app.command("methods")(listing.methods)

@@ -129,7 +129,7 @@ def compared(outlines: Sequence[Outline], target: Target | None, axis: Over) -> 
     for record in records:
         tasks.setdefault(record.outline.task, []).append(record)
     found = [_task(name, of_task, target, axis) for name, of_task in tasks.items()]
-    return Comparison(found, troubled, _notes(records))
+    return Comparison(found, troubled, machine_notes(records))
 
 
 def _records(outlines: Sequence[Outline]) -> tuple[list[Record], list[Outline]]:
@@ -184,11 +184,12 @@ def _task(name: str, records: Sequence[Record], given: Target | None, axis: Over
         )
         for label, differs, group, bests in zip(labels(firsts), differing, runs, best, strict=True)
     ]
-    rows.sort(key=lambda row: _order(row, axis, more_is_better))
+    rows.sort(key=lambda row: order(row, axis, more_is_better))
     return TaskComparison(name, metric, more_is_better, target, given is not None, rows)
 
 
-def _order(row: Row, axis: Over, more_is_better: bool) -> tuple[float, float, float]:
+def order(row: Row, axis: Over, more_is_better: bool) -> tuple[float, float, float]:
+    """What rows are sorted by: the median to the target, the least, then the best value."""
     spread, best = row.to_target(axis), row.best_values
     value = math.inf if best is None else -best.median if more_is_better else best.median
     if spread is None:
@@ -210,8 +211,8 @@ def _reachable(
     return Target(metric, worst, more_is_better)
 
 
-def _notes(records: Sequence[Record]) -> list[str]:
-    """What makes seconds incomparable."""
+def machine_notes(records: Sequence[Record]) -> list[str]:
+    """What makes the seconds of runs incomparable, in words."""
     found = []
     for fact, silence in _MACHINE.items():
         values = sorted({str(record.outline.manifest.get(fact, silence)) for record in records})

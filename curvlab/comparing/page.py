@@ -43,17 +43,34 @@ DETAILS = (
 _NUMBER, _RUN, _ROW = 7, 250, 300
 
 
-def page(compared: Comparison, axis: Over = "steps", title: str = "Comparison of runs") -> str:
+@dataclass(frozen=True)
+class Section:
+    """What another page shows above the curves: markup, a script that runs last, and ``data.race`` for it."""
+
+    markup: str
+    script: str
+    data: Mapping[str, Any]
+
+
+def page(
+    compared: Comparison,
+    axis: Over = "steps",
+    title: str = "Comparison of runs",
+    section: Section | None = None,
+) -> str:
     """The page's text, of at most ``LIMIT`` bytes: curves of more points are thinned, as the page says."""
     library, its_style = uplot()
     style = f"{its_style}\n{asset('curvlab.comparing', 'page.css')}"
     script = f"{library}\n{asset('curvlab.comparing', 'page.js')}"
     template = asset("curvlab.comparing", "page.html")
+    if section is not None:
+        template = template.replace("<main>\n", f"<main>\n{section.markup}")
+        script = f"{script}\n{section.script}"
     text = ""
     for detail in DETAILS:
         if detail is not DETAILS[-1] and _size(compared, detail) > LIMIT:
             continue
-        data = _data(compared, axis, detail)
+        data = _data(compared, axis, detail) | ({} if section is None else {"race": section.data})
         text = as_page(template, title, style=style, script=script, data=data)
         if len(text.encode()) <= LIMIT:
             break

@@ -21,14 +21,20 @@ class Target:
 
     @classmethod
     def of(cls, text: str) -> Target:
-        """From ``metric<=value`` or ``metric>=value``; raises ``UsageError``."""
-        found = _FORM.fullmatch(text)
-        value = _number(found[3]) if found else None
-        if found is None or value is None:
+        """From ``metric<=value`` or ``metric>=value`` on a command line; raises ``UsageError``."""
+        found = cls.read(text)
+        if found is None:
             raise UsageError(
                 f"--target {text}: expected metric<=value or metric>=value in quotes, as 'val_loss<=0.1'"
             )
-        return cls(found[1], value, found[2] == ">=")
+        return found
+
+    @classmethod
+    def read(cls, text: str) -> Target | None:
+        """From ``metric<=value`` or ``metric>=value``; ``None`` for any other text."""
+        found = _FORM.fullmatch(text)
+        value = _number(found[3]) if found else None
+        return None if found is None or value is None else cls(found[1], value, found[2] == ">=")
 
     def met_by(self, value: float) -> bool:
         """Whether a value meets it; NaN does not."""

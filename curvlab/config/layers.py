@@ -184,7 +184,7 @@ class _Reading:
 def _assignment(text: str) -> tuple[Path, Any]:
     """``a.b=value``: keys, and the value as TOML if it is that, else as a string."""
     key, equals, value = text.partition("=")
-    keys = _keys(key.strip())
+    keys = keys_of(key.strip())
     if not equals or not keys:
         raise UsageError(f"--set {shortened(text)}: expected key=value, as in --set method.lr=0.01")
     return keys, value_of(value)
@@ -205,7 +205,11 @@ def value_of(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _keys(text: str) -> Path:
+def keys_of(text: str) -> Path:
+    """The keys of a dotted key as TOML has it; none for any other text.
+
+    Raises ``UsageError`` for one that is nested too deeply.
+    """
     try:
         tree: Any = read_toml(f"{text} = 0")
     except NotToml as err:

@@ -29,6 +29,13 @@ from curvlab.registry.suggest import advice
 #: the tables of a configuration, in the order in which they are shown
 TABLES = ("run", "task", "method", "sampler", "precision", "average", "callbacks", "report")
 
+#: tables of files that are not the configuration of one run, and the command that reads them
+_OF_COMMANDS: Mapping[str, str] = {
+    "sweep": "`curvlab sweep`",
+    "race": "`curvlab race`",
+    "executor": "`curvlab sweep` or `curvlab race`",
+}
+
 #: table -> protocol of the part that it describes, or of the parts that it names
 _PARTS: Mapping[str, Any] = {
     "task": Task,
@@ -113,7 +120,8 @@ def _from_python(data: Any, at: tuple[str, ...]) -> Node:
 def _check_tables(tree: Node, faults: list[Fault]) -> None:
     for key, node in tree.table.items():
         if key not in TABLES:
-            faults.append(node.fault(f"unknown table {key}", advice(key, TABLES, "Tables"), key))
+            hint = f"{_OF_COMMANDS[key]} reads it" if key in _OF_COMMANDS else advice(key, TABLES, "Tables")
+            faults.append(node.fault(f"unknown table {key}", hint, key))
     if "task" not in tree.table:
         example = '[task] use = "digits"'
         faults.append(

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,14 @@ def _here() -> dict[str, Any]:
 
 def plugins() -> dict[str, str]:
     """Distribution and version of every installed plugin, whether or not it can be loaded."""
+    return dict(_plugins())
+
+
+@cache
+def _plugins() -> tuple[tuple[str, str], ...]:
+    """Looked up once, because it reads the metadata of every installed distribution."""
     points = metadata.entry_points(group="curvlab")
-    return dict(sorted({p.dist.name: p.dist.version for p in points if p.dist is not None}.items()))
+    return tuple(sorted({(p.dist.name, p.dist.version) for p in points if p.dist is not None}))
 
 
 def dependencies() -> dict[str, str]:

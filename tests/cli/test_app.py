@@ -124,3 +124,13 @@ def test_several_faults_are_counted() -> None:
 
 def test_no_arguments_show_the_help() -> None:
     assert "Usage: " in CliRunner().invoke(app, []).output
+
+
+def test_a_shell_is_told_the_commands_that_begin_as_typed(shell: Shell) -> None:
+    found = shell(
+        python="from curvlab.cli.app import main; import sys; sys.argv[0] = 'curvlab'; main()",
+        _CURVLAB_COMPLETE="complete_bash",
+        COMP_WORDS="curvlab co",
+        COMP_CWORD="1",
+    )
+    assert found.stdout.split() == ["compare", "config"]

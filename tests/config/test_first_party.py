@@ -15,12 +15,15 @@ from curvlab.config.json_schema import json_schema
 from curvlab.config.knobs import read_method
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.protocols.sampler import Sampler
+from curvlab.races.race import Race
 from curvlab.registry import MethodEntry, Registry, discover
 from curvlab.registry.loader import Candidate
+from curvlab.sweeps.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
 
-EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
+SEARCHES = sorted((ROOT / "examples" / "searches").glob("*.toml"))
+EXAMPLES = sorted({*(ROOT / "examples").rglob("*.toml")} - {*SEARCHES})
 
 #: the knobs that users were promised
 PROMISED = {
@@ -104,6 +107,12 @@ def test_a_method_says_what_it_is_needs_and_comes_from_and_has_the_promised_knob
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_an_example_builds(file: Path) -> None:
     assert build(load(file), REGISTRY).method_name in {entry.name for entry in METHODS}
+
+
+@pytest.mark.parametrize("file", SEARCHES, ids=lambda file: file.name)
+def test_an_example_of_a_search_is_checked_whole(file: Path) -> None:
+    kind = Race if file.stem == "race" else Sweep
+    assert kind.of(load(file), file.stem).name == file.stem
 
 
 def test_the_quickstart_trains_kfac_on_digits() -> None:
