@@ -70,6 +70,11 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("task", "svd"): [{"of": {"use": "digits"}}],
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
+    ("task", "darcy-flow"): [
+        {"grid": 11, "modes": 3, "width": 4, "layers": 2, "size": 40, "validation_size": 8, "batch_size": 8}
+    ],
+    ("loss", "relative-l2"): [{}, {"squared": True}],
+    ("loss", "relative-h1"): [{}, {"squared": True, "periodic": True, "length": 2.0}],
     ("task", "pde"): [{"equation": "tests.pde.problems:uniform"}],
     ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }

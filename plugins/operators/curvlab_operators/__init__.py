@@ -1,0 +1,36 @@
+"""Neural operators: Fourier neural operators in reduced precision, their losses, tasks and layer readers.
+
+This module is imported on every listing, so it imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curvlab import hookimpl
+
+api_version = "1.0"
+
+
+@hookimpl
+def curvlab_register(registry: Any) -> None:
+    """Tasks and losses."""
+    registry.add(
+        "task",
+        "darcy-flow",
+        "curvlab_operators.darcy_flow:DarcyFlow",
+        summary="from permeability to pressure on a square, by a Fourier neural operator",
+        source="solved from a seed in seconds; `curvlab tasks prepare darcy-flow`",
+    )
+    registry.add(
+        "loss",
+        "relative-l2",
+        "curvlab_operators.relative_norms:RelativeL2",
+        summary="the norm of an example's error over that of its target",
+    )
+    registry.add(
+        "loss",
+        "relative-h1",
+        "curvlab_operators.relative_norms:RelativeH1",
+        summary="the same with first differences on the grid",
+    )
