@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.linalg.work import work_dtype
-from curvlab.protocols.pieces import cut, rows_of_piece, whole
+from curvlab.protocols.pieces import cut, index_of_piece, whole
 from curvlab.protocols.reader import LayerReader
 
 
@@ -36,8 +36,8 @@ class Block:
     read through a layer reader, and then ``reason`` says why.  ``transposed`` are modules that use the
     transposed matrix, as an embedding does that is tied to the output layer, each with its own reader: what
     they add to the gradient is accounted for, but the block's statistics are those of ``layers`` alone.
-    ``complex``: whether it is a complex parameter, whose ``shape`` has a last axis of two for the real and
-    the imaginary part.
+    ``complex``: whether it holds a complex parameter.  A block without a reader then has a last axis of two
+    for the real and the imaginary part; a reader says where these stand in its matrix.
     """
 
     name: str
@@ -125,13 +125,13 @@ class Blocks:
     def value(self, name: str) -> Tensor:
         """A parameter, or the piece of one that a name means, sharing its memory."""
         p = self.parameters[whole(name)]
-        return p if rows_of_piece(name) is None else cut(name, p.detach())
+        return p if index_of_piece(name) is None else cut(name, p.detach())
 
     def assembled(self, vector: BlockVector) -> dict[str, Tensor]:
         """``vector`` by whole parameter; views, but for a parameter in pieces, of which it may lack some."""
         found: dict[str, Tensor] = {}
         for name, slot in self.slots(vector).items():
-            if rows_of_piece(name) is None:
+            if index_of_piece(name) is None:
                 found[name] = slot
                 continue
             if whole(name) not in found:
@@ -160,7 +160,7 @@ class Blocks:
             return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
         found, start, module = {}, 0, self.modules[block.layers[0]]
         for name, mine in zip(block.parameters, block.reader.parameters(module), strict=True):
-            stop = start + self.value(name).numel() // block.shape[0]
+            stop = start + as_real(self.value(name)).numel() // block.shape[0]
             found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
             start = stop
         return found
@@ -213,7 +213,7 @@ class Blocks:
 
     def together(self, names: Iterable[str]) -> list[str]:
         """These blocks and those with other pieces of their parameters, which are read or not as one."""
-        wanted = {whole(p) for n in names for p in self[n].parameters if rows_of_piece(p) is not None}
+        wanted = {whole(p) for n in names for p in self[n].parameters if index_of_piece(p) is not None}
         others = (b.name for b in self.members if not wanted.isdisjoint(map(whole, b.parameters)))
         return sorted({*names, *others})
 

@@ -14,7 +14,19 @@ api_version = "1.0"
 
 @hookimpl
 def curvlab_register(registry: Any) -> None:
-    """Tasks and losses."""
+    """Readers, tasks and losses."""
+    registry.add(
+        "layer",
+        "fourier-modes",
+        "curvlab_operators.mode_reader:ModeReader",
+        summary="the complex weights of spectral convolutions, a block for each Fourier mode",
+    )
+    registry.add(
+        "layer",
+        "neuraloperator-modes",
+        "curvlab_operators.neuraloperator_reader:NeuralOperatorReader",
+        summary="SpectralConv of neuraloperator, a block for each Fourier mode",
+    )
     registry.add(
         "task",
         "darcy-flow",
