@@ -59,6 +59,7 @@ NAMED: Mapping[str, str] = {
     "plugins/hessianfree/curvlab_hessianfree/subspace.py": "small systems on the host in float64",
     "plugins/kbfgs/curvlab_kbfgs/sides.py": "small systems of pairs in float64",
     "plugins/lbfgs/curvlab_lbfgs/": "inner products of pairs, on the host in float64",
+    "plugins/operators/curvlab_operators/burgers_data.py": "random waves, made in float64",
     "plugins/operators/curvlab_operators/cosine_fields.py": "random fields, made in float64",
     "plugins/operators/curvlab_operators/mode_mixing.py": "16 bits, multiplied by parts",
     "plugins/operators/curvlab_operators/relative_norms.py": "examples for conformance checks in float64",

@@ -14,7 +14,7 @@ api_version = "1.0"
 
 @hookimpl
 def curvlab_register(registry: Any) -> None:
-    """Readers, tasks and losses."""
+    """Readers, a precision, tasks and losses."""
     registry.add(
         "layer",
         "fourier-modes",
@@ -28,11 +28,24 @@ def curvlab_register(registry: Any) -> None:
         summary="SpectralConv of neuraloperator, a block for each Fourier mode",
     )
     registry.add(
+        "precision",
+        "spectral",
+        "curvlab_operators.spectral_backend:Spectral",
+        summary="another precision, and float16 inside of spectral convolutions",
+    )
+    registry.add(
         "task",
         "darcy-flow",
         "curvlab_operators.darcy_flow:DarcyFlow",
         summary="from permeability to pressure on a square, by a Fourier neural operator",
         source="solved from a seed in seconds; `curvlab tasks prepare darcy-flow`",
+    )
+    registry.add(
+        "task",
+        "burgers-flow",
+        "curvlab_operators.burgers_flow:BurgersFlow",
+        summary="from a wave to what Burgers' equation makes of it, by a Fourier neural operator",
+        source="solved from a seed in seconds; `curvlab tasks prepare burgers-flow`",
     )
     registry.add(
         "loss",

@@ -26,7 +26,7 @@ class DarcyData(OperatorData):
 
     A random field decides: its covariance is (-Laplacian + 9 I)^-2 with Neumann conditions. The permeability
     is high where the field is positive and low elsewhere (two-phase), or the exponential of 5 times the field
-    (smooth). The distribution of the two-phase kind is that of Li et al. 2021, arXiv 2010.08895.
+    (smooth). After Li et al. 2021, arXiv 2010.08895.
     """
 
     equation: ClassVar[str] = "darcy-flow"

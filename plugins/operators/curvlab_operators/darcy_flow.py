@@ -16,7 +16,7 @@ class DarcyFlow(OperatorTask):
     """From permeability to pressure: ``−∇·(a ∇u) = 1`` on the unit square, u = 0 on its sides.
 
     ``coefficient = "two-phase"``: a is ``high`` where a Gaussian random field is positive and ``low``
-    elsewhere, as in Li et al. 2021, arXiv 2010.08895; ``"smooth"``: the exponential of 5 times the field.
+    elsewhere, after Li et al. 2021, arXiv 2010.08895; ``"smooth"``: the exponential of 5 times the field.
     Our own solver makes the data (finite volumes, second order), so errors are not those of published files.
     """
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from curvlab_operators.paired_product import paired_product
+
 
 class ModeMixing(nn.Module):
     """Multiplies the coefficients of mode k by the complex matrix ``weight[k]``, ``[o, i]``.
@@ -15,9 +17,8 @@ class ModeMixing(nn.Module):
     Takes and returns coefficients as pairs of reals, ``[n, k, i, 2]`` and ``[n, k, o, 2]``: real part, then
     imaginary part.  So they may be in float16, which torch's complex numbers are for few operations.
 
-    In float32 and float64 the product is one complex product per mode.  In float16 it is four real products,
-    each added to its sum as it is made (``baddbmm``), so that no more than the two sums are held beside the
-    operands.
+    In float32 and float64 the product is one complex product per mode; in 16 bits it is four real products
+    (``PairedProduct``).
 
     Weights are drawn from a normal distribution with variance 1/i, half of it in each part.
     """
@@ -33,7 +34,8 @@ class ModeMixing(nn.Module):
         # autocast would take real products of wider numbers to 16 bits
         with torch.autocast(x.device.type, enabled=False):
             if x.dtype in (torch.float16, torch.bfloat16):
-                return _by_parts(x, torch.view_as_real(self.weight).to(x.dtype))
+                w = torch.view_as_real(self.weight).to(x.dtype).transpose(1, 2)
+                return paired_product(x.transpose(0, 1), w).transpose(0, 1)
             coefficients = torch.view_as_complex(x)
             mixed = torch.bmm(coefficients.transpose(0, 1), self.weight.to(coefficients.dtype).mT)
             return torch.view_as_real(mixed.transpose(0, 1))
@@ -58,11 +60,3 @@ class ModeMixing(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
         return f"modes={self.modes}, inputs={self.inputs}, outputs={self.outputs}"
-
-
-def _by_parts(x: Float[Tensor, "n k i 2"], w: Float[Tensor, "k o i 2"]) -> Float[Tensor, "n k o 2"]:
-    """``(u + iv)(a + ib)ᵀ`` by real products: ``u aᵀ − v bᵀ`` and ``u bᵀ + v aᵀ``."""
-    (u, v), (a, b) = x.transpose(0, 1).unbind(-1), w.transpose(1, 2).unbind(-1)
-    real = torch.baddbmm(torch.bmm(u, a), v, b, alpha=-1)
-    imaginary = torch.baddbmm(torch.bmm(u, b), v, a)
-    return torch.stack((real, imaginary), dim=-1).transpose(0, 1)

@@ -15,6 +15,7 @@ from curvlab.testing.problems import normal
 from curvlab_operators import modes as kept
 from curvlab_operators.fourier_operator import FourierOperator
 from curvlab_operators.mode_mixing import ModeMixing
+from curvlab_operators.paired_product import paired_product
 from curvlab_operators.spectral_convolution import SpectralConvolution
 from curvlab_operators.spectral_precision import spectral_precision
 from curvlab_operators.stabilizer import stabilized
@@ -105,6 +106,26 @@ def test_the_stabilizer_is_tanh_keeps_its_input_and_differentiates_twice() -> No
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
         stabilized(x)
     assert [t.data_ptr() for t in saved] == [x.data_ptr()] * len(saved)
+
+
+def test_products_of_pairs_are_complex_products_with_all_derivatives() -> None:
+    x, w = normal(2, 3, 4, 2, seed=7).requires_grad_(), normal(2, 4, 5, 2, seed=8).requires_grad_()
+    expected = torch.view_as_real(torch.bmm(torch.view_as_complex(x), torch.view_as_complex(w)))
+    torch.testing.assert_close(paired_product(x, w), expected)
+    assert torch.autograd.gradcheck(paired_product, (x, w), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(paired_product, (x, w))
+
+
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16])
+def test_autocast_around_the_derivatives_changes_no_bit_of_the_layer(cast: torch.dtype) -> None:
+    """A training step differentiates under autocast; bfloat16 would round products to 8 bits."""
+    layer, x = SpectralConvolution(3, 3, (4,), precision="mixed"), normal(3, 3, 16, seed=6).float()
+    y = layer(x)
+    alone = torch.autograd.grad(SCALE * y.square().mean(), list(layer.parameters()))
+    with torch.autocast("cpu", dtype=cast):
+        y = layer(x)
+        under = torch.autograd.grad(SCALE * y.square().mean(), list(layer.parameters()))
+    assert all(map(torch.equal, alone, under))
 
 
 def test_under_autocast_signals_are_in_16_bits_and_transforms_are_not() -> None:

@@ -10,13 +10,18 @@ import pytest
 import torch
 
 import curvlab
+from curvlab.config import build, load
+from curvlab.engine.run import train_plan
 from curvlab.errors import ConfigError, DataError
+from curvlab.reporting.runlog import RunLog
+from curvlab_operators.burgers_data import BurgersData
+from curvlab_operators.burgers_flow import BurgersFlow
 from curvlab_operators.darcy_data import DarcyData
 from curvlab_operators.darcy_flow import DarcyFlow
 
 SMALL: dict[str, Any] = {"grid": 11, "width": 4, "modes": 3, "layers": 2, "size": 12, "validation_size": 4}
-TASKS = {"darcy-flow": DarcyFlow}
-DATA = {"darcy-flow": DarcyData}
+TASKS: dict[str, Any] = {"darcy-flow": DarcyFlow, "burgers-flow": BurgersFlow}
+DATA: dict[str, Any] = {"darcy-flow": DarcyData, "burgers-flow": BurgersData}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -30,6 +35,21 @@ def test_a_short_run_learns(name: str, tmp_path: Path) -> None:
         out=tmp_path,
     )
     assert run.summary["metrics"]["val_l2"] < 0.5
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_run_of_complex_weights_resumes_bit_for_bit(precision: str, tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "task": {"use": "darcy-flow", **SMALL, "batch_size": 6},
+        "method": {"use": "kfac", "lr": 1e-2},
+        "precision": {"use": precision},
+        "run": {"steps": 6, "seed": 0, "checkpoint_every": 3},
+    }
+    whole = curvlab.train(config, out=tmp_path)
+    short = curvlab.train({**config, "run": {**config["run"], "steps": 3}}, out=tmp_path)
+    on = train_plan(build(load(data=config)), out=tmp_path, log=RunLog, resume_from=short.folder)
+    for p, q in zip(whole.model.parameters(), on.model.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 @pytest.mark.parametrize("name", TASKS)
