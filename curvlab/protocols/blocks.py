@@ -160,10 +160,14 @@ class Blocks:
             return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
         found, start, module = {}, 0, self.modules[block.layers[0]]
         for name, mine in zip(block.parameters, block.reader.parameters(module), strict=True):
-            stop = start + as_real(self.value(name)).numel() // block.shape[0]
+            stop = start + self.columns(block, name)
             found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
             start = stop
         return found
+
+    def columns(self, block: Block, parameter: str) -> int:
+        """How many columns of a layer block a parameter, or a piece of one, has."""
+        return as_real(self.value(parameter)).numel() // block.shape[0]
 
     def matrix(self, block: Block, parameter: str, t: Tensor) -> Tensor:
         """A tensor like a whole parameter of a layer block, as its columns ``[o, c]`` of the block."""

@@ -34,7 +34,8 @@ def solve(coefficients: Complex[Tensor, "n k"], nu: float, time: float, steps: i
 
     def rate(v: Tensor) -> Tensor:
         u = torch.fft.irfft(v * (k < 2 * math.pi * kept), n=points, norm="forward")
-        return slope * torch.fft.rfft(u.square(), norm="forward")
+        found: Tensor = slope * torch.fft.rfft(u.square(), norm="forward")
+        return found
 
     v = coefficients
     for _ in range(steps):

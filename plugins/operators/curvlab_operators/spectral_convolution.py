@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab_operators import modes as kept
+from curvlab_operators.kept_modes import analysis, synthesis
 from curvlab_operators.mode_mixing import ModeMixing
 from curvlab_operators.spectral_precision import SpectralPrecision, in_force
 from curvlab_operators.stabilizer import stabilized
@@ -54,43 +56,31 @@ class SpectralConvolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "n i *grid"]) -> Float[Tensor, "n o *grid"]:
         """The filtered signal; raises ``ValueError`` for a grid that is too coarse for the modes."""
-        grid, precision = x.shape[2:], in_force(self.precision)
-        at = kept.places(self.modes, grid, x.device)
+        grid, precision = tuple(x.shape[2:]), in_force(self.precision)
         signal = stabilized(x) if self.stabilizer == "tanh" else x
-        if precision == "half":
-            signal = signal.half()
         with torch.autocast(x.device.type, enabled=False):
-            mixed = self.mixing(_coefficients(signal, at, precision))
-            found = _signal(mixed, at, grid)
-        return (found.half() if precision == "half" else found).to(x.dtype)
+            if precision == "half":
+                signal = signal.half()
+            wide = signal if signal.dtype == torch.float64 else signal.float()
+            pairs = _rounded(torch.view_as_real(analysis(wide, self.modes).permute(0, 2, 1)), grid, precision)
+            mixed = self.mixing(pairs)
+            mixed = mixed if mixed.dtype == torch.float64 else mixed.float()
+            coefficients = torch.view_as_complex(mixed.contiguous()).permute(0, 2, 1)
+            found = synthesis(coefficients, grid, self.modes)
+            return (found.half() if precision == "half" else found).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""
         return f'modes={self.modes}, precision="{self.precision}", stabilizer="{self.stabilizer}"'
 
 
-def _coefficients(
-    x: Float[Tensor, "n i *grid"], at: Tensor, precision: SpectralPrecision
+def _rounded(
+    pairs: Float[Tensor, "n k i 2"], grid: Sequence[int], precision: SpectralPrecision
 ) -> Float[Tensor, "n k i 2"]:
-    """Kept coefficients as pairs of reals, in the dtype that the precision mixes them in."""
-    axes = tuple(range(2, x.dim()))
-    wide = x if x.dtype == torch.float64 else x.float()
-    norm = "backward" if precision == "half" else "ortho"  # sums of N points, before they are scaled
-    found = torch.fft.rfftn(wide, dim=axes, norm=norm).flatten(2).index_select(2, at)
-    pairs = torch.view_as_real(found.permute(0, 2, 1))
+    """Coefficients in the dtype that the precision mixes them in."""
     if precision == "full":
         return pairs
-    narrow = pairs.half()
-    return narrow * x.shape[2:].numel() ** -0.5 if precision == "half" else narrow
-
-
-def _signal(pairs: Float[Tensor, "n k o 2"], at: Tensor, grid: torch.Size) -> Float[Tensor, "n o *grid"]:
-    """The real signal whose kept coefficients these are, in float32 or float64."""
-    wide = pairs if pairs.dtype == torch.float64 else pairs.float()
-    coefficients = torch.view_as_complex(wide.contiguous()).permute(0, 2, 1)
-    half = torch.Size((*grid[:-1], grid[-1] // 2 + 1))
-    n, o, _ = coefficients.shape
-    all_modes = coefficients.new_zeros(n, o, half.numel()).index_copy(2, at, coefficients)
-    axes = tuple(range(2, 2 + len(grid)))
-    found: Tensor = torch.fft.irfftn(all_modes.view(n, o, *half), s=grid, dim=axes, norm="ortho")
-    return found
+    if precision == "mixed":
+        return pairs.half()
+    root = math.prod(grid) ** 0.5
+    return (pairs * root).half() * (1 / root)  # a transform in float16 rounds its sums before it scales them

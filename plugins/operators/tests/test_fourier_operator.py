@@ -14,6 +14,7 @@ from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 from curvlab_operators import modes as kept
 from curvlab_operators.fourier_operator import FourierOperator
+from curvlab_operators.kept_modes import analysis, synthesis
 from curvlab_operators.mode_mixing import ModeMixing
 from curvlab_operators.paired_product import paired_product
 from curvlab_operators.spectral_convolution import SpectralConvolution
@@ -106,6 +107,25 @@ def test_the_stabilizer_is_tanh_keeps_its_input_and_differentiates_twice() -> No
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
         stabilized(x)
     assert [t.data_ptr() for t in saved] == [x.data_ptr()] * len(saved)
+
+
+def test_transforms_keep_no_signal_and_have_all_derivatives() -> None:
+    grid, modes = (5, 6), (2, 3)
+    x, y = normal(2, 1, *grid, seed=9).requires_grad_(), normal(2, 1, 9, 2, seed=10).requires_grad_()
+
+    def back(pairs: Tensor) -> Tensor:
+        return synthesis(torch.view_as_complex(pairs), grid, modes)
+
+    def forth(signal: Tensor) -> Tensor:
+        return torch.view_as_real(analysis(signal, modes))
+
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+        forth(x), back(y)
+    assert not saved
+    for transform, at in ((forth, x), (back, y)):
+        assert torch.autograd.gradcheck(transform, (at,), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(transform, (at,))
 
 
 def test_products_of_pairs_are_complex_products_with_all_derivatives() -> None:
