@@ -25,7 +25,8 @@ class Analysis(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             at = kept.places(modes, x.shape[2:], x.device)
             found = torch.fft.rfftn(x, dim=tuple(range(2, x.dim())), norm="ortho")
-            return found.flatten(2).index_select(2, at)
+            chosen: Tensor = found.flatten(2).index_select(2, at)
+            return chosen
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

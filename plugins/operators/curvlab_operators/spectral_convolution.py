@@ -67,7 +67,8 @@ class SpectralConvolution(nn.Module):
             mixed = mixed if mixed.dtype == torch.float64 else mixed.float()
             coefficients = torch.view_as_complex(mixed.contiguous()).permute(0, 2, 1)
             found = synthesis(coefficients, grid, self.modes)
-            return (found.half() if precision == "half" else found).to(x.dtype)
+            found = found.half() if precision == "half" else found
+            return found.to(x.dtype)
 
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""
@@ -82,5 +83,5 @@ def _rounded(
         return pairs
     if precision == "mixed":
         return pairs.half()
-    root = math.prod(grid) ** 0.5
+    root = math.sqrt(math.prod(grid))
     return (pairs * root).half() * (1 / root)  # a transform in float16 rounds its sums before it scales them

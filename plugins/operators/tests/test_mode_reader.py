@@ -101,6 +101,23 @@ def test_methods_treat_complex_weights_and_their_loss_falls(method: str) -> None
         assert bool((p.imag != old.imag).any())
 
 
+@pytest.mark.parametrize("method", ["kfac", "singd", "soap"])
+def test_a_plain_loop_in_two_backward_passes_is_that_in_one(method: str) -> None:
+    models, knobs = [made()[0], made()[0]], METHODS[method]
+    _, x, y = made()
+    optimizers = [curvlab.optimizer(method, model, **knobs) for model in models]
+    splits = ((slice(0, 4),), (slice(0, 1), slice(1, 4)))
+    for _ in range(3):
+        for model, optimizer, split in zip(models, optimizers, splits, strict=True):
+            optimizer.zero_grad()
+            for part in split:
+                (nn.functional.mse_loss(model(x[part]), y[part], reduction="sum") / y.numel()).backward()
+            optimizer.step()
+    assert {row.treatment for row in optimizers[0].coverage()} == {method}
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-8, atol=1e-10, msg=name)
+
+
 def test_muon_leaves_them_to_the_fallback_in_words() -> None:
     rows = {row.parameter: row for row in curvlab.optimizer("muon", made()[0]).coverage()}
     row = rows["layers.0.spectral.mixing.weight"]
