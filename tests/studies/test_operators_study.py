@@ -16,6 +16,7 @@ def test_a_toy_study_is_run_and_its_page_written(
     monkeypatch.setattr(study, "GRIDS", (8,))
     monkeypatch.setattr(study, "FINEST", 24)
     monkeypatch.setattr(study, "RATES", (1e-3,))
+    monkeypatch.setattr(study, "METHODS", ("adamw", "soap"))
     page = tmp_path / "page.md"
     small = ["--grid", "8", "--size", "20", "--steps", "2", "--tuning", "0.001", "--seconds", "0.001"]
     study.main([*small, "--seeds", "1", "--page", str(page)])
