@@ -233,7 +233,7 @@ def page(task: DarcyFlow, steps: int, tuning: float, seconds: float, seeds: int)
     )
     command = (
         "python examples/studies/operators.py"
-        f" --size {task.size} --steps {steps} --tuning {tuning:g} --seconds {seconds:g} --seeds {seeds}"
+        f" --size {task.size} --batch {task.batch_size} --steps {steps} --tuning {tuning:g} --seconds {seconds:g} --seeds {seeds}"
     )
     parts = [
         "# Neural operators",
@@ -262,11 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=45.0)
     parser.add_argument("--size", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--grid", type=int, default=32)
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    task = DarcyFlow(grid=given.grid, modes=4, size=given.size, validation_size=100, batch_size=20)
+    task = DarcyFlow(grid=given.grid, modes=4, size=given.size, validation_size=100, batch_size=given.batch)
     given.page.write_text(page(task, given.steps, given.tuning, given.seconds, given.seeds), encoding="utf-8")
 
 

@@ -21,5 +21,10 @@ def test_a_toy_study_is_run_and_its_page_written(
     small = ["--grid", "8", "--size", "20", "--steps", "2", "--tuning", "0.001", "--seconds", "0.001"]
     study.main([*small, "--seeds", "1", "--page", str(page)])
     text = page.read_text(encoding="utf-8")
-    for row in ("| mixed, float16 between layers |", "| 8 × 8 |", "| `soap` |", "--size 20 --steps 2"):
+    for row in (
+        "| mixed, float16 between layers |",
+        "| 8 × 8 |",
+        "| `soap` |",
+        "--size 20 --batch 20 --steps 2",
+    ):
         assert row in text
