@@ -174,7 +174,7 @@ def memory(task: DarcyFlow, steps: int) -> tuple[str, nn.Module]:
 
 def methods(task: DarcyFlow, tuning: float, seconds: float, seeds: int) -> str:
     """Methods after equal CPU seconds, each at the best of three rates after a shorter run."""
-    rows = []
+    rows, mean, chosen = [], dict[str, float](), dict[str, float]()
     for method in METHODS:
         tried = {lr: _error(trained(task, method, lr, Budget(seconds=tuning), "float32")) for lr in RATES}
         best = min(tried, key=lambda lr: tried[lr])
@@ -183,6 +183,7 @@ def methods(task: DarcyFlow, tuning: float, seconds: float, seeds: int) -> str:
             for seed in range(1, 1 + seeds)
         ]
         errors = [_error(run) for run in runs]
+        mean[method], chosen[method] = sum(errors) / len(errors), best
         rows.append(
             (
                 f"`{method}`",
@@ -193,7 +194,13 @@ def methods(task: DarcyFlow, tuning: float, seconds: float, seeds: int) -> str:
             )
         )
     head = ("method", "`lr`", "`val_l2`, each seed", "steps", "while tuned, by rate")
-    return table(head, rows)
+    below = [f"`{method}`" for method in METHODS if mean[method] < mean["adamw"]]
+    ends = [f"`{method}`" for method, lr in chosen.items() if lr == max(RATES)]
+    said = (
+        f"Below `adamw`: {', '.join(below) or 'none'}."
+        f" At the largest rate that was tried: {', '.join(ends) or 'none'}."
+    )
+    return f"{table(head, rows)}\n\n{said}"
 
 
 def _error(run: Trained) -> float:
@@ -233,7 +240,8 @@ def page(task: DarcyFlow, steps: int, tuning: float, seconds: float, seeds: int)
     )
     command = (
         "python examples/studies/operators.py"
-        f" --size {task.size} --batch {task.batch_size} --steps {steps} --tuning {tuning:g} --seconds {seconds:g} --seeds {seeds}"
+        f" --size {task.size} --batch {task.batch_size} --steps {steps}"
+        f" --tuning {tuning:g} --seconds {seconds:g} --seeds {seeds}"
     )
     parts = [
         "# Neural operators",
