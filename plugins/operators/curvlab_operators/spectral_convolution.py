@@ -33,10 +33,10 @@ class SpectralConvolution(nn.Module):
     * ``half``: these; the signal is rounded before its transform, the sums of the transform before they are
       scaled, and the result of the inverse transform.
 
-    Transforms themselves run in float32 on every device, because torch has none in float16 on CPUs, and
-    on GPUs only for powers of two; ``half`` rounds what goes in and comes out.  Sums of N points exceed
-    float16 where the signal's mean exceeds 65504 / N: use ``stabilizer = "tanh"``, which bounds the signal
-    by 1.  A float64 signal stays in float64 in ``full``.  The output has the dtype of the input.
+    Transforms themselves run in float32 on every device, because torch has none in float16 on CPUs;
+    ``half`` rounds what goes in and comes out.  Sums of N points exceed float16 where the signal's mean
+    exceeds 65504 / N: use ``stabilizer = "tanh"``, which bounds the signal by 1 and so suffices up to 65,504
+    points.  A float64 signal stays in float64 in ``full``.  The output has the dtype of the input.
     """
 
     def __init__(
