@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--tuning", type=float, default=15.0)
-    parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--size", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=20)
