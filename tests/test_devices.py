@@ -35,6 +35,9 @@ ALLOWED: Mapping[str, str] = {
     "plugins/huggingface/curvlab_huggingface/conv1d.py": "specimens of a layer's inputs",
     "curvlab/tasks/gpt.py": "parameters of a new model, on torch's default device as those of its layers",
     "curvlab/tasks/vit.py": "parameters of a new model",
+    "plugins/operators/curvlab_operators/mode_mixing.py": "parameters of a new model",
+    "plugins/operators/curvlab_operators/mode_reader.py": "specimens of a layer's inputs",
+    "plugins/operators/curvlab_operators/neuraloperator_reader.py": "specimens of a layer's inputs",
     "curvlab/tasks/quadratic.py": "the parameter of a new model",
 }
 

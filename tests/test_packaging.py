@@ -86,7 +86,8 @@ def closure() -> set[str]:
 def test_there_is_a_plugin() -> None:
     found = {
         "adas", "compress", "firstorder", "graphs", "hessianfree", "huggingface", "kbfgs", "kfac", "lbfgs",
-        "lowrank", "pinn", "precision", "samplespace", "shampoo", "singd", "speech", "structures", "trackers",
+        "lowrank", "operators", "pinn", "precision", "samplespace", "shampoo", "singd", "speech",
+        "structures", "trackers",
     }  # fmt: skip
     assert found <= set(PLUGINS)
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
@@ -40,6 +41,9 @@ TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "latest"
 _KEYS = frozenset({"format", "step", "tensors_bytes", "tensors_crc32", "state"})
 _FIRST_LINE = re.compile(rb'\{"crc32": (\d+),\n')
 _NAME = re.compile(r"step-(\d{8,})")
+
+#: of the name of a complex tensor, which is kept as pairs of reals: safetensors has no complex128
+_PAIRS = ":complex"
 
 
 class _Damaged(Exception):
@@ -176,8 +180,16 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         str(path).encode()
     except UnicodeEncodeError:  # safetensors opens no such path; from bytes takes the memory twice
-        return load_bytes(path.read_bytes())
-    return load_file(path)
+        return _joined(load_bytes(path.read_bytes()))
+    return _joined(load_file(path))
+
+
+def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their own names, with pairs of reals as the complex numbers that they were."""
+    return {
+        name.removesuffix(_PAIRS): torch.view_as_complex(t) if name.endswith(_PAIRS) else t
+        for name, t in tensors.items()
+    }
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -255,7 +267,7 @@ def _step_of(folder: Path) -> int:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors in host memory, none sharing memory with another, as safetensors wants them."""
+    """Contiguous real tensors in host memory, none sharing memory with another, as safetensors wants them."""
     apart: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
@@ -264,7 +276,10 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if storage.nbytes() != host.nbytes or (host.nbytes and storage.data_ptr() in taken):
             host = host.clone()  # a view of a larger buffer, or of one that another name stands for
         taken.add(host.untyped_storage().data_ptr())
-        apart[name] = host
+        if host.is_complex():
+            apart[name + _PAIRS] = torch.view_as_real(host.resolve_conj())
+        else:
+            apart[name] = host
     return apart
 
 

@@ -55,10 +55,11 @@ def _convert(training: Training, wanted: Backend) -> None:
 
 
 def _name(backend: Backend) -> str:
-    """The dtype of parameters, and that of passes where it is another."""
+    """The dtype of parameters, that of passes where it is another, and what else there is to say."""
     dtypes = backend.dtypes
     passes, parameters = (str(d).removeprefix("torch.") for d in (dtypes.compute, dtypes.parameters))
-    return parameters if dtypes.compute is None else f"{parameters}, passes in {passes}"
+    words = (parameters, "" if dtypes.compute is None else f"passes in {passes}", backend.remark)
+    return ", ".join(filter(None, words))
 
 
 def _hand_over(old: CurvatureOptimizer, new: CurvatureOptimizer) -> None:

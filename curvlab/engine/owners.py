@@ -20,7 +20,7 @@ from curvlab.engine.method import Method
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.ranks import Ranks
 from curvlab.objectives.shard_traffic import ShardTraffic
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.pieces import whole
 from curvlab.protocols.shards import local
 
@@ -97,7 +97,7 @@ class Owners:
         for block in blocks.members:
             for name in block.parameters if self.of[block.name] == rank else ():
                 if whole(name) not in absent:
-                    value = blocks.value(name).detach()
+                    value = as_real(blocks.value(name).detach())
                     found[value.dtype].append(value)
         return found
 

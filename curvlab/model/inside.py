@@ -20,7 +20,7 @@ from curvlab.model.readers.bare import ScaleUse
 from curvlab.model.rerun.replacement import Generators, replaced
 from curvlab.model.use import Use
 from curvlab.protocols.blocks import Block
-from curvlab.protocols.pieces import rows_of_piece, whole
+from curvlab.protocols.pieces import index_of_piece, whole
 from curvlab.protocols.reader import CompositeReader
 
 #: uses that rows are made of
@@ -121,6 +121,6 @@ def _why(use: ParameterUse) -> str:
 
 def _is(module: nn.Module, name: str, part: Part) -> bool:
     """Whether a part of a parameter is what a name in a module means."""
-    p, rows = module.get_parameter(whole(name)), rows_of_piece(name)
-    wanted = (0, p.shape[0]) if rows is None else (rows.start, rows.stop)
+    p, index = module.get_parameter(whole(name)), index_of_piece(name)
+    wanted = (0, p.shape[0]) if index is None else (index[0].start, index[0].stop)
     return part.parameter is p and (part.start, part.stop) == wanted

@@ -127,12 +127,12 @@ class _Reading:
 
     def reason(self, name: str, module: nn.Module, p: nn.Parameter, read: bool) -> str:
         """Why a parameter is not read."""
-        if p.is_complex():
-            return COMPLEX
         parts = [part for reader in self.readers for part in reader.parts(module)]
         able = [part for part in parts if _reads(part, module) and id(p) in map(id, _packed(part, module))]
         obstacles = [self._obstacle(name, module, part) or (None if read else UNREAD) for part in able]
         refusals = [*obstacles, *(part.refuses(module) for part in parts)]
+        if p.is_complex() and not any(part.reads_complex for part in able):
+            return COMPLEX
         return next(filter(None, refusals), f"{type(module).__name__} has no layer reader")
 
     def _able(self, module: nn.Module) -> Iterator[LayerReader]:
@@ -148,12 +148,18 @@ class _Reading:
             module = self.model.get_submodule(name)
             packed = _packed(reader, module)
             direct, transposed = self._uses(name, packed, reader, module)
-        suffixes = map(_suffix, reader.parameters(module))
+        suffixes = [_suffix(p) for p in reader.parameters(module)]
         parameters = tuple(self.names[id(p)] + rows for p, rows in zip(packed, suffixes, strict=True))
         own = {id(p) for p in module.parameters(recurse=False)}
-        of = name or "model" if own == set(map(id, packed)) and not reader.composite else parameters[0]
+        all_of_it = own == set(map(id, packed)) and not any(suffixes) and not reader.composite
         return Block(
-            of, parameters, reader.shape(module), tuple(direct), reader, transposed=tuple(transposed)
+            name or "model" if all_of_it else parameters[0],
+            parameters,
+            reader.shape(module),
+            tuple(direct),
+            reader,
+            complex=any(p.is_complex() for p in packed),
+            transposed=tuple(transposed),
         )
 
     def _uses(
@@ -163,13 +169,33 @@ class _Reading:
         if reader.composite:
             return [name], []
         direct, transposed = [], []
-        for name, other in self.owners[id(packed[0])]:
+        for holder, other in self._holders(packed[0], name, module):
             theirs = self._same(packed, reader, module, other)
             if theirs is not None and theirs.shape(other) == reader.shape(module) and theirs == reader:
-                direct.append(name)
+                direct.append(holder)
             elif theirs is not None:
-                transposed.append((name, theirs))
+                transposed.append((holder, theirs))
         return direct, transposed
+
+    def _holders(self, p: nn.Parameter, name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+        """The modules that hold a parameter, or that are read with it although a module inside holds it."""
+        inside = set(module.modules())
+        found = [
+            (name, module) if other in inside else self._around(p, n, other)
+            for n, other in self.owners[id(p)]
+        ]
+        return list(dict.fromkeys(found))
+
+    def _around(self, p: nn.Parameter, name: str, holder: nn.Module) -> tuple[str, nn.Module]:
+        """The innermost module around a parameter's holder that a reader reads it from; else the holder."""
+        path = name
+        while True:
+            module = self.model.get_submodule(path)
+            if any(q is p for reader in self._able(module) for q in _packed(reader, module)):
+                return path, module
+            if not path:
+                return name, holder
+            path = path.rpartition(".")[0]
 
     def _same(
         self, packed: Sequence[nn.Parameter], reader: LayerReader, module: nn.Module, other: nn.Module
@@ -197,7 +223,7 @@ class _Reading:
     def _obstacle(self, name: str, module: nn.Module, reader: LayerReader) -> str | None:
         """What forbids reading parameters although the layer's kind is known: freezing, or tying."""
         packed = _packed(reader, module)
-        if any(p.is_complex() for p in packed):
+        if any(p.is_complex() for p in packed) and not reader.reads_complex:
             return "a parameter of the layer is complex"
         if any(p.numel() == 0 for p in packed):
             return "a parameter of the layer has no elements"
@@ -207,9 +233,9 @@ class _Reading:
         for p in packed:
             if {n for n, _ in self.owners[id(p)]} != sharers:
                 return "weight and bias are not tied to the same layers"
-        for other_name, other in self.owners[id(packed[0])]:
+        for other_name, other in self._holders(packed[0], name, module):
             if reader.composite:
-                if all(other is not inner for inner in module.modules()):
+                if other is not module:
                     return f'tied to "{other_name}" ({type(other).__name__}), which is no part of this module'
                 continue
             if self._same(packed, reader, module, other) is None:

@@ -29,7 +29,7 @@ from curvlab.model.arrangement import Arrangement, Called, arranged
 from curvlab.model.captured import gradient_rows, input_rows
 from curvlab.model.inside import Inside
 from curvlab.model.use import Use
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import LayerReader, total
 
@@ -192,7 +192,8 @@ class Listener:
 
 
 def _dtype(use: Use) -> torch.dtype:
-    return use.module.get_parameter(whole(use.reader.parameters(use.module)[0])).dtype
+    """The dtype of its parameters; of complex ones, that of their parts."""
+    return as_real(use.module.get_parameter(whole(use.reader.parameters(use.module)[0]))).dtype
 
 
 def _require_plain(block: Block, output: Tensor) -> None:

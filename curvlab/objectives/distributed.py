@@ -17,7 +17,7 @@ from curvlab.linalg.operator import LinearOperator
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.sharding import group_of
 from curvlab.objectives.ranks import Ranks
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation, Layers, LayerStats
 from curvlab.protocols.needs import Labels, Needs
@@ -62,9 +62,13 @@ class DistributedObjective(Objective):
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
         loss, gradient = self.mine.differentiate(at, acceptance=acceptance)
         share = self._share("acceptance" if acceptance else "gradient")
-        flat = _times(torch.cat([loss.reshape(1), *(g.reshape(-1) for g in gradient.values())]), share)
-        value, *parts = torch.split(self.ranks.sum_(flat), [1, *(g.numel() for g in gradient.values())])
-        together = {n: t.view_as(g) for (n, g), t in zip(gradient.items(), parts, strict=True)}
+        reals = [as_real(g) for g in gradient.values()]
+        flat = _times(torch.cat([loss.reshape(1), *(g.reshape(-1) for g in reals)]), share)
+        value, *parts = torch.split(self.ranks.sum_(flat), [1, *(g.numel() for g in reals)])
+        together = {
+            n: torch.complex(*t.view(*g.shape, 2).unbind(-1)) if g.is_complex() else t.view_as(g)
+            for (n, g), t in zip(gradient.items(), parts, strict=True)
+        }
         return value.reshape(()), together
 
     def start(self, seen: Evaluation) -> Float[Tensor, ""]:

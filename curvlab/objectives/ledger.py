@@ -37,7 +37,7 @@ from curvlab.model.captured import gradient_rows, input_rows, sums_coarsely
 from curvlab.model.taps import arrival, listen
 from curvlab.model.use import Use
 from curvlab.objectives.examples import Declared, Forward, begun, outside
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.pieces import whole
 from curvlab.protocols.reader import as_dtype
 
@@ -462,7 +462,7 @@ class Ledger:
     def _begin_check(self, name: str, block: Block, g: Tensor, arrived: Arrived) -> None:
         """Draw u and v, and read ⟨.grad, u vᵀ⟩ before the gradient is added."""
         generator, o = self._generator(g.device), block.shape[0]
-        columns = [self.blocks.shape(p).numel() // o for p in block.parameters]
+        columns = [self.blocks.width(block, p) for p in block.parameters]
         place = _place(block, name)
         work = _work(g)
         u = torch.randn(o, generator=generator, dtype=work, device=g.device)
@@ -598,8 +598,7 @@ class Ledger:
         work, o = _work(value), block.shape[0]
         generator = self._generator(value.device)
         u = torch.randn(o, generator=generator, dtype=work, device=value.device)
-        columns = self.blocks.shape(p).numel() // o
-        v = torch.randn(columns, generator=generator, dtype=work, device=value.device)
+        v = torch.randn(self.blocks.width(block, p), generator=generator, dtype=work, device=value.device)
         explained, size, coarse = u.new_zeros(()), u.new_zeros(()), 0.0
         for use, grads in rows:
             if grads is not None:
@@ -679,7 +678,7 @@ def _coarse(arriving: Tensor, g: Tensor, use: Entry) -> float:
     """Relative error of products where the model computes in halves, or TF32 rounds their operands."""
     if sums_coarsely(use.reader, use.output_dtype):
         return 1.0 / COARSE
-    coarser = min((arriving.dtype, g.dtype), key=lambda dtype: -torch.finfo(dtype).eps)
+    coarser = min((arriving.dtype, as_real(g).dtype), key=lambda dtype: -torch.finfo(dtype).eps)
     if coarser != _work(g):
         return float(torch.finfo(coarser).eps)
     return TF32 if g.is_cuda and g.dtype == torch.float32 else 0.0
@@ -691,5 +690,5 @@ def _remove(handles: Iterable[Any]) -> None:
 
 
 def _work(t: Tensor) -> torch.dtype:
-    """What gradients are compared in: their dtype, float32 at least."""
-    return work_dtype(t.dtype)
+    """What gradients are compared in: their dtype, that of their parts if complex, float32 at least."""
+    return work_dtype(as_real(t).dtype)

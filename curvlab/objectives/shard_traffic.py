@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.blocks import Blocks
-from curvlab.protocols.pieces import rows_of_piece, whole
+from curvlab.protocols.pieces import index_of_piece, whole
 
 #: a parameter, and some of its rows
 Span = tuple[str, range]
@@ -103,7 +104,7 @@ class ShardTraffic:
             for name in block.parameters if self.owners[block.name] == owner else ():
                 p = whole(name)
                 length = blocks.parameters[p].shape[0]
-                rows, held = rows_of_piece(name) or slice(0, length), blocks.shards.rows(length, holder)
+                rows, held = _rows(name, length), blocks.shards.rows(length, holder)
                 span = range(max(rows.start, held.start), min(rows.stop, held.stop))
                 if p in wanted and span:
                     found.append((p, span))
@@ -114,3 +115,12 @@ class ShardTraffic:
         assert blocks.shards is not None
         start = blocks.shards.rows(blocks.parameters[p].shape[0], self.ranks.rank).start
         return slice(span.start - start, span.stop - start)
+
+
+def _rows(name: str, length: int) -> range:
+    """The rows that a parameter, or a piece of one, has of a parameter of so many."""
+    first, *others = index_of_piece(name) or (slice(None),)
+    if others:
+        what = f"{name} is a part of a parameter along other axes than its rows, by which fully_shard cuts it"
+        raise ConfigError(Fault(what, hint="train with DistributedDataParallel"))
+    return range(*first.indices(length))

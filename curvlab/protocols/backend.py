@@ -54,6 +54,11 @@ class Backend(ABC):
         """The precision when this fraction of a run's budget is used up: itself, unless it has phases."""
         return self
 
+    @property
+    def remark(self) -> str:
+        """What its dtypes do not say of it, for messages."""
+        return ""
+
     @contextmanager
     def forward(self) -> Iterator[None]:
         """The context of every pass through the model: autocast, where passes have a dtype of their own."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from curvlab.linalg.columns import Columns, single
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.linalg.work import work_dtype
-from curvlab.protocols.pieces import cut, rows_of_piece, whole
+from curvlab.protocols.pieces import cut, index_of_piece, whole
 from curvlab.protocols.reader import LayerReader
 from curvlab.protocols.shards import Shards
 
@@ -38,8 +38,8 @@ class Block:
     read through a layer reader, and then ``reason`` says why.  ``transposed`` are modules that use the
     transposed matrix, as an embedding does that is tied to the output layer, each with its own reader: what
     they add to the gradient is accounted for, but the block's statistics are those of ``layers`` alone.
-    ``complex``: whether it is a complex parameter, whose ``shape`` has a last axis of two for the real and
-    the imaginary part.
+    ``complex``: whether it holds a complex parameter.  A block without a reader then has a last axis of two
+    for the real and the imaginary part; a reader says where these stand in its matrix.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Blocks:
         if self.shards is not None:
             return cut(name, self.shards.gathered[whole(name)])
         p = self.parameters[whole(name)]
-        return p if rows_of_piece(name) is None else cut(name, p.detach())
+        return p if index_of_piece(name) is None else cut(name, p.detach())
 
     def values(self) -> list[Tensor]:
         """The values of all parameters of these blocks; whole ones, but where shards are gathered."""
@@ -155,14 +155,15 @@ class Blocks:
 
     def shape(self, name: str) -> torch.Size:
         """The shape of a parameter, or of a piece of one."""
-        rows, mine = rows_of_piece(name), self.parameters[whole(name)].shape
-        return mine if rows is None else torch.Size((rows.stop - rows.start, *mine[1:]))
+        mine, index = self.parameters[whole(name)].shape, index_of_piece(name) or ()
+        taken = [len(range(*part.indices(n))) for part, n in zip(index, mine, strict=False)]
+        return torch.Size((*taken, *mine[len(taken) :]))
 
     def assembled(self, vector: BlockVector) -> dict[str, Tensor]:
         """``vector`` by whole parameter; views, but for a parameter in pieces, of which it may lack some."""
         found: dict[str, Tensor] = {}
         for name, slot in self.slots(vector).items():
-            if rows_of_piece(name) is None:
+            if index_of_piece(name) is None:
                 found[name] = slot
                 continue
             if whole(name) not in found:
@@ -202,10 +203,15 @@ class Blocks:
             return {name: packed if packed.shape == p.shape else packed.view(p.shape)}
         found, start, module = {}, 0, self.modules[block.layers[0]]
         for name, mine in zip(block.parameters, block.reader.parameters(module), strict=True):
-            stop = start + self.shape(name).numel() // block.shape[0]
+            stop = start + self.width(block, name)
             found[name] = block.reader.unpacked(module, mine, packed[:, start:stop])
             start = stop
         return found
+
+    def width(self, block: Block, parameter: str) -> int:
+        """How many columns of a layer block a parameter, or a piece of one, has; two for a complex number."""
+        numbers = self.shape(parameter).numel() * (2 if self.parameters[whole(parameter)].is_complex() else 1)
+        return numbers // block.shape[0]
 
     def columns(self, block: Block) -> tuple[Columns, ...]:
         """Which columns of a block are which of its parameters."""
@@ -213,9 +219,8 @@ class Blocks:
             return single(block.parameters[0], block.shape, self.parameters[block.parameters[0]].dim())
         found, start = [], 0
         for name in block.parameters:
-            shape = self.shape(name)
-            stop = start + shape.numel() // block.shape[0]
-            found.append(Columns(name, start, stop, len(shape) > 1))
+            stop = start + self.width(block, name)
+            found.append(Columns(name, start, stop, len(self.shape(name)) > 1))
             start = stop
         return tuple(found)
 
@@ -271,7 +276,7 @@ class Blocks:
 
     def together(self, names: Iterable[str]) -> list[str]:
         """These blocks and those with other pieces of their parameters, which are read or not as one."""
-        wanted = {whole(p) for n in names for p in self[n].parameters if rows_of_piece(p) is not None}
+        wanted = {whole(p) for n in names for p in self[n].parameters if index_of_piece(p) is not None}
         others = (b.name for b in self.members if not wanted.isdisjoint(map(whole, b.parameters)))
         return sorted({*names, *others})
 

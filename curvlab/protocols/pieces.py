@@ -1,19 +1,32 @@
-"""Pieces: some rows of a parameter, which are in a block while its other rows are in others."""
+"""Pieces: part of a parameter, which is in a block while its other parts are in others.
+
+A piece is some rows, or a range of each of several axes.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from torch import Tensor
 
-#: rows of a parameter: its name, first row, and row after the last
-_PIECE = re.compile(r"(.*)\[(\d+):(\d+)\]")
+#: a parameter's name, and the range of each of its first axes
+_PIECE = re.compile(r"(.*)\[((?:\d*:\d*)(?:,\d*:\d*)*)\]")
+
+#: first index, and index after the last; ``None`` for all
+Range = tuple[int, int] | None
 
 
 def piece(parameter: str, start: int, stop: int) -> str:
     """The name of some rows of a parameter."""
     return f"{parameter}[{start}:{stop}]"
+
+
+def piece_at(parameter: str, ranges: Sequence[Range]) -> str:
+    """The name of the part of a parameter with these ranges of its first axes."""
+    words = (":" if r is None else f"{r[0]}:{r[1]}" for r in ranges)
+    return f"{parameter}[{','.join(words)}]"
 
 
 @lru_cache(maxsize=4096)
@@ -24,13 +37,16 @@ def whole(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def rows_of_piece(name: str) -> slice | None:
-    """The rows of a piece; ``None`` for a whole parameter."""
+def index_of_piece(name: str) -> tuple[slice, ...] | None:
+    """What a piece is of its parameter; ``None`` for a whole parameter."""
     found = _PIECE.fullmatch(name)
-    return None if found is None else slice(int(found[2]), int(found[3]))
+    if found is None:
+        return None
+    bounds = (word.split(":") for word in found[2].split(","))
+    return tuple(slice(int(a) if a else None, int(b) if b else None) for a, b in bounds)
 
 
 def cut(name: str, t: Tensor) -> Tensor:
     """Of a tensor like a whole parameter, the part that a name means: a view."""
-    rows = rows_of_piece(name)
-    return t if rows is None else t[rows]
+    index = index_of_piece(name)
+    return t if index is None else t[index]

@@ -35,6 +35,9 @@ class LayerReader(ABC):
     #: whether its uses are captured inside a call of the module (``CompositeReader``)
     composite: ClassVar[bool] = False
 
+    #: whether it reads complex parameters, as real and imaginary parts, both of which stand in its block
+    reads_complex: ClassVar[bool] = False
+
     #: whether torch may add up its gradient row by row in 16 bits, where outputs have 16: then a gradient is
     #: known to come from elsewhere only if it is larger than all rows together
     coarse_sums: ClassVar[bool] = False
@@ -121,7 +124,8 @@ class LayerReader(ABC):
         own = a.reshape(rows.shape[0], groups, -1)[:, k * groups // o]
         size = torch.linalg.vector_norm(rows) * torch.linalg.vector_norm(own)
         first = self.parameters(module)[0]
-        columns = cut(first, module.get_parameter(whole(first))).numel() // o
+        value = cut(first, module.get_parameter(whole(first)))
+        columns = value.numel() * (2 if value.is_complex() else 1) // o
         return (rows @ own)[:columns], size
 
 

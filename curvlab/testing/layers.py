@@ -17,7 +17,7 @@ from curvlab.model.partition import partition
 from curvlab.model.taps import Call, Tape, recording
 from curvlab.objectives.nested import Unpacked, each_tensor, tensors_of
 from curvlab.objectives.supervised import SupervisedObjective, objective
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.evidence import LayerStats
 from curvlab.protocols.needs import Labels, Needs
 from curvlab.protocols.reader import LayerReader, products
@@ -42,10 +42,10 @@ class Specimen:
     @classmethod
     def of(cls, module: nn.Module, args: Sequence[Any]) -> Specimen:
         """In float64, its parameters moved off ones and zeros by normal numbers of their own."""
-        module = module.to(torch.float64)
+        module = _doubled(module)
         with torch.no_grad():
             for k, p in enumerate(module.parameters()):
-                p.add_(normal(*p.shape, seed=500 + k), alpha=0.1)
+                as_real(p).add_(normal(*as_real(p).shape, seed=500 + k), alpha=0.1)
         return cls(module, each_tensor(_double, tuple(args)))
 
     def __str__(self) -> str:
@@ -118,7 +118,8 @@ def assert_explained(blocks: Blocks, tape: Tape, value: Tensor, what: str) -> No
     for name, gradient in mine.items():
         true = truth[name]
         true = torch.zeros_like(gradient) if true is None else true
-        assert_close(gradient, true, dimension=TERMS, what=f"{what}: the gradient of {name} from rows")
+        words = f"{what}: the gradient of {name} from rows"
+        assert_close(as_real(gradient), as_real(true), dimension=TERMS, what=words)
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,16 @@ class _Called(nn.Module):
 def _example(n: int, k: int, t: Tensor) -> Tensor:
     """Example k of a tensor that leads with n of them."""
     return t[k : k + 1] if t.dim() and len(t) == n else t
+
+
+def _doubled(module: nn.Module) -> nn.Module:
+    """In float64, complex parameters in complex128, which torch's own conversion leaves."""
+    module = module.double()
+    for inner in module.modules():
+        for p in inner.parameters(recurse=False):
+            if p.is_complex():
+                p.data = p.data.to(torch.complex128)
+    return module
 
 
 def _double(t: Tensor) -> Tensor:

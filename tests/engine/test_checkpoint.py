@@ -24,6 +24,8 @@ DTYPES = (
     torch.int64,
     torch.uint8,
     torch.bool,
+    torch.complex64,
+    torch.complex128,
 )
 
 
@@ -42,7 +44,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 def test_what_is_loaded_has_the_bits_the_dtype_and_the_shape_that_were_saved(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    numbers = torch.randint(0, 256, (2, 5, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    numbers = torch.randint(0, 256, (2, 5, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     raw = numbers % 2 == 0 if dtype is torch.bool else numbers.view(dtype)  # NaNs with payloads among them
     tensors = {"many": raw, "one": raw.flatten()[0], "none": raw[:0], "a/b.c@d": raw.mT}
     found = checkpoint.load(checkpoint.save(tmp_path, 7, tensors, {}, keep=1)).tensors

@@ -68,6 +68,7 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("krylov", "flexible-cg"): [{}, {"directions": 3}],
     ("step", "quadratic-model"): [{}, {"momentum": False}],
     ("precision", "phases"): [{"phases": ["float32", "float64"], "until": [0.5]}],
+    ("precision", "spectral"): [{"of": "mixed-bfloat16", "spectral": "mixed"}],
     ("precision", "bfloat16"): [{}, {"factors": "bfloat16"}],
     ("transform", "graft"): [{}, {"rule": "adafactor"}, {"rule": "adam"}],
     ("transform", "momentum"): [{}, {"nesterov": True}],
@@ -85,6 +86,14 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("task", "svd"): [{"of": {"use": "digits"}}],
     ("task", "curves"): [{"size": 40, "validation_size": 20, "hidden": [30, 20]}],
     ("task", "fashion-vit"): [{"dim": 16, "depth": 2}],
+    ("task", "darcy-flow"): [
+        {"grid": 11, "modes": 3, "width": 4, "layers": 2, "size": 40, "validation_size": 8, "batch_size": 8}
+    ],
+    ("task", "burgers-flow"): [
+        {"grid": 11, "modes": 3, "width": 4, "layers": 2, "size": 40, "batch_size": 8}
+    ],
+    ("loss", "relative-l2"): [{}, {"squared": True}],
+    ("loss", "relative-h1"): [{}, {"squared": True, "periodic": True, "length": 2.0}],
     ("task", "pde"): [{"equation": "tests.pde.problems:uniform"}],
     ("task", "character-gpt"): [{"dim": 16, "depth": 1, "context": 16}],
 }

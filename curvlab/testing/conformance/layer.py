@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from curvlab.linalg.lookups import Lookups
 from curvlab.model.partition import partition
 from curvlab.objectives.nested import each_tensor, tensors_of
-from curvlab.protocols.blocks import Block, Blocks
+from curvlab.protocols.blocks import Block, Blocks, as_real
 from curvlab.protocols.reader import CompositeReader
 from curvlab.testing.conformance.check import check
 from curvlab.testing.conformance.rows import RowChecks
@@ -67,7 +67,7 @@ class LayerConformance(RowChecks):
             names, shape, groups = reader.parameters(module), reader.shape(module), reader.groups(module)
             assert isinstance(names, tuple), f"{what}: parameters is {names!r}, expected a tuple of names"
             assert isinstance(shape, torch.Size), f"{what}: shape is {shape!r}, expected a torch.Size"
-            count = sum(blocks.value(p).numel() for p in call.block.parameters)
+            count = sum(as_real(blocks.value(p)).numel() for p in call.block.parameters)
             assert shape.numel() == count, (
                 f"{what}: shape {tuple(shape)}, but the parameters have {count} numbers"
             )
@@ -101,9 +101,11 @@ class LayerConformance(RowChecks):
         packed, start = normal(*block.shape, seed=1), 0
         for name, mine in zip(block.parameters, reader.parameters(module), strict=True):
             what = f"{self.name}, {specimen}, {name}"
-            value = normal(*blocks.value(name).shape, seed=2)
+            like = blocks.value(name).detach()
+            value = normal(*as_real(like).shape, seed=2)
+            value = torch.view_as_complex(value) if like.is_complex() else value
             columns = reader.matrix(module, mine, value)
-            o, c = block.shape[0], value.numel() // block.shape[0]
+            o, c = block.shape[0], as_real(value).numel() // block.shape[0]
             assert tuple(columns.shape) == (o, c), (
                 f"{what}: matrix has shape {tuple(columns.shape)}, not {(o, c)}"
             )

@@ -11,7 +11,7 @@ from curvlab.linalg.lookups import dense_rows
 from curvlab.model.partition import partition
 from curvlab.model.taps import Call
 from curvlab.objectives.nested import each_tensor, tensors_of
-from curvlab.protocols.blocks import Blocks
+from curvlab.protocols.blocks import Blocks, as_real
 from curvlab.protocols.pieces import cut, whole
 from curvlab.protocols.reader import products
 from curvlab.testing import reference
@@ -153,7 +153,7 @@ class RowChecks(ReadingChecks):
             inputs, grads = call.inputs(), call.grads(g)
             total, o = products(inputs, grads).sum(0), reader.shape(module)[0]
             first = reader.parameters(module)[0]
-            columns = cut(first, module.get_parameter(whole(first))).numel() // o
+            columns = as_real(cut(first, module.get_parameter(whole(first)))).numel() // o
             size = float(torch.linalg.vector_norm(dense_rows(inputs)))
             for k in sorted({0, o // 2, o - 1}):
                 what = f"{self.name}, {specimen}: row {k} of {first}"

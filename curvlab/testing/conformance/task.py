@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import DataError
 from curvlab.model.partition import partition
+from curvlab.protocols.blocks import as_real
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective
@@ -131,10 +132,10 @@ class TaskConformance(Conformance):
 
     @check()
     def check_dtypes(self) -> None:
-        """Model and data take the dtype that is asked for, and the loss is the same in both."""
+        """Model and data take the dtype that is asked for (complex: its parts); the loss is the same."""
         losses = {}
         for work, dtype in ((self.single, torch.float32), (self.double, torch.float64)):
-            wrong = {str(p.dtype) for p in work.model.parameters()} - {str(dtype)}
+            wrong = {str(as_real(p).dtype) for p in work.model.parameters()} - {str(dtype)}
             assert not wrong, f"{self.name}.workload(dtype={dtype}): parameters are {', '.join(wrong)}"
             losses[dtype] = float(self.evaluate(work).loss)
         a, b = losses.values()

@@ -112,7 +112,7 @@ class SampleSpace(Preconditioner[SampleSpaceState]):
         return True
 
     def refuses(self, block: Block) -> str | None:
-        if block.complex:
+        if block.complex and not block.is_layer:
             return "complex parameter"
         if block.transposed:
             return "its matrix is used transposed elsewhere, and layer statistics are those of one use alone"
