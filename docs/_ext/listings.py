@@ -184,6 +184,26 @@ def commands() -> str:
     return "\n\n".join(text)
 
 
+#: the kinds of change notes, in the order in which a user reads them
+KINDS = {"removed": "Removed", "changed": "Changed", "added": "Added", "fixed": "Fixed"}
+
+
+def changes() -> str:
+    """The change notes since the last release, by kind; the latest work first."""
+    found: dict[str, list[tuple[int, str, str]]] = {kind: [] for kind in KINDS}
+    for note in (Path(__file__).parents[2] / "changelog.d").glob("*.md"):
+        issue, *words = note.stem.split(".")
+        if note.name != "README.md":
+            kind = next(word for word in words if word in KINDS)
+            text = note.read_text(encoding="utf-8").strip()
+            found[kind].append((-int(issue), note.name, textwrap.indent(text, "  ").strip()))
+    return "\n\n".join(
+        "\n".join([f"## {KINDS[kind]}", "", *(f"* {text}" for _, _, text in sorted(notes))])
+        for kind, notes in found.items()
+        if notes
+    )
+
+
 KNOWN: Mapping[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
@@ -201,6 +221,7 @@ KNOWN: Mapping[str, Callable[..., str]] = {
         hooks,
         errors,
         commands,
+        changes,
     )
 }
 

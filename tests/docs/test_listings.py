@@ -14,7 +14,7 @@ import curvlab.config
 from curvlab.cli.app import app
 from curvlab.config.knobs import read_method
 from curvlab.registry.loader import installed
-from tests.test_docs import PAGES
+from tests.test_docs import PAGES, ROOT
 
 MathML = Callable[..., str]
 
@@ -66,6 +66,16 @@ def test_every_command_that_a_page_names_exists(page: object) -> None:
         command = [first, *second] if first in GROUPS else [first]
         told = CliRunner().invoke(app, [*command, "--help"])
         assert told.exit_code == 0, f"curvlab {' '.join(command)}"
+
+
+def test_every_change_note_is_on_the_page_of_changes_under_its_kind() -> None:
+    text = listings.changes()
+    notes = [p for p in (ROOT / "changelog.d").glob("*.md") if p.name != "README.md"]
+    assert sum(line.startswith("* ") for line in text.splitlines()) == len(notes)
+    under = {section.split("\n")[0].lower(): section for section in text.split("## ")}
+    for note in notes:
+        kind = next(word for word in note.stem.split(".") if word in under)
+        assert note.read_text(encoding="utf-8").splitlines()[0] in under[kind], note.name
 
 
 def test_settings_are_those_of_the_class_with_their_notes() -> None:
