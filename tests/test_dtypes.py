@@ -28,7 +28,7 @@ FACTORIZATIONS = frozenset({
 NAMED: Mapping[str, str] = {
     "curvlab/precision/": "precisions: what the roles are",
     "plugins/precision/curvlab_precision/": "precisions: what the roles are",
-    "curvlab/linalg/work.py": "the one rule of what halves are widened to",
+    "curvlab/linalg/work.py": "what halves are widened to, and which products a GPU makes with eleven bits",
     "curvlab/linalg/rounding.py": "rounding of float32 to bfloat16, bit by bit",
     "curvlab/linalg/factorizations.py": "lifts, and tries again in float64",
     "curvlab/linalg/accumulation.py": "chooses between two ways by the speed of a dtype",
@@ -42,8 +42,6 @@ NAMED: Mapping[str, str] = {
     "curvlab/engine/health.py": "squares of halves are summed in float32",
     "curvlab/objectives/losses/": "examples for conformance checks, and Hessians, in float64",
     "curvlab/objectives/row_loss.py": "Hessians in the outputs in float64",
-    "curvlab/objectives/explained.py": "which products a GPU makes with eleven bits",
-    "curvlab/objectives/ledger.py": "which products a GPU makes with eleven bits",
     "curvlab/objectives/statistics.py": "factors that leave float16's range",
     "curvlab/objectives/variance.py": "differences of large sums in float64",
     "curvlab/protocols/loss.py": "examples for conformance checks in float64",
