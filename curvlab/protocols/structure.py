@@ -288,6 +288,7 @@ class Squared:
         return self.K @ self.K.rmatmul(x.mT).mT
 
     def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
+        """``x K Kᵀ``."""
         y = (self.K @ self.K.rmatmul(x).mT).mT
         return y if out is None else out.copy_(y)
 
