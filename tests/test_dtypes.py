@@ -45,7 +45,7 @@ NAMED: Mapping[str, str] = {
     "curvlab/objectives/statistics.py": "factors that leave float16's range",
     "curvlab/objectives/variance.py": "differences of large sums in float64",
     "curvlab/protocols/loss.py": "examples for conformance checks in float64",
-    "curvlab/protocols/structure.py": "tables of fixed vectors",
+    "curvlab/linalg/power_iteration.py": "tables of fixed vectors",
     "curvlab/structures/entries.py": "patterns of a family, found once in float64",
     "curvlab/parts/steps.py": "two by two systems on the host in float64",
     "curvlab/pde/": "points, made in float64 and given in the dtype of the parameters",
