@@ -1,4 +1,4 @@
-"""Who may import whom: the rooms of the house, read from the syntax tree.
+"""Who may import whom, and how long a module may be: the rooms of the house, read from the syntax tree.
 
 Imports inside functions and under ``TYPE_CHECKING`` count: hiding an arrow does not turn it round.
 There is no exception list.  A room missing from the table fails the first test, so a new one is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,9 @@ PLUGIN_MAY_IMPORT = FLOOR_5 | FACTS | {"pde", "precision", "structures", "tasks"
 #: entered on every ``--help`` and listing, so what they import when they are imported is torch-free
 ENTRANCES = ("curvlab", "curvlab.cli.app", "curvlab.registry", "curvlab.default_plugin")
 
+#: most lines of a module, and of a function beside its signature and its docstring
+MODULE, FUNCTION = 400, 60
+
 NO_ROOM_NAMES = {"utils", "util", "misc", "helpers", "helper", "common"}
 
 
@@ -106,9 +109,13 @@ def arrows() -> tuple[Arrow, ...]:
     return tuple(arrow for name, file in modules().items() for arrow in _arrows_of(name, file))
 
 
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
 def _arrows_of(name: str, file: Path) -> Iterator[Arrow]:
-    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-    for node, eager, typing_only in _walk(tree, True, False):
+    for node, eager, typing_only in _walk(_tree(file), True, False):
         for target in _targets(node, name, file.name == "__init__.py"):
             yield Arrow(name, target, getattr(node, "lineno", 0), eager and not typing_only, typing_only)
 
@@ -255,6 +262,38 @@ def test_listings_do_not_import_torch(entrance: str) -> None:
             if mine and mine not in seen:
                 seen[mine] = f"{seen[name]} -> {mine}"
                 waiting.append(mine)
+
+
+def test_modules_are_short() -> None:
+    lengths = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in modules().items()}
+    long = {name: length for name, length in lengths.items() if length > MODULE}
+    assert not long, f"more than {MODULE} lines, split at a noun of their own: {long}"
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines"
+        for file in modules().values()
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (length := _length(node)) > FUNCTION
+    ]
+    assert not long, f"more than {FUNCTION} lines:\n" + "\n".join(long)
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first statement to the last, its docstring left out."""
+    documented = ast.get_docstring(function, clean=False) is not None
+    body = function.body[documented:]
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_lengths_of_functions_are_those_of_their_statements() -> None:
+    source = 'def f(\n    a,\n):\n    """One.\n\n    Two."""\n    b = a\n\n    return b\n'
+    source += 'def g():\n    """None."""\n'
+    f, g = ast.parse(source).body
+    assert isinstance(f, ast.FunctionDef)
+    assert isinstance(g, ast.FunctionDef)
+    assert (_length(f), _length(g)) == (3, 0)
 
 
 def test_no_file_is_named_after_nothing() -> None:

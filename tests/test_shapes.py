@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.objectives.semidefinite import eigen
 from tests.shapes import checked
 

@@ -35,7 +35,7 @@ EXCEPTIONS: Mapping[tuple[str, str], str] = {
         "torch._dynamo",
     ): "looked up in sys.modules, never imported: nothing else tells whether anything was compiled",
     (
-        "curvlab.objectives.ledger",
+        "curvlab.objectives.graph_task",
         "torch._C._current_graph_task_id",
     ): "which backward pass a hook fires in: torch's own register_multi_grad_hook asks the same",
     **{

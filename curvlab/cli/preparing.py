@@ -61,7 +61,7 @@ def prepare(
 
     builder = Builder(registry)
     made = builder.record(_given(entry, cls, context.args), cls, "")
-    builder.raise_faults()
+    builder.faults.raise_all()
     assert made is not None  # a builder that makes nothing has faults
     made.value.run(to.expanduser(), print_text)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curvlab.config.builder import Builder, Built
+from curvlab.config.builder import Builder
+from curvlab.config.construction import Built
 from curvlab.config.layer_readers import layer_readers
 from curvlab.config.layers import Layers
 from curvlab.config.merge import merge, put
@@ -65,7 +66,7 @@ def resolve(layers: Layers, registry: Registry | None = None) -> Resolved:
     """The plan and its resolved tree; raises like ``build``."""
     registry = installed() if registry is None else registry
     builder, tree = Builder(registry), layers.tree
-    _check_tables(tree, builder.faults)
+    _check_tables(tree, builder.faults.user)
     made: dict[str, Built] = {}
     run = _run(tree, builder)
     if run is not None:
@@ -78,7 +79,7 @@ def resolve(layers: Layers, registry: Registry | None = None) -> Resolved:
     sampler = _sampler(tree, builder, made.get("method"))
     if sampler is not None:
         made["sampler"] = sampler
-    builder.raise_faults()
+    builder.faults.raise_all()
     resolved = Node({name: made[name].node for name in TABLES if name in made}, tree.origin)
     return Resolved(_plan(made, resolved, layers.given, builder), resolved)
 
@@ -94,9 +95,9 @@ def build_method(
     node = _from_python({**knobs, "use": name}, ())
     for path, value in (settings or {}).items():
         keys = tuple(path.split("."))
-        node = put(node, keys, _from_python(value, (path,)), builder.faults) or node
+        node = put(node, keys, _from_python(value, (path,)), builder.faults.user) or node
     built = builder.method(node, "")
-    builder.raise_faults()
+    builder.faults.raise_all()
     assert built is not None, "a method that was not built left no fault"
     method: Method = built.value
     return method
@@ -108,7 +109,7 @@ def build_part(
     """One part of a protocol, by name, with settings; raises like ``build``."""
     builder = Builder(registry)
     built = builder.part(_from_python({**(settings or {}), "use": use}, ()), protocol, "")
-    builder.raise_faults()
+    builder.faults.raise_all()
     assert built is not None, "a part that was not built left no fault"
     return built.value
 
@@ -140,9 +141,9 @@ def _run(tree: Node, builder: Builder) -> Built | None:
     table = tree.table.get("run", Node({}, tree.origin))
     built = builder.record(table, RunSettings, "run")
     if table.is_table:
-        builder.faults += budget_faults(table, whole=built is not None)
+        builder.faults.user += budget_faults(table, whole=built is not None)
     if built is not None:
-        builder.faults += run_faults(table, built.value)
+        builder.faults.user += run_faults(table, built.value)
     return built
 
 
@@ -157,7 +158,7 @@ def _sampler(tree: Node, builder: Builder, method: Built | None) -> Built | None
     elif given is None and "method" in tree.table and method is None:
         return None  # the method has faults, and whether it brings a sampler is unknown
     base = own or Node({"use": Node("uniform", DEFAULT)}, DEFAULT)
-    node = base if given is None else merge(base, given, builder.faults, anew=True)
+    node = base if given is None else merge(base, given, builder.faults.user, anew=True)
     return builder.value(node, Sampler, "sampler")
 
 

@@ -45,6 +45,7 @@ class Broadcast(Reporter):
         self._log, self._others, self.counts = log, list(others), counts
 
     def started(self, manifest: Mapping[str, Any]) -> None:
+        """Tells of the run, then of the events that came before it."""
         self._tell(lambda r: r.started(manifest))
         for event in self._early:
             self.happened(event)
@@ -58,6 +59,7 @@ class Broadcast(Reporter):
         self._tell(lambda r: r.evaluated(record))
 
     def happened(self, event: Event) -> None:
+        """Counts the event; before ``started`` it is kept until then."""
         if self._log is None:
             self._early.append(event)
             return

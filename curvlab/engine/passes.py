@@ -101,6 +101,7 @@ class InPrecision(Objective):
             return self.mine.start(seen)
 
     def mark(self, *, again: bool = False) -> Hashable:
+        """The objective's own mark with the dtype of its passes."""
         mine = self.mine.mark(again=again)
         return None if mine is None else (mine, self.under.cast)
 

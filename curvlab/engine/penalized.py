@@ -45,6 +45,7 @@ class Penalized(Objective):
         return loss + value
 
     def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
+        """The batch's loss and the penalties, both at ``at``."""
         return self.mine.loss(at) + self._value({**self._present(), **(at or {})})
 
     def differentiate(
@@ -71,6 +72,7 @@ class Penalized(Objective):
         return None if other is None else Penalized(other, self.companions, self.model)
 
     def evaluate(self, needs: Needs, blocks: Blocks, ctx: Context) -> Evaluation:
+        """Loss, gradient and products with the penalties; layer statistics are the batch's own."""
         seen = self.mine.evaluate(needs, blocks, ctx)
         value, gradient = self._differentiated(self._present())
         beside = blocks.pack(gradient)

@@ -14,7 +14,7 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.protocols.needs import Needs
 
 #: frames between a scaler's ``step`` and the optimizer's: wrappers of schedulers, hooks and libraries
-FRAMES = 16
+FRAMES = 17
 
 
 def unscaled_by(optimizer: Any, needs: Needs) -> tuple[float, float] | None:

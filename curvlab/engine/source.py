@@ -77,6 +77,7 @@ class FromBackward(Source):
         self.ambient, self.closure, self.scales, self.emit = ambient, closure, scales, emit
 
     def evaluate(self, ctx: Context, undo: Undo) -> Evaluation | None:
+        """Calls the closure, if any; ``None`` if torch's ``GradScaler`` found a non-finite gradient."""
         if self.closure is not None:
             with torch.enable_grad():
                 self.returned = self.closure()
@@ -119,6 +120,7 @@ class FromObjective(Source):
         self.needs, self.blocks, self.quiet, self.cache, self.emit = needs, blocks, quiet, cache, emit
 
     def evaluate(self, ctx: Context, undo: Undo) -> Evaluation:
+        """One evaluation, or loss and gradient from the cache, where the last step has left them."""
         assert self.objective is not None
         undo.keep(list(self.blocks.model.buffers()))  # averages of batch normalization move
         with self.quiet():
@@ -160,6 +162,7 @@ class FromObjective(Source):
         return seen
 
     def finish(self, seen: Evaluation, step: Step) -> None:
+        """Caches loss and gradient at the new parameters, if the step has computed them."""
         if self.cache is not None and self.objective is not None:
             self.cache.end(self.objective, seen, step, self.blocks)
 

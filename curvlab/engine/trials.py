@@ -30,11 +30,13 @@ class Trials(Line):
     known: dict[tuple[int, float], tuple[BlockVector | None, float]] = field(default_factory=dict, repr=False)
 
     def start(self) -> float:
+        """The loss at θ, evaluated at the first call only."""
         if START not in self.known:
             self.known[START] = None, float(self._objective().start(self.seen))
         return self.known[START][1]
 
     def loss_of(self, update: BlockVector, alpha: float) -> float:
+        """The loss at θ + α · update, evaluated once for each update and rate."""
         key = (id(update), alpha)
         if key not in self.known:
             at = self.rates.tried(update, alpha)
@@ -44,6 +46,7 @@ class Trials(Line):
     def differentiate(
         self, update: BlockVector, alpha: float, *, acceptance: bool = False
     ) -> tuple[float, BlockVector]:
+        """Loss and gradient at θ + α · update; a backward pass at every call."""
         at = self.rates.tried(update, alpha)
         loss, gradient = self._objective().differentiate(at, acceptance=acceptance)
         return float(loss), self.rates.blocks.pack(gradient)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from curvlab.linalg.operator import BlockOperator, LinearOperator
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.operator import BlockOperator
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 
 
 class Factor(Protocol):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvlab.linalg.kronecker import Factor
 from curvlab.linalg.operator import BlockOperator
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockVector
 
 V = TypeVar("V", bound="Tensor | BlockVector")
 

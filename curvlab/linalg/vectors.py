@@ -11,47 +11,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.accumulation import accumulate_
+from curvlab.linalg.buffer import Buffer, Recycled
 from curvlab.linalg.columns import Columns, single
-
-
-@dataclass(frozen=True)
-class Outer:
-    """The matrix ``leftᵀ right``, kept as its factors: left ``[r, o]``, right ``[r, i]``."""
-
-    left: Float[Tensor, "r o"]
-    right: Float[Tensor, "r i"]
-
-    def to(self, dtype: torch.dtype) -> Outer:
-        """The same factors in another dtype."""
-        return Outer(self.left.to(dtype), self.right.to(dtype))
-
-    def dense(self, out: Float[Tensor, "o i"] | None = None) -> Float[Tensor, "o i"]:
-        """The ``[o, i]`` matrix; costs 2·r·o·i flops."""
-        if out is None:
-            return self.left.mT @ self.right
-        return torch.mm(self.left.mT, self.right, out=out)
+from curvlab.linalg.outer import Outer
 
 
 class BlockLayout:
     """Names, shapes and offsets of the blocks of a flat buffer; compared by content and order.
 
     ``columns`` says which columns of a block are which parameter; one parameter each, unless given.  A layout
-    keeps a few buffers that were handed back by ``recycle`` and gives them out again, until ``release``: what
-    one solve needs again and again is not asked of the system each time.
+    keeps a few buffers that were handed back by ``recycle`` and reuses them, until ``release``.
     """
 
-    #: buffers kept for reuse: a gradient and an update
-    KEEP = 2
-
-    __slots__ = ("_free", "columns", "names", "offsets", "one_hot", "shapes", "size", "sizes")
+    __slots__ = ("_recycled", "columns", "names", "offsets", "one_hot", "shapes", "size", "sizes")
 
     def __init__(
         self,
@@ -72,7 +50,7 @@ class BlockLayout:
             start = stop
         self.size: int = start
         self.sizes: list[int] = [stop - start for start, stop in self.offsets.values()]
-        self._free: list[BlockVector] = []
+        self._recycled = Recycled()
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -88,22 +66,17 @@ class BlockLayout:
 
     def empty(self, *, like: Tensor) -> BlockVector:
         """An uninitialised vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
-        for k, free in enumerate(self._free):
-            if free.dtype == like.dtype and free.device == like.device:
-                return self._free.pop(k)
-        if like.device.type == "cpu":
-            _accustom()
-        return BlockVector(self, like.new_empty(self.size))
+        found = self._recycled.take(like)
+        return BlockVector(self, like.new_empty(self.size)) if found is None else BlockVector(self, found)
 
     def recycle(self, vector: BlockVector) -> None:
         """Hand back a vector that nobody reads any more; a borrowed one, or an alias, is left alone."""
-        known = {free._flat.data_ptr() for free in self._free}
-        if not vector.borrowed and vector._flat.data_ptr() not in known and len(self._free) < self.KEEP:
-            self._free.append(vector._alias())
+        if not vector.borrowed:
+            self._recycled.put(vector.buffer)
 
     def release(self) -> None:
         """Let go of the buffers that were handed back: between steps nothing is held."""
-        self._free.clear()
+        self._recycled.clear()
 
     def restrict(self, names: tuple[str, ...]) -> BlockLayout:
         """The layout of some of the blocks, in the order given."""
@@ -122,18 +95,22 @@ class BlockVector:
     change the vector itself; everything else returns a new one.  Mixing layouts raises ``ValueError``.
     """
 
-    __slots__ = ("_flat", "_parts", "_views", "borrowed", "layout", "outers")
+    __slots__ = ("_flat", "borrowed", "buffer", "layout", "outers")
 
     def __init__(
-        self, layout: BlockLayout, flat: Float[Tensor, " D"], outers: dict[str, Outer] | None = None
+        self,
+        layout: BlockLayout,
+        flat: Float[Tensor, " D"] | Buffer,
+        outers: dict[str, Outer] | None = None,
     ) -> None:
-        if flat.shape != (layout.size,):
-            raise ValueError(f"the buffer has shape {tuple(flat.shape)}; its layout needs ({layout.size},)")
+        #: the flat tensor, shared with aliases, and the views of it that were made
+        self.buffer = flat if isinstance(flat, Buffer) else Buffer(flat)
+        self._flat = self.buffer.flat
+        if self._flat.shape != (layout.size,):
+            raise ValueError(
+                f"the buffer has shape {tuple(self._flat.shape)}; its layout needs ({layout.size},)"
+            )
         self.layout = layout
-        self._flat = flat
-        #: blocks that have been looked at, and their parts; whoever shares the buffer shares them
-        self._views: dict[str, Tensor] = {}
-        self._parts: dict[Hashable, Mapping[str, Tensor]] = {}
         self.outers: dict[str, Outer] = outers or {}
         self.borrowed = False
 
@@ -157,9 +134,10 @@ class BlockVector:
         """The views that ``cut`` makes of it; kept with the buffer, as ``what``."""
         for name in tuple(self.outers):
             self._multiply_out(name)
-        if what not in self._parts:
-            self._parts[what] = cut(self)
-        return self._parts[what]
+        parts = self.buffer.parts
+        if what not in parts:
+            parts[what] = cut(self)
+        return parts[what]
 
     def factored(self, name: str) -> Outer | Tensor:
         """Block ``name`` as it is held: the factors if nobody has read the matrix yet."""
@@ -221,7 +199,7 @@ class BlockVector:
         for name in self.layout.names:
             held = self.factored(name)
             if isinstance(held, Outer):
-                out.outers[name] = Outer(held.left * factor, held.right)
+                out.outers[name] = held.scaled(factor)
             else:
                 torch.mul(held, factor, out=out._view(name))
         return out
@@ -248,8 +226,8 @@ class BlockVector:
         parts = []
         for name in self.layout.names:
             a, b = self.outers.get(name), other.outers.get(name)
-            if a is not None and b is not None and _cheap(a, b):
-                parts.append(torch.sum((a.left @ b.left.mT).mul_(a.right @ b.right.mT)))
+            if a is not None and b is not None and a.cheap(b):
+                parts.append(a.dot(b))
             else:
                 parts.append(torch.dot(self[name].reshape(-1), other[name].reshape(-1)))
         return torch.stack(parts).sum()
@@ -349,8 +327,7 @@ class BlockVector:
         for name in self.layout.names:
             held = self.factored(name)
             if isinstance(held, Outer):
-                left, right = torch.linalg.vector_norm(held.left), torch.linalg.vector_norm(held.right)
-                bound += float(left.mul_(right).square_())
+                bound += float(held.bound().square_())
             else:
                 flat = held.reshape(-1)
                 bound += float(torch.dot(flat, flat))
@@ -380,7 +357,7 @@ class BlockVector:
         for name in self.layout.names:
             held = self.factored(name)
             if isinstance(held, Outer):
-                self.outers[name] = Outer(held.left * factor, held.right)
+                self.outers[name] = held.scaled(factor)
             else:
                 held.mul_(factor)
         return self
@@ -408,37 +385,10 @@ class BlockVector:
 
     def _alias(self) -> BlockVector:
         """Another vector in the same buffer."""
-        other = BlockVector(self.layout, self._flat)
-        other._views, other._parts = self._views, self._parts
-        return other
+        return BlockVector(self.layout, self.buffer)
 
     def _view(self, name: str) -> Tensor:
-        found = self._views.get(name)
-        if found is None:  # all of them in one call: a step has a few new vectors, and reads every block
-            layout = self.layout
-            pieces = self._flat.split_with_sizes(layout.sizes)
-            for (other, shape), piece in zip(layout.shapes.items(), pieces, strict=True):
-                if other not in self._views:
-                    self._views[other] = piece if len(shape) == 1 else piece.view(shape)
-            found = self._views[name]
-        return found
+        return self.buffer.view(name, self.layout.shapes, self.layout.sizes)
 
     def _multiply_out(self, name: str) -> None:
         self.outers.pop(name).dense(out=self._view(name))
-
-
-@cache
-def _accustom() -> None:
-    """Let the C library keep freed vectors, once in a process.
-
-    Memory fresh from the system is paid for by page faults, which cost more than the arithmetic on it.  glibc
-    gives what is freed back to the system beyond a threshold, and raises that threshold to the largest piece
-    that it has seen go, up to 32 MiB: it is shown one, which is never touched.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
-
-
-def _cheap(a: Outer, b: Outer) -> bool:
-    """Whether an inner product of two outer products costs less than forming one of them."""
-    (p, o), (q, i) = a.left.shape, b.right.shape
-    return p * q * (o + i) < min(p, q) * o * i

@@ -7,6 +7,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
+
+#: relative error of a product whose factors are rounded to 11 bits
+TF32 = 2.0**-10
 
 
 @cache
@@ -26,3 +30,8 @@ def autocast_rounding(device: torch.device) -> float:
     if not torch.is_autocast_enabled(device.type):
         return 0.0
     return float(torch.finfo(torch.get_autocast_dtype(device.type)).eps)
+
+
+def tf32_rounding(t: Tensor) -> float:
+    """Relative error of a product on a GPU of float32 that torch may compute in TF32; 0 elsewhere."""
+    return TF32 if t.is_cuda and t.dtype == torch.float32 else 0.0

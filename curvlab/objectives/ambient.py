@@ -25,8 +25,9 @@ from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.vectors import BlockVector
 from curvlab.model.admission import require_dense
 from curvlab.model.arrangement import arranged
+from curvlab.objectives.entry import Entry
 from curvlab.objectives.examples import Declared, Forward, count
-from curvlab.objectives.ledger import Entry, Ledger
+from curvlab.objectives.ledger import Ledger
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.objectives.ranks import Ranks
 from curvlab.objectives.shard_ledger import ShardLedger
@@ -206,7 +207,7 @@ class Ambient:
         """The losses that the gradients are made of, by identity of their first call."""
         if not self.counts:
             return {}
-        alive = {id(f.batch): f.batch for f in self.ledger.alive()}
+        alive = {id(f.batch): f.batch for f in self.ledger.accumulated.alive()}
         return {key: (batch, count(batch)) for key, batch in alive.items()}
 
     def _unexplained(self) -> list[str]:
@@ -219,7 +220,7 @@ class Ambient:
         """
         if not names:
             return
-        if self.needs.layers and not any(self.ledger.uses(b) for b in self.blocks.tapped):
+        if self.needs.layers and not any(self.ledger.accumulated.uses(b) for b in self.blocks.tapped):
             inside = ", ".join(sorted(self.ledger.obstacles))
             raise ConfigError(
                 Fault(
@@ -248,7 +249,9 @@ class Ambient:
         if not self.needs.layers:
             return Evaluation(n, loss, gradient, absent=absent)
         uses = {
-            b.name: self.ledger.uses(b) for b in self.blocks.tapped if whole(b.parameters[0]) not in absent
+            b.name: self.ledger.accumulated.uses(b)
+            for b in self.blocks.tapped
+            if whole(b.parameters[0]) not in absent
         }
         uses = {name: found for name, found in uses.items() if found}
         terms = self._terms(batches) if self.reduction == "mean-tokens" else n
@@ -264,8 +267,8 @@ class Ambient:
 
     def _lost(self, name: str) -> set[int]:
         """The losses that this block's gradient was cleared of, while others kept theirs."""
-        kept = {id(use.forward.batch) for use in self.ledger.uses(self.blocks[name])}
-        return {id(f.batch) for f in self.ledger.lost.get(name, ())} - kept
+        kept = {id(use.forward.batch) for use in self.ledger.accumulated.uses(self.blocks[name])}
+        return {id(f.batch) for f in self.ledger.accumulated.lost.get(name, ())} - kept
 
     def _rows(self, name: str, uses: Sequence[Entry], batches: Batches) -> Merged:
         """The rows of one block, loss by loss."""

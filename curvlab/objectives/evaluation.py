@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import Tape, recording
 from curvlab.model.uses import Graph, require_no_reentrant

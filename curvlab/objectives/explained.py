@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlab.linalg.work import work_dtype
+from curvlab.linalg.work import tf32_rounding, work_dtype
 from curvlab.model.captured import sums_coarsely
 from curvlab.model.taps import Tape
 from curvlab.model.uses import Graph
@@ -22,9 +22,6 @@ from curvlab.objectives.gradients import gradients
 from curvlab.objectives.mismatch import LayerMismatch, mismatch
 from curvlab.protocols.blocks import Block, Blocks
 from curvlab.protocols.pieces import cut, whole
-
-#: relative error of a product whose factors torch rounds to 11 bits, as it does for convolutions on a GPU
-TF32 = 2.0**-10
 
 
 def drop_unexplained(
@@ -97,9 +94,8 @@ def _close(mine: Tensor, true: Tensor, scale: float, rounding: float) -> bool:
     if not bool(torch.isfinite(true).all()):
         return True
     fine = torch.finfo(work_dtype(true.dtype)).eps
-    tolerance = min(1.0, 1e3 * rounding, max(4.0 * rounding, 1e3 * fine))
-    if true.is_cuda and true.dtype == torch.float32:
-        tolerance = max(tolerance, TF32)
+    # convolutions on a GPU are in TF32
+    tolerance = max(tf32_rounding(true), min(1.0, 1e3 * rounding, max(4.0 * rounding, 1e3 * fine)))
     return torch.allclose(
         mine, true.to(mine.dtype), rtol=tolerance, atol=tolerance * max(scale, float(true.abs().max()))
     )

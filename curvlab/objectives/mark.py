@@ -30,6 +30,8 @@ _STRETCH = 2**14
 _MODULES_OWN = ("_parameters", "_buffers", "_modules")
 #: an odd multiplier, from the binary digits of the golden ratio
 _MIX = -7046029254386353131
+#: in the place of an entry that was removed while its mapping was read
+_GONE = object()
 
 
 class Unmarked(CurvlabError):
@@ -126,7 +128,9 @@ def _shallow(value: Any, depth: int = 3) -> Hashable:
     if not depth:
         raise Unmarked(f"a {type(value).__name__} within others")
     if isinstance(value, Mapping):
-        return type(value), tuple((_shallow(k, 0), _shallow(v, depth - 1)) for k, v in value.items())
+        # garbage collection removes the hooks of dead owners at any time, so the keys are copied first
+        held = ((k, value.get(k, _GONE)) for k in list(value))
+        return type(value), tuple((_shallow(k, 0), _shallow(v, depth - 1)) for k, v in held if v is not _GONE)
     each = (_shallow(v, depth - 1) for v in value)
     return type(value), frozenset(each) if isinstance(value, (set, frozenset)) else tuple(each)
 

@@ -19,8 +19,11 @@ from collections import defaultdict
 from torch import Tensor
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.objectives.comparison import is_zero
 from curvlab.objectives.examples import Declared
-from curvlab.objectives.ledger import MOST_PASSES, Hook, Ledger, Pass, is_zero
+from curvlab.objectives.graph_task import Pass
+from curvlab.objectives.hook import Hook
+from curvlab.objectives.ledger import MOST_PASSES, Ledger
 from curvlab.objectives.ranks import Ranks
 from curvlab.protocols.blocks import Blocks
 from curvlab.protocols.shards import local
@@ -114,7 +117,7 @@ class ShardLedger(Ledger):
         arrived = [pair for taken in self.averaged[name] for pair in taken.arrived]
         blocks = self._read(self.weights, name) if arrived else []
         return bool(blocks) and all(
-            self._zero_by_rows(
+            self.comparison.is_zero_by_rows(
                 block,
                 [(use, use.outputs(g)) for of, a in arrived if of is block for use, g in a.pairs],
             )
@@ -126,7 +129,7 @@ class ShardLedger(Ledger):
         gone, self.averaged[name] = self.averaged[name][:count], self.averaged[name][count:]
         self.doubts[name] = {k - count: zero for k, zero in self.doubts[name].items() if k > count}
         for block in self.weights.get(name, ()) if gone else ():
-            self.lost[block.name].update(f for taken in gone for f in taken.forwards)
+            self.accumulated.lost[block.name].update(f for taken in gone for f in taken.forwards)
 
 
 def _refuse_late(name: str) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.linalg.lookups import AnyRows
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.model.arrangement import Arrangement, merged
 from curvlab.protocols.evidence import LayerStats
 from curvlab.protocols.needs import Labels

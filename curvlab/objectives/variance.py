@@ -25,7 +25,8 @@ from torch.func import grad, vmap
 
 from curvlab.errors import UnsupportedEvidence
 from curvlab.linalg.lookups import AnyRows, dense_rows
-from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockVector
 from curvlab.linalg.work import without_autocast
 from curvlab.model.taps import recording
 from curvlab.objectives.gradients import gradients

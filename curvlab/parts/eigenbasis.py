@@ -78,6 +78,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
+        """The estimator's needs in the steps that observe, nothing beside the gradient in others."""
         keep = Needs(factored=True)
         return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
 
@@ -98,6 +99,7 @@ class Eigenbasis(Preconditioner[EigenState]):
         return is_due(step, self.observe_every)
 
     def init(self, like: BlockVector, ctx: Context) -> EigenState:
+        """Moments begin at 1, so a block that was not observed yet is not divided by λ alone."""
         estimate = self.estimator.init(like, ctx)
         blocks = kronecker_blocks(self.estimator.curvature(estimate), "eigenbasis")
         basis = {n: Basis(identity_basis(k.B), identity_basis(k.A)) for n, k in blocks.items()}

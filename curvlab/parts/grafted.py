@@ -76,6 +76,7 @@ class Grafted(Preconditioner[GraftedState]):
         self.magnitude.refresh(state.magnitude, ctx)
 
     def apply(self, state: GraftedState, v: BlockVector, ctx: Context) -> Solve:
+        """The direction's solution, each block as long as the magnitude's; a block of length 0 stays 0."""
         solve = self.direction.apply(state.direction, v, ctx)
         wanted = self.magnitude.apply(state.magnitude, v, ctx).x
         x = solve.x.owned()

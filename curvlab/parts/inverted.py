@@ -42,6 +42,7 @@ class Inverted(Preconditioner[InvertedState]):
         check_bounds(self)
 
     def needs(self, step: int) -> Needs:
+        """The estimator's needs in the steps that observe, nothing beside the gradient in others."""
         keep = Needs(factored=self.estimator.by_layer)
         return self.estimator.needs() | keep if is_due(step, self.observe_every) else keep
 
@@ -78,6 +79,7 @@ class Inverted(Preconditioner[InvertedState]):
             state.inverse = self.inverse(self.estimator.curvature(state.estimate), ctx)
 
     def curvature(self, state: InvertedState) -> HeldCurvature | None:
+        """The estimate that is observed, without damping; ``None`` where it is not by block."""
         C = self.estimator.curvature(state.estimate)
         if not isinstance(C, BlockDiagonal):
             return None

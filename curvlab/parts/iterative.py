@@ -113,6 +113,7 @@ class Iterative(Preconditioner[IterativeState]):
             self.inner.refresh(state.inner, ctx)
 
     def apply(self, state: IterativeState, v: BlockVector, ctx: Context) -> Solve:
+        """Solves ``(C + λI) x = v`` from ``start``, preconditioned by ``inner``."""
         C = self.estimator.curvature(state.estimate)
         if ctx.ridge and not self.estimator.needs().implicit:  # the products of the objective hold it already
             C = Ridged(C, ctx.ridge)
@@ -131,6 +132,7 @@ class Iterative(Preconditioner[IterativeState]):
         return replace(solve, x=x, iterates=iterates, secants=secants)
 
     def learn(self, state: IterativeState, what: StepOutcome, ctx: Context) -> tuple[Event, ...]:
+        """The next solve starts from ``warm_start`` times this solution; from 0 if the step was rejected."""
         if state.start is not None:
             if what.step.accepted:
                 state.start.copy_(what.solve.x).scale_(at_step(self.warm_start, ctx.step))

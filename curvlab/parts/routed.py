@@ -54,6 +54,7 @@ class Routed(Preconditioner[RoutedState]):
         return any(part.varying for part in self.routes.values())
 
     def needs(self, step: int) -> Needs:
+        """What any of the parts needs."""
         united = GRADIENT_ONLY
         for part in self.routes.values():
             united = united | part.needs(step)
@@ -80,6 +81,7 @@ class Routed(Preconditioner[RoutedState]):
         return pattern is not None and self.routes[pattern].reads(layer)
 
     def refuses(self, block: Block) -> str | None:
+        """A block that no pattern matches, or that its part refuses."""
         pattern = self._route(block.name)
         return "matches no route" if pattern is None else self.routes[pattern].refuses(block)
 
@@ -110,6 +112,7 @@ class Routed(Preconditioner[RoutedState]):
             self.routes[pattern].refresh(own, ctx)
 
     def apply(self, state: RoutedState, v: BlockVector, ctx: Context) -> Solve:
+        """Each part on its own blocks; iterations add up."""
         x, iterations, reasons = v.empty_like(), 0, []
         for pattern, layout in self._split(v.layout).items():
             solve = self.routes[pattern].apply(state.routes[pattern], v.restrict(layout), ctx)

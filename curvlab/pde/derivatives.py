@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from curvlab.errors import ConfigError, Fault
 from curvlab.objectives.norms import ComposedNorms
 from curvlab.objectives.products import plain_kernels
-from curvlab.pde.jet import Jet, NoRule
+from curvlab.pde.channels import NoRule
+from curvlab.pde.jet import Jet
 from curvlab.pde.kinks import require_smooth
 from curvlab.pde.nested import nested
 from curvlab.pde.partials import Derivative, closed, order

@@ -58,6 +58,7 @@ class Inside(Points):
 
     @property
     def moving(self) -> bool:  # type: ignore[override]
+        """Whether draws differ: not those of a grid."""
         return self.design != "grid"
 
     def draw(self, box: Box, generator: torch.Generator, sizes: Sizes | None = None) -> Tensor:
@@ -78,6 +79,7 @@ class Face(Points):
 
     @property
     def moving(self) -> bool:  # type: ignore[override]
+        """Whether draws differ: not those of a grid."""
         return self.design != "grid"
 
     def draw(self, box: Box, generator: torch.Generator, sizes: Sizes | None = None) -> Tensor:

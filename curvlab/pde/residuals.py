@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
+from curvlab.pde.channels import Hear
 from curvlab.pde.derivatives import Differentiator
 from curvlab.pde.field import Evaluated, Field, Missing, Recorder
-from curvlab.pde.jet import Hear
 from curvlab.pde.partials import Derivative
 from curvlab.pde.problem import Problem, Term
 

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -27,23 +26,18 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite, UnsupportedEvidence
+from curvlab.errors import CapabilityError, Fault, UnsupportedEvidence
 from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.factors import Spectral, Squared, powers
 from curvlab.linalg.kronecker import Factor, Kronecker
 from curvlab.linalg.operator import LinearOperator
+from curvlab.linalg.power_iteration import probes, unit
 from curvlab.linalg.vectors import BlockVector
-from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 
 M = TypeVar("M", bound="Structure")
 #: the class of a family's members
 Member = TypeVar("Member", bound="Structure", default="Structure")
-
-#: angles per index of the vectors that power iteration starts from, beside one that is nearly constant
-ANGLES = (1.0, 2.3999632, 0.7548777)
-#: how far that one is from constant, as the longest axis of a Gram matrix of non-negative rows nearly is; the
-#: constant vector itself is what a softmax's gradients do not see: what is left of it there is rounding
-TILT = 0.1
 
 
 class NaiveFallback(UserWarning):
@@ -244,86 +238,32 @@ class Group(ABC, Generic[Member]):
         return Squared(K)
 
 
-@dataclass(frozen=True)
-class Spectral:
-    """``Q Diag(values) Qᵀ`` as products with Q; ``vectors = None`` is the identity."""
-
-    values: Float[Tensor, " d"]
-    vectors: Float[Tensor, "d d"] | None
-
-    def __matmul__(self, x: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
-        if self.vectors is None:
-            return self.values.unsqueeze(-1) * x
-        return self.vectors @ (self.values.unsqueeze(-1) * (self.vectors.mT @ x))
-
-    def rmatmul(self, x: Float[Tensor, "k d"], out: Tensor | None = None) -> Float[Tensor, "k d"]:
-        if self.vectors is None:
-            return torch.mul(x, self.values, out=out)
-        return torch.matmul((x @ self.vectors).mul_(self.values), self.vectors.mT, out=out)
-
-    def flops(self, columns: int) -> float:
-        """Multiply-adds, counted two each, of a product with ``columns`` vectors."""
-        d = len(self.values)
-        return float(d * columns if self.vectors is None else (4 * d * d + d) * columns)
-
-
-def powers(values: Float[Tensor, "*b d"], p: float) -> Float[Tensor, "*b d"]:
-    """``values^p`` of values ≥ 0; raises ``NotPositiveDefinite`` if one has no such power."""
-    fit = (values > 0 if p < 0 else values >= 0) & values.isfinite()
-    if not holds(fit.all()):
-        raise NotPositiveDefinite(
-            f"a factor of dimension {values.shape[-1]} has the eigenvalue {float(values[~fit][0]):.3g}, "
-            f"which has no power {p:.3g}"
-        )
-    return values**p
-
-
-@dataclass(frozen=True)
-class Squared:
-    """``K Kᵀ`` as two products with K; also for stacked matrices."""
-
-    K: Structure
-
-    def __matmul__(self, x: Float[Tensor, "*b d k"]) -> Float[Tensor, "*b d k"]:
-        return self.K @ self.K.rmatmul(x.mT).mT
-
-    def rmatmul(self, x: Float[Tensor, "*b k d"], out: Tensor | None = None) -> Float[Tensor, "*b k d"]:
-        y = (self.K @ self.K.rmatmul(x).mT).mT
-        return y if out is None else out.copy_(y)
-
-    def flops(self, columns: int) -> float:
-        """Multiply-adds, counted two each, of a product with ``columns`` vectors."""
-        return 2.0 * self.K.flops(columns)
-
-
 def as_gram(family: Family, part: str) -> Gram:
     """The family as a ``Gram``; raises ``CapabilityError``, naming ``part``, if it or an option is none."""
-    for option in (family, *family.options()):
-        if not isinstance(option, Gram):
-            raise CapabilityError(
-                Fault(
-                    f"{part} needs a structure that is a Gram (symmetric, positive semi-definite), "
-                    f"and {type(option).__name__} is not one",
-                    hint='use a Gram family, such as "dense" or "diagonal"',
-                )
-            )
+    _require(family, part, Gram, "symmetric, positive semi-definite")
     assert isinstance(family, Gram)
     return family
 
 
 def as_group(family: Family, part: str) -> Group:
     """The family as a ``Group``; raises ``CapabilityError``, naming ``part``, if it or an option is none."""
-    for option in (family, *family.options()):
-        if not isinstance(option, Group):
-            raise CapabilityError(
-                Fault(
-                    f"{part} needs a structure that is a Group (closed under products), "
-                    f"and {type(option).__name__} is not one",
-                    hint='use a Group family, such as "dense" or "diagonal"',
-                )
-            )
+    _require(family, part, Group, "closed under products")
     assert isinstance(family, Group)
     return family
+
+
+def _require(family: Family, part: str, wanted: type, meaning: str) -> None:
+    """Raise ``CapabilityError`` if a family, or one of its options, is no ``wanted``."""
+    name = wanted.__name__
+    for option in (family, *family.options()):
+        if not isinstance(option, wanted):
+            raise CapabilityError(
+                Fault(
+                    f"{part} needs a structure that is a {name} ({meaning}), "
+                    f"and {type(option).__name__} is not one",
+                    hint=f'use a {name} family, such as "dense" or "diagonal"',
+                )
+            )
 
 
 def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kronecker]:
@@ -347,33 +287,6 @@ def kronecker_blocks(C: LinearOperator[BlockVector], part: str) -> dict[str, Kro
                 as_gram(side.family, part)
         found[name] = block
     return found
-
-
-def unit(w: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b k d"]:
-    """Rows of length 1, zeros as they are; through the largest entry, whose square may overflow."""
-    largest = torch.linalg.vector_norm(w, float("inf"), dim=-1, keepdim=True)
-    w = w / largest.clamp_(min=torch.finfo(w.dtype).tiny)
-    # with an entry ±1 a row is no shorter than 1, and without one it is zero
-    return w.div_(torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_(min=1.0))
-
-
-def probes(d: int, like: Tensor) -> Float[Tensor, "d k"]:
-    """The few fixed vectors that power iteration starts from, as columns, in ``like``'s dtype and place."""
-    if like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(_table(d, like.dtype == torch.float64)).mT
-    return torch.from_numpy(_table(d, True)).to(like).mT
-
-
-@lru_cache(maxsize=256)
-def _table(d: int, wide: bool) -> Any:
-    """Constants, numbers of the program and not of any optimizer: numpy's, row by row in memory.
-
-    Products with few vectors are fastest that way.
-    """
-    index = torch.arange(d, dtype=torch.float64, device="cpu")
-    first = 1.0 + TILT * torch.cos(2.0 * index)
-    found = torch.stack([first, *(torch.cos(index * angle) for angle in ANGLES)])
-    return (found if wide else found.float()).numpy().copy()
 
 
 def _per_matrix(c: Any, t: Tensor) -> Any:

@@ -150,7 +150,7 @@ def _settings(tree: Node, faults: list[Fault]) -> RaceSettings | None:
         return None
     builder = Builder(installed())
     built = builder.record(table, RaceSettings, RACE)
-    faults += builder.faults
+    faults += builder.faults.user
     if built is None:
         return None
     found: RaceSettings = built.value

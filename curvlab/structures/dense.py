@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.linalg.factors import powers
 from curvlab.linalg.gram import gram
 from curvlab.linalg.psd import nonnegative
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
+from curvlab.protocols.structure import Family, Gram, Group, Structure
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curvlab.errors import NotPositiveDefinite
+from curvlab.linalg.factors import powers
 from curvlab.linalg.lookups import AnyRows, squares
 from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
-from curvlab.protocols.structure import Family, Gram, Group, Structure, powers
+from curvlab.protocols.structure import Family, Gram, Group, Structure
 
 
 @dataclass(frozen=True)

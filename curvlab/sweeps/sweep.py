@@ -142,7 +142,7 @@ class Sweep:
 def _settings(table: Node, faults: list[Fault]) -> SweepSettings | None:
     builder = Builder(installed())
     built = builder.record(table.without(*_APART), SweepSettings, SWEEP)
-    faults += builder.faults
+    faults += builder.faults.user
     return None if built is None else built.value
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from curvlab.linalg.cg import REFRESH, Stop, conjugate_gradients
 from curvlab.linalg.operator import LinearOperator
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 

@@ -7,7 +7,8 @@ import torch
 from curvlab.linalg.compose import BlockDiagonal, Counted, Restricted, Shifted
 from curvlab.linalg.kronecker import GramKronecker, Kronecker, KroneckerEigen
 from curvlab.linalg.operator import LinearOperator, dense, dense_block
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.structures.dense import Dense
 from curvlab.testing.asserts import assert_close, assert_self_adjoint
 from curvlab.testing.problems import normal

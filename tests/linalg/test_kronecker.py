@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curvlab.linalg.kronecker import GramKronecker, Kronecker, KroneckerEigen, KroneckerSum, rotate
 from curvlab.linalg.operator import BlockOperator, dense_block
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import kronecker

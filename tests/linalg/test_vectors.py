@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.buffer import KEEP
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.testing.asserts import assert_close
 
 DTYPE = torch.float64
@@ -316,11 +318,11 @@ def test_only_a_few_buffers_are_kept_and_only_for_their_dtype() -> None:
     layout = BlockLayout({"b": (3,)})
     for _ in range(10):
         layout.recycle(layout.zeros(like=torch.zeros(1, dtype=DTYPE)))
-    assert len(layout._free) == BlockLayout.KEEP
+    assert len(layout._recycled._free) == KEEP
     assert layout.empty(like=torch.zeros(1)).dtype == torch.float32
-    assert len(layout._free) == BlockLayout.KEEP
+    assert len(layout._recycled._free) == KEEP
     assert layout.empty(like=torch.zeros(1, dtype=DTYPE)).dtype == DTYPE
-    assert len(layout._free) == BlockLayout.KEEP - 1
+    assert len(layout._recycled._free) == KEEP - 1
 
 
 def test_what_a_recycled_buffer_held_is_never_seen() -> None:

@@ -248,9 +248,9 @@ def test_what_an_objective_evaluates_is_not_captured_a_second_time(labels: str) 
     opt = optimizer("kfac", model, labels=labels, refresh=1)
     for _ in range(2):
         opt.step(objective(model, nn.MSELoss(), x, y))
-        assert not opt.ambient.ledger.entries
+        assert not opt.ambient.ledger.accumulated.entries
     F.mse_loss(model(x), y).backward()
-    assert [len(uses) for uses in opt.ambient.ledger.entries.values()] == [1, 1]
+    assert [len(uses) for uses in opt.ambient.ledger.accumulated.entries.values()] == [1, 1]
 
 
 def test_inputs_given_by_keyword_are_counted_too() -> None:
@@ -295,7 +295,7 @@ def test_a_model_can_be_pickled_and_comes_back_free() -> None:
     opt.step()
     other = pickle.loads(pickle.dumps(model))
     F.mse_loss(other(x), y).backward()
-    assert not opt.ambient.ledger.entries
+    assert not opt.ambient.ledger.accumulated.entries
     torch.testing.assert_close(other(x), model(x))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 from weakref import ref
@@ -109,3 +110,30 @@ def test_a_module_is_marked_by_all_but_its_trained_parameters(change: Callable[[
     assert mark_of_module(module, trained=True) != mark
     change(module)
     assert mark != mark_of_module(module, trained=False)
+
+
+class Collecting:
+    """A hook at which garbage is collected while it is marked, as may happen at any allocation."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        gc.collect()
+        return object
+
+    def __call__(self, *given: Any) -> None:
+        pass
+
+
+def test_hooks_of_dead_owners_may_go_while_a_module_is_marked() -> None:
+    layer, owner = nn.Linear(2, 3), nn.Module()
+    owner.itself = [owner]  # garbage of a circle, as optimizers and their hooks are
+    layer.register_forward_hook(Collecting())
+    weakref.finalize(owner, layer.register_forward_hook(Collecting()).remove)
+    gc.disable()
+    try:
+        del owner
+        found = mark_of_module(layer, trained=True)
+    finally:
+        gc.enable()
+    assert len(layer._forward_hooks) == 1
+    assert found == mark_of_module(layer, trained=True)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from curvlab.engine.state import tensors_of
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.parts.graft import Graft
 from curvlab.parts.schedules import Linear
 from curvlab.parts.transforms import Clip, ClipEntries, Ema, Momentum, NormConstraint, WeightDecay

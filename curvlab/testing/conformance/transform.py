@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.step import At, Transform
 from curvlab.testing.asserts import assert_same
 from curvlab.testing.conformance.check import Skipped, check

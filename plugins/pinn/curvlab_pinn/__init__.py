@@ -11,6 +11,45 @@ from curvlab import hookimpl
 
 api_version = "1.0"
 
+#: task -> class, what it is, and where its data come from
+TASKS = {
+    "poisson": (
+        "poisson:Poisson",
+        "-Δu = f on the unit cube, solved by an MLP; the error against the known solution",
+        "points drawn from a seed",
+    ),
+    "heat": (
+        "heat:Heat",
+        "∂u/∂t = Δu on the unit cube, solved by an MLP; the error against the known solution",
+        "points drawn from a seed",
+    ),
+    "helmholtz": (
+        "helmholtz:Helmholtz",
+        "Δu + k²u = q on a square, with four waves; the error against the known solution",
+        "points drawn from a seed",
+    ),
+    "burgers": (
+        "burgers:Burgers",
+        "Burgers' equation until its shock; the error against the exact solution",
+        "points drawn from a seed; an exact solution",
+    ),
+    "allen-cahn": (
+        "allen_cahn:AllenCahn",
+        "the Allen-Cahn equation, periodic; the error against a spectral solution",
+        "points drawn from a seed; `curvlab tasks prepare allen-cahn`",
+    ),
+    "kdv": (
+        "kdv:KdV",
+        "the Korteweg-de Vries equation, periodic; the error against a spectral solution",
+        "points drawn from a seed; `curvlab tasks prepare kdv`",
+    ),
+    "inverse-poisson": (
+        "inverse_poisson:InversePoisson",
+        "-κΔu = f with κ unknown, from measurements of u",
+        "points and measurements drawn from a seed",
+    ),
+}
+
 
 @hookimpl
 def curvlab_register(registry: Any) -> None:
@@ -27,53 +66,6 @@ def curvlab_register(registry: Any) -> None:
         "curvlab_pinn.pair_eigen:PairEigen",
         summary="exact inverse of a sum of two Kronecker products, each factor damped",
     )
-    registry.add(
-        "task",
-        "poisson",
-        "curvlab_pinn.tasks.poisson:Poisson",
-        summary="-Δu = f on the unit cube, solved by an MLP; the error against the known solution",
-        source="points drawn from a seed",
-    )
-    registry.add(
-        "task",
-        "heat",
-        "curvlab_pinn.tasks.heat:Heat",
-        summary="∂u/∂t = Δu on the unit cube, solved by an MLP; the error against the known solution",
-        source="points drawn from a seed",
-    )
-    registry.add(
-        "task",
-        "helmholtz",
-        "curvlab_pinn.tasks.helmholtz:Helmholtz",
-        summary="Δu + k²u = q on a square, with four waves; the error against the known solution",
-        source="points drawn from a seed",
-    )
-    registry.add(
-        "task",
-        "burgers",
-        "curvlab_pinn.tasks.burgers:Burgers",
-        summary="Burgers' equation until its shock; the error against the exact solution",
-        source="points drawn from a seed; an exact solution",
-    )
-    registry.add(
-        "task",
-        "allen-cahn",
-        "curvlab_pinn.tasks.allen_cahn:AllenCahn",
-        summary="the Allen-Cahn equation, periodic; the error against a spectral solution",
-        source="points drawn from a seed; `curvlab tasks prepare allen-cahn`",
-    )
-    registry.add(
-        "task",
-        "kdv",
-        "curvlab_pinn.tasks.kdv:KdV",
-        summary="the Korteweg-de Vries equation, periodic; the error against a spectral solution",
-        source="points drawn from a seed; `curvlab tasks prepare kdv`",
-    )
-    registry.add(
-        "task",
-        "inverse-poisson",
-        "curvlab_pinn.tasks.inverse_poisson:InversePoisson",
-        summary="-κΔu = f with κ unknown, from measurements of u",
-        source="points and measurements drawn from a seed",
-    )
+    for name, (factory, summary, source) in TASKS.items():
+        registry.add("task", name, f"curvlab_pinn.tasks.{factory}", summary=summary, source=source)
     registry.methods("curvlab_pinn")

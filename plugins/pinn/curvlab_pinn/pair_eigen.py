@@ -11,13 +11,14 @@ from torch import Tensor
 from curvlab.errors import UnsupportedEvidence, naming_block
 from curvlab.linalg import factorizations
 from curvlab.linalg.compose import BlockDiagonal
+from curvlab.linalg.factors import powers
 from curvlab.linalg.kronecker import Factor, Kronecker, KroneckerEigen, KroneckerSum
 from curvlab.linalg.operator import BlockOperator, LinearOperator
 from curvlab.linalg.psd import nonnegative
 from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.context import Context
 from curvlab.protocols.preconditioner import Inverse
-from curvlab.protocols.structure import Structure, powers
+from curvlab.protocols.structure import Structure
 
 PART = "pair-eigen"
 

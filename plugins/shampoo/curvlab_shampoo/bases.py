@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvlab.linalg.kronecker import rotate
 from curvlab.linalg.modes import on_axis
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.structure import Structure, as_gram
 from curvlab_shampoo.grams import axes

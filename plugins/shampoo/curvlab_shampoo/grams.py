@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from curvlab.linalg.gram import weighted_gram_
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.protocols.blocks import Block
 from curvlab.protocols.context import Context
 from curvlab.protocols.storage import work_of

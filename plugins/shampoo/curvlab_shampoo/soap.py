@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 
 from curvlab.linalg.averages import newest_weight
-from curvlab.linalg.vectors import BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockVector
 from curvlab.protocols.bounds import Fraction, NotNegative
 from curvlab.protocols.cadence import is_due
 from curvlab.protocols.context import Context

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.protocols.context import Context
 from curvlab.protocols.structure import Structure
 from curvlab_shampoo.bases import Bases

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvlab.linalg.vectors import BlockLayout, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.preconditioner import Preconditioner
 from curvlab.testing.problems import DTYPE, normal

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvlab.errors import CapabilityError, ConfigError
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.protocols.structure import Family, Gram
 from curvlab.structures.dense import Dense
 from curvlab.structures.diagonal import Diagonal

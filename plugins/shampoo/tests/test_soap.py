@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from curvlab.errors import CapabilityError, ConfigError
-from curvlab.linalg.vectors import Outer
+from curvlab.linalg.outer import Outer
 from curvlab.objectives.supervised import objective
 from curvlab.protocols.structure import Family
 from curvlab.structures.dense import Dense

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from curvlab.linalg.lookups import AnyRows, Lookups
+from curvlab.linalg.power_iteration import probes, unit
 from curvlab.protocols.rows import Rows
 from curvlab.protocols.storage import Storage, work_of
-from curvlab.protocols.structure import Structure, as_group, probes, unit
+from curvlab.protocols.structure import Structure, as_group
 
 PART = "singd"
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvlab.linalg.power_iteration import probes
 from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.evidence import Evaluation, LayerStats
-from curvlab.protocols.structure import Family, probes
+from curvlab.protocols.structure import Family
 from curvlab.structures.diagonal import Diagonal
 from curvlab.testing.problems import DTYPE, normal
 from curvlab.testing.reference import nearest_member, reference_context

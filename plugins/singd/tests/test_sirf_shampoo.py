@@ -12,7 +12,8 @@ from torch import Tensor
 
 from curvlab.config import build_method
 from curvlab.errors import CapabilityError, ConfigError
-from curvlab.linalg.vectors import BlockLayout, BlockVector, Outer
+from curvlab.linalg.outer import Outer
+from curvlab.linalg.vectors import BlockLayout, BlockVector
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.structure import Family, Group
 from curvlab.structures.dense import Dense

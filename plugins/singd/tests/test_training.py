@@ -241,7 +241,7 @@ def test_a_forward_pass_that_goes_nowhere_leaves_nothing_behind(
     assert identical(watched, plain)
     if look is look_without_gradients:
         look(watched.model)
-        assert not watched.ambient.ledger.entries
+        assert not watched.ambient.ledger.accumulated.entries
 
 
 # positions

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curvlab.linalg.factors import Squared, powers
 from curvlab.linalg.kronecker import Factor
 from curvlab.linalg.psd import nonnegative
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Count, check_bounds
-from curvlab.protocols.structure import Family, Gram, Group, Squared, Structure, powers
+from curvlab.protocols.structure import Family, Gram, Group, Structure
 from curvlab_structures.products import product, set_product_
 
 #: K Kᵀ of larger blocks is not formed: that costs as much as a product with ``size`` vectors, and saves as

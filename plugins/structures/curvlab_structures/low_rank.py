@@ -10,10 +10,11 @@ from torch import Tensor
 
 from curvlab.errors import CapabilityError, Fault, NotPositiveDefinite
 from curvlab.linalg import factorizations
+from curvlab.linalg.factors import powers
 from curvlab.linalg.verdict import holds
 from curvlab.protocols.backend import Backend
 from curvlab.protocols.bounds import Count, check_bounds
-from curvlab.protocols.structure import Family, Gram, Structure, powers
+from curvlab.protocols.structure import Family, Gram, Structure
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvlab.errors import ConfigError
-from curvlab.protocols.structure import Squared
+from curvlab.linalg.factors import Squared
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 from curvlab_structures.block_diagonal import FEW, FORMED, BlockDiagonal, BlockDiagonalMatrix
