@@ -152,7 +152,7 @@ def _steps(registry: Registry) -> None:
         "step",
         "quadratic-model",
         "curvlab.parts.steps:QuadraticModel",
-        summary="the minimiser of the local model",
+        summary="the minimizer of the local model",
     )
     add("schedule", "cosine", "curvlab.parts.schedules:Cosine", summary="down along half a cosine")
     add("schedule", "linear", "curvlab.parts.schedules:Linear", summary="along a straight line")

@@ -13,7 +13,7 @@
     ├── CheckpointError              1  a checkpoint is missing, damaged or of another run
     ├── RunFolderError               1  a file of a run's folder cannot be read or written, or is damaged
     ├── OutOfMemory                  1  an allocation failed
-    ├── NotPositiveDefinite          5  a factorisation failed, in float64 too
+    ├── NotPositiveDefinite          5  a factorization failed, in float64 too
     ├── Diverged                     5  a non-finite value that no retry removed
     ├── ResultsError                 1  results of benchmarks are missing or malformed
     ├── Regression                   6  a benchmark got worse
@@ -177,7 +177,7 @@ class NotPositiveDefinite(CurvlabError):
 
 @contextmanager
 def naming_block(name: str) -> Iterator[None]:
-    """Say which block it was when a factorisation fails inside."""
+    """Say which block it was when a factorization fails inside."""
     try:
         yield
     except NotPositiveDefinite as error:

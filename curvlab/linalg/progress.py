@@ -1,6 +1,6 @@
 """What a Krylov solve keeps of its way, and when that way ends.
 
-A solve of ``A x = b`` minimises ``φ(x) = ½ xᵀAx − bᵀx``.  ``Stopping`` holds the rules, ``Trace`` the history
+A solve of ``A x = b`` minimizes ``φ(x) = ½ xᵀAx − bᵀx``.  ``Stopping`` holds the rules, ``Trace`` the history
 of φ and a few of the iterates, on a grid that thins out as they change less.
 """
 

@@ -87,7 +87,7 @@ class BlockLayout:
         return BlockVector(self, like.new_zeros(self.size))
 
     def empty(self, *, like: Tensor) -> BlockVector:
-        """An uninitialised vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
+        """An uninitialized vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
         for k, free in enumerate(self._free):
             if free.dtype == like.dtype and free.device == like.device:
                 return self._free.pop(k)
@@ -264,7 +264,7 @@ class BlockVector:
         return self._new(torch.zeros_like(self._flat))
 
     def empty_like(self) -> BlockVector:
-        """An uninitialised vector of this layout, dtype and device."""
+        """An uninitialized vector of this layout, dtype and device."""
         return self.layout.empty(like=self._flat)
 
     def clone(self) -> BlockVector:

@@ -141,7 +141,7 @@ class Preconditioner(ABC, Generic[S]):
 
         On such a step the engine copies the state first and checks it afterwards, so that a failure leaves
         it as it was.  Say no where a finite state, gradient and statistics, whose squares do not overflow,
-        always give finite ones: averages and products do; factorisations, inverses and solves do not.
+        always give finite ones: averages and products do; factorizations, inverses and solves do not.
         """
         return True
 

@@ -56,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A new model, initialised from torch's global generator, on torch's default device."""
+        """A new model, initialized from torch's global generator, on torch's default device."""
 
     @abstractmethod
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> Workload:

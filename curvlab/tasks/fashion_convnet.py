@@ -13,7 +13,7 @@ from curvlab.protocols.bounds import Count, Width, check_bounds
 from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.convnet import CONVOLUTIONS, convnet
-from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
+from curvlab.tasks.fashion_mnist import CLASSES, GRAY, SIDE, classification
 from curvlab.tasks.mlp import Activation
 from curvlab.tasks.settings import check, widths
 from curvlab.tasks.supervised import SupervisedWorkload
@@ -47,4 +47,4 @@ class FashionConvnet(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         model = model.to(dtype=dtype, device=device)
-        return classification(model, self.root, GREY, self.loss, on_training=self.train_metrics)
+        return classification(model, self.root, GRAY, self.loss, on_training=self.train_metrics)

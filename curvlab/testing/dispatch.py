@@ -62,7 +62,7 @@ _allowed: list[bool] = []
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Inside, waiting for the device is nothing to note: a factorisation must know whether it failed."""
+    """Inside, waiting for the device is nothing to note: a factorization must know whether it failed."""
     _allowed.append(True)
     try:
         yield

@@ -68,8 +68,8 @@ const kind = (e) => (grave(e) ? e.verdict : e.verdict === "intended" ? "intended
 
 // ---- a chart
 
-function chart(one, width, height, labelled) {
-  const left = labelled ? 70 : 2, right = 6, top = 8, bottom = labelled ? 22 : 6;
+function chart(one, width, height, labeled) {
+  const left = labeled ? 70 : 2, right = 6, top = 8, bottom = labeled ? 22 : 6;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${one.name} ${one.title} over commits` });
   const ends = (one.i || []).flatMap((pair) => pair || []).filter((x) => x !== null);
   const numbers = one.v.filter((x) => x !== null).concat(ends);
@@ -81,7 +81,7 @@ function chart(one, width, height, labelled) {
   const x = (k) => left + (n > 1 ? (k * (width - left - right)) / (n - 1) : (width - left - right) / 2);
   const y = (v) => top + ((high - v) * (height - top - bottom)) / (high - low);
   svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
-  if (labelled) {
+  if (labeled) {
     for (const v of [low + room, high - room]) {
       svg.append(draw("text", { x: left - 6, y: y(v) + 3, "text-anchor": "end" }, shown(v, one.unit)));
       if (high - low === 2 * room) break;

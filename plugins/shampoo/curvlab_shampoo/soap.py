@@ -39,7 +39,7 @@ class Soap(InEigenbases[SoapState]):
 
     SOAP (Vyas et al. 2024, arXiv 2409.11321): Adam in Shampoo's eigenbasis.  Q has a factor ``Q_n`` on
     every axis n, eigenvectors of the moving average L_n of ``G_(n) G_(n)ᵀ``, G_(n) being the gradient with
-    axis n for rows.  All averages are normalised by the sum of their weights, as Adam's bias correction
+    axis n for rows.  All averages are normalized by the sum of their weights, as Adam's bias correction
     does.  With K diagonal, Q is the identity and this is Adam.
 
     With ``moments = "whitened"`` L_n averages gradients that are whitened along all other axes, as in
