@@ -66,7 +66,7 @@ class UsageError(CurvlabError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong in a configuration: where it stands, what is wrong, what to do.
+    """One fault of a configuration: where it stands, what is wrong, what to do.
 
     ``path`` is the dotted key (``method.lr``); ``file`` and ``line`` (from 1) say where the value
     was written, ``None`` for values that were given in Python or are missing altogether; ``source``

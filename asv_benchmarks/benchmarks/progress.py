@@ -1,6 +1,6 @@
 """How far every registered method gets on a seeded task: steps and product-examples to a target.
 
-Methods run at their defaults, as ``curvlab train`` would run them; nobody chose a rate for this task, so the
+Methods run at their defaults, as ``curvlab train`` would run them; no rate was chosen for this task, so the
 numbers compare a method with itself at other commits, and not methods with each other.
 """
 

@@ -136,7 +136,7 @@ class Builder:
         return ":" in use or any(use == e.name for o in parts for e in self._named(str(kind_of(o))))
 
     def _pick(self, node: Node, parts: Sequence[Any]) -> Any:
-        """Of several kinds that fit, the one that knows the name."""
+        """The one of several fitting kinds that knows the name."""
         return next((o for o in parts if self._names_part(node, [o])), parts[0])
 
     def _array(self, node: Node, annotation: Any, place: str) -> Built | None:

@@ -48,7 +48,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts by the formulas of torch and by ``FORMULAS``.
 
     ``torch.utils.flop_counter.FlopCounterMode(custom_mapping=FORMULAS)`` finds the same; it also follows
-    modules, by hooks that keep activations alive, which nobody could do who measures memory beside.
+    modules, by hooks that keep activations alive, which would change a measurement of memory beside.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def total(self) -> int:
-        """Of every kind."""
+        """The flops of every kind."""
         return sum(self.by_kind.values())
 
     def __torch_dispatch__(

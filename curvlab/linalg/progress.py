@@ -60,7 +60,7 @@ def grid(ratio: float, upto: int) -> frozenset[int]:
 class Trace:
     """φ after each iteration, the start's first, and the iterates kept.
 
-    Of the iterates on the grid (``ratio`` > 1) the latest ``kept`` are copied; ``ratio = 0`` keeps none.
+    The latest ``kept`` iterates on the grid (``ratio`` > 1) are copied; ``ratio = 0`` keeps none.
     """
 
     ratio: float = 0.0

@@ -3,8 +3,8 @@
 A ``BlockVector`` is what a gradient, a direction or a momentum is: one tensor per block, by name.
 The tensors are views of a single buffer, so that conjugate gradients, L-BFGS, momentum and updates
 are one kernel each, whatever the number of blocks.  A block may also be *held as an outer product*
-(``Outer``) until somebody reads the matrix: the gradient of a linear layer is ``Gᵀ A`` with as many
-rows as the batch, and a Kronecker preconditioner is cheaper on the factors than on the product.
+(``Outer``) until the matrix is read.  The gradient of a linear layer is ``Gᵀ A`` with as many rows as
+the batch, and a Kronecker preconditioner is cheaper on the factors than on the product.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class BlockLayout:
         return BlockVector(self, like.new_empty(self.size))
 
     def recycle(self, vector: BlockVector) -> None:
-        """Hand back a vector that nobody reads any more; a borrowed one, or an alias, is left alone."""
+        """Hand back a vector that is not read any more; a borrowed one, or an alias, is left alone."""
         known = {free._flat.data_ptr() for free in self._free}
         if not vector.borrowed and vector._flat.data_ptr() not in known and len(self._free) < self.KEEP:
             self._free.append(vector._alias())
@@ -162,7 +162,7 @@ class BlockVector:
         return self._parts[what]
 
     def factored(self, name: str) -> Outer | Tensor:
-        """Block ``name`` as it is held: the factors if nobody has read the matrix yet."""
+        """Block ``name`` as it is held: the factors if the matrix has not been read yet."""
         return self.outers.get(name) or self._view(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -431,9 +431,9 @@ class BlockVector:
 def _accustom() -> None:
     """Let the C library keep freed vectors, once in a process.
 
-    Memory fresh from the system is paid for by page faults, which cost more than the arithmetic on it.  glibc
-    gives what is freed back to the system beyond a threshold, and raises that threshold to the largest piece
-    that it has seen go, up to 32 MiB: it is shown one, which is never touched.
+    Fresh memory costs page faults, which take longer than the arithmetic on it.  The C library
+    returns freed memory to the system beyond a threshold, and raises that threshold to the largest piece that
+    was freed, up to 32 MiB.  One is freed here, which is never touched.
     """
     torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
 

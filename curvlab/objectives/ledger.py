@@ -442,7 +442,7 @@ class Ledger:
             self._enter(name, block, arrived)
 
     def _read(self, blocks: Mapping[str, list[Block]], name: str) -> list[Block]:
-        """Of the blocks of a parameter, those that are still read."""
+        """The blocks of a parameter that are still read."""
         return [b for b in blocks.get(name, ()) if b.name not in self.blocks.untapped]
 
     def _enter(self, name: str, block: Block, arrived: Arrived) -> None:

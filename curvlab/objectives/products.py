@@ -4,8 +4,8 @@
 a product with the Jacobian's transpose.
 
 A sample of one micro-batch is linearized once and kept for the life of the operator (one step): its
-outputs f, their graph, and the graph of ``Jᵀ u``, which is linear in u, so that differentiating it in u
-gives ``J v``.  A product is then two backward passes, no forward pass.  Of several micro-batches nothing
+outputs f, their graph, and the graph of ``Jᵀ u``.  That is linear in u, so that differentiating it in u
+gives ``J v``.  A product is then two backward passes, no forward pass.  Nothing of several micro-batches
 is kept: each is linearized anew in every product, in forward mode, which carries ``J v`` along in the
 pass that makes the graph.  Attention is computed by matrix products in here, whatever kernel it uses
 elsewhere.
@@ -57,7 +57,7 @@ def unfused_attention() -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside, models that ``torch.compile`` has wrapped run as they were written.
+    """Inside, models that ``torch.compile`` has wrapped run uncompiled.
 
     What it makes has neither forward mode nor second derivatives.
     """

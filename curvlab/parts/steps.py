@@ -97,8 +97,9 @@ class Grid(StepRule[GridState]):
     """The best of ``count`` rates lr, lr·shrink, lr·shrink², …; none that lowers the loss, no step.
 
     No slope is asked for, and the update need not descend at first order.  Costs ``count`` trial losses, or,
-    with ``near``, three or four mostly: from the last step's place on the grid it goes to the neighbor with
-    the lower loss as long as there is one, and looks at the whole grid only if that does not lower the loss.
+    with ``near``, three or four mostly.  It then begins at the last step's place on the grid and goes to the
+    neighbor with the lower loss as long as there is one.  The whole grid is tried only if that does not lower
+    the loss.
     """
 
     lr: Positive | Schedule = 1.0

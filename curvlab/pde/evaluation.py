@@ -214,7 +214,7 @@ class TermsEvaluation:
         return found
 
     def _nothing(self, name: str, kind: Labels) -> LayerStats:
-        """Of a layer that this term did not use, or that has no points."""
+        """The statistics of a layer that this term did not use, or that has no points."""
         o, i = self.blocks[name].shape
         empty = self.blocks.like.detach()
         grads = None if kind is Labels.NONE else empty.new_zeros(1, 0, 1, o)

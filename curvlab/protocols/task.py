@@ -1,4 +1,4 @@
-"""Tasks: a model, data and a measure of success; the recipe and the thing made from it."""
+"""Tasks: a model, data and a measure of success; the recipe and the workload made from it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class FashionConvnet(Task):
 
     Cross-entropy, pixels scaled to [0, 1].  With the channels as they are, the first linear layer reads
     3,136 numbers and holds 94 % of the 426,122 parameters: the wide layer that many small networks
-    have, and that a method's structures must bear.  Data as for ``fashion-mnist``.
+    have, and that a method's structures must hold.  Data as for ``fashion-mnist``.
     """
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)

@@ -74,7 +74,7 @@ class Quadratic(Task):
         return QuadraticWorkload(bowl.to(*there), pulls.to(*there))
 
     def eigenvalues(self) -> Float[Tensor, " d"]:
-        """Of A, descending, in float64."""
+        """The eigenvalues of A, descending, in float64."""
         last = 1 / self.condition
         down = torch.linspace(0.0, 1.0, self.dimension, dtype=torch.float64, device="cpu")
         return 1 - (1 - last) * down if self.spectrum == "linear" else last**down

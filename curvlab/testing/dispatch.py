@@ -1,7 +1,7 @@
 """What torch is made to execute: the largest tensor that an operation makes, and waits for the device.
 
 torch has no public name for the class that sees every operation; this module is the one that takes the
-private one, so that nobody else has to.
+private one, so that no other has to.
 """
 
 from __future__ import annotations

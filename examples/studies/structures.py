@@ -162,8 +162,9 @@ def overview(found: Sequence[Curve], steps: int) -> str:
 default settings: AdamW at rate 1e-3; `kfac`, `singd` and its kin look at curvature every 10 steps. State is
 bytes held beside parameters and gradients. Step times are medians of paired rounds in one process, process
 CPU time, refreshes included. The training loss is that of the first {MEASURED:,} training examples, the
-accuracy that of the test set, after {steps:,} steps (equal steps) and after the time of {steps:,} AdamW
-steps (equal seconds: steps times the measured ratio). Mean of {len(found[0].points)} seeds ± half
+accuracy that of the test set. Both are shown after {steps:,} steps (equal steps) and after the time of
+{steps:,} AdamW steps (equal seconds: steps times the measured ratio).
+Mean of {len(found[0].points)} seeds ± half
 their range.
 
 {table(found, steps)}

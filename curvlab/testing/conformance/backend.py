@@ -1,4 +1,4 @@
-"""The suite of backends: precision, in which things are stored and factorized."""
+"""The suite of backends: precision, in which numbers are stored and factorized."""
 
 from __future__ import annotations
 

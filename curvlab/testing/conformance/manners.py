@@ -145,7 +145,7 @@ class MannersChecks(FamilyChecks):
 
 @dataclass(frozen=True)
 class Patient(Lapack):
-    """The reference, whose waiting for a factorization is nobody else's fault."""
+    """The reference, which may wait for a factorization."""
 
     def cholesky(self, A: Tensor) -> Tensor:
         with waiting():

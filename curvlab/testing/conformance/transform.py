@@ -183,7 +183,7 @@ class TransformConformance(Stateful):
 
     @check()
     def check_zero(self) -> None:
-        """Of a vector of zeros, and beside a gradient of zeros, comes a vector that is finite."""
+        """A vector of zeros, and one beside a gradient of zeros, is mapped to a finite vector."""
         for k, (v, gradient) in enumerate(((0.0, 1.0), (1.0, 0.0), (0.0, 0.0))):
             place = Place.at(0)
             place.gradient.scale_(gradient)

@@ -38,7 +38,7 @@ class KrylovBasis(Krylov):
     The powers end where rounding would choose the next direction.  A Gram matrix of powers of length one is
     known up to the rounding ε of their dtype, so that a power names a direction only if √ε of it is outside
     the space of those before.  That share is the product of the shares that the vectors keep when they are
-    made orthogonal.  Of 20 powers some 8 to 10 remain in float32, most in float64.
+    made orthogonal.  Some 8 to 10 of 20 powers remain in float32, most in float64.
     """
 
     dimension: Count = 20

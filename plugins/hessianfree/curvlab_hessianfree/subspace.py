@@ -100,7 +100,7 @@ class _Space:
         return loss, along * -self.rate
 
     def inverse_curvature(self) -> Tensor:
-        """Of the damped model along each stretch; 1 where that is not positive.
+        """That of the damped model along each stretch; 1 where that is not positive.
 
         Without the damping, rounding would choose the sign where the curvature sample bends nothing.
         """

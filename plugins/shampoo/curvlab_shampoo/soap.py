@@ -58,10 +58,11 @@ class Soap(InEigenbases[SoapState]):
 
     Treats any block.  A layer is one block, its bias a column.  Blocks of one axis turn only with
     ``vectors``.  State: ``2 d²`` scalars per axis if K is dense, beside v̂ (``2 d² + d`` if moments are
-    whitened).  Costs, with a block of D entries,
+    whitened).  A block of D entries costs
     ``1.2·D·Σ d_n`` flops to observe and ``2·D·Σ d_n`` to turn a gradient (both less while it is held as
-    factors of few rows), ``2·D·Σ d_n`` each to turn an update and to turn it back, and ``10/3 d³`` per axis
-    to refresh.  Whitened moments cost ``2·D·Σ d_n`` more to observe, and ``2 d³`` per axis to refresh.
+    factors of few rows).  It costs ``2·D·Σ d_n`` each to turn an update and to turn it back, and
+    ``10/3 d³`` per axis to refresh.  Whitened moments cost ``2·D·Σ d_n`` more to observe, and ``2 d³`` per
+    axis to refresh.
     """
 
     part: ClassVar[str] = "soap"
