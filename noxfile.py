@@ -1,7 +1,7 @@
 """Sessions of development.  They run in the environment nox itself runs in: see requirements-dev.txt.
 
 nox             everything
-nox -s lint     ruff: rules and format; codespell, American; .ci/prose.py: words to avoid, long sentences
+nox -s lint     ruff: rules and format; .ci/prose.py: spelling, words to avoid, long sentences
 nox -s types    mypy --strict on the core and the plugins
 nox -s tests    the test suite; arguments after -- go to pytest
 nox -s docs     the site, into build/docs; every warning is an error
@@ -55,8 +55,6 @@ def lint(session: nox.Session) -> None:
     """Rules, format, spelling and prose."""
     python(session, "ruff", "check", ".")
     python(session, "ruff", "format", "--check", ".")
-    # words that codespell's own dictionary lacks are in ours
-    python(session, "codespell_lib", "-D", "-", "-D", ".ci/american.txt", *listed(session))
     session.run(sys.executable, ".ci/prose.py", external=True)
 
 
@@ -218,16 +216,12 @@ def pins(name: str) -> dict[str, str]:
     return found
 
 
-def listed(session: nox.Session) -> list[str]:
-    """Every file of the repository, relative to it: committed, or new and not ignored."""
-    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
-    names = str(session.run(*command, external=True, silent=True)).splitlines()
-    return [name for name in names if (ROOT / name).is_file()]
-
-
 def copy_without_packages(session: nox.Session, tree: Path) -> None:
     """Every file of the repository, but for the packages themselves."""
-    for file in map(Path, listed(session)):
-        if not any(file.is_relative_to(package) for package in PACKAGES):
+    listed = session.run(
+        "git", "ls-files", "--cached", "--others", "--exclude-standard", external=True, silent=True
+    )
+    for file in map(Path, str(listed).splitlines()):
+        if (ROOT / file).is_file() and not any(file.is_relative_to(package) for package in PACKAGES):
             (tree / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, tree / file)

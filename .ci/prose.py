@@ -1,10 +1,10 @@
-"""The mechanical rules of our prose that no spelling checker has: words to avoid, and sentences too long.
+"""The mechanical rules of our prose: American spelling, by codespell; words to avoid; long sentences.
 
     python .ci/prose.py [FILE…]
 
-reads pages, READMEs and change notes, and in Python files the docstrings and the texts of errors; without
-arguments, those of the whole tree.  It prints ``file:line: fault`` and exits with 1 if it found any.  Code,
-formulas, tables, comments and quotations are skipped.
+Spelling is checked in every file.  The rest is checked in pages, READMEs and change notes, and in docstrings
+and the texts of errors; code, formulas, tables, comments and quotations are skipped.  Without arguments, the
+whole tree is read.  Prints ``file:line: fault`` and exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+#: British words that codespell's own dictionary lacks, and what to write
+DICTIONARY = ROOT / ".ci" / "american.txt"
 
 #: words between full stops or semicolons, at most: the style asks for 25, and no tool should decide about 30
 LONGEST = 40
@@ -169,7 +171,7 @@ def faults_of(file: Path, shown: Path) -> Iterator[Fault]:
             yield from faults(piece, shown, first)
 
 
-#: what is read when no file is named
+#: where there is prose: pages, and modules that users or developers read
 READ = re.compile(
     r"README\.md|docs/.*\.md|plugins/\w+/README\.md|changelog\.d/.*\.md"
     r"|(?:curvlab|plugins/\w+/curvlab_\w+|examples|docs/_ext|asv_benchmarks|\.ci)/.*\.py|noxfile\.py"
@@ -177,15 +179,27 @@ READ = re.compile(
 
 
 def tracked() -> list[Path]:
-    """The files of the tree that hold prose, relative to it."""
+    """Every file of the tree, relative to it: committed, or new and not ignored."""
     command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [Path(name) for name in listed.splitlines() if READ.fullmatch(name) and (ROOT / name).is_file()]
+    return [Path(name) for name in listed.splitlines() if (ROOT / name).is_file()]
 
 
-def main(arguments: list[str]) -> int:
+def misspelled(files: Sequence[Path]) -> list[str]:
+    """What codespell finds under the settings in pyproject.toml, and by our dictionary beside its own."""
+    command = [sys.executable, "-m", "codespell_lib", "-D", "-", "-D", str(DICTIONARY), *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = done.stdout.splitlines()
+    if done.stderr or bool(done.returncode) != bool(found):
+        raise RuntimeError(f"codespell failed: {done.stderr or done.returncode}")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
     """Print every fault; 1 if there is any."""
-    found = [fault for name in arguments or tracked() for fault in faults_of(ROOT / name, Path(name))]
+    files = [Path(name) for name in arguments] or tracked()
+    read = [file for file in files if arguments or READ.fullmatch(file.as_posix())]
+    found = [*misspelled(files), *(fault for file in read for fault in faults_of(ROOT / file, file))]
     for fault in found:
         print(fault)
     return 1 if found else 0
