@@ -99,7 +99,7 @@ function chart(one, holder, full) {
   const drawn = new uPlot({
     width: holder.clientWidth,
     height: holder.clientHeight,
-    padding: full ? [8, 12, 0, 0] : [6, 6, 6, 6],
+    padding: full ? [8, 28, 0, 0] : [6, 6, 6, 6],
     scales: { x: { time: false, range: wide }, y: { range: rangeOf(one) } },
     axes,
     series: [{}, { stroke: line, width: 1.6, spanGaps: true, fill: one.i ? undefined : fill,
@@ -168,7 +168,7 @@ function detail(one) {
   close.setAttribute("aria-label", "Close");
   close.addEventListener("click", () => at("detail").close());
   title.id = "detail-title";
-  const head = make("tr", null, make("th", "commit"), make("th", "date"), make("th"),
+  const head = make("tr", null, make("th", "commit"), styled("day", "th", "date"), make("th"),
     styled("number", "th", one.measure.replaceAll("_", " ")), styled("number", "th", "change"));
   const words = Object.entries(one.case).map(([name, value]) => `${name} ${value}`).join(", ");
   const table = make("table", null, make("thead", null, head), make("tbody", null, ...rowsOf(one)));
