@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 LONG = " ".join(["word"] * 41)
 MARKED = {
     "# A page of nobody": "nobody",
+    "The solver is told which pairs to keep.": "is told",
     "A rate is chosen. Of these the best one counts.": "begins with",
     "Damping is the only\nthing here.": "thing",
     f"Short. {LONG.capitalize()}.": "41 words",

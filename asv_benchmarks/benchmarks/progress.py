@@ -57,7 +57,7 @@ class Progress:
     params: ClassVar = [list(METHODS), list(TASKS)]
 
     def setup_cache(self) -> dict[tuple[str, str], Any]:
-        """All runs; what goes wrong is told to the benchmark that it belongs to."""
+        """All runs; an error is reported by the benchmark that it belongs to."""
         found: dict[tuple[str, str], Any] = {}
         for method in METHODS:
             for task in TASKS:

@@ -1,4 +1,4 @@
-"""Signals: a run that is told to stop finishes its step, writes a checkpoint and says how to go on.
+"""Signals: a run that gets one finishes its step, writes a checkpoint and says how to go on.
 
 SIGTERM and SIGUSR1 are what schedulers send before they take a machine away, SIGHUP what a closed terminal
 or connection sends; SIGINT is Ctrl-C.

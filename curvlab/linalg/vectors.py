@@ -114,8 +114,8 @@ class BlockLayout:
 class BlockVector:
     """One tensor per named block, as views of one flat buffer.
 
-    A vector that is a buffer of somebody's state, or of the evidence, is handed out ``borrow``ed:
-    who wants to change it asks for ``owned`` first.
+    A vector that is a buffer of a state, or of the evidence, is returned ``borrow``ed:
+    code that changes it takes ``owned`` first.
 
     ``outers`` holds the blocks that are still factored: their part of the buffer is filled on the
     first read of ``flat`` (or of that block) and the factors are dropped.  Names ending in ``_``
@@ -195,7 +195,7 @@ class BlockVector:
     # ownership
 
     def borrow(self) -> BlockVector:
-        """The same vector, marked as somebody else's."""
+        """The same vector, marked as borrowed."""
         other = self._alias()
         other.outers, other.borrowed = self.outers, True
         return other

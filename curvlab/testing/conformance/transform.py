@@ -32,7 +32,7 @@ class Place:
         return cls(vector(seed + 40, dtype), vector(seed + 20, dtype))
 
     def told(self, step: int) -> At:
-        """What the transform is told of it."""
+        """What the transform can read of it."""
         return At(self.gradient.borrow(), step, 0.1, self._add, self.theta.clone)
 
     def _add(self, v: BlockVector, factor: float) -> None:

@@ -75,7 +75,7 @@ class FlexibleCG(Krylov):
 
 @dataclass
 class _Direction:
-    """A direction p, A p, and pᵀ A p; ``lent``: A p is kept by somebody else too."""
+    """A direction p, A p, and pᵀ A p; ``lent``: A p is kept elsewhere too."""
 
     p: BlockVector
     Ap: BlockVector

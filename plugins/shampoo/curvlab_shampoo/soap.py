@@ -52,7 +52,7 @@ class Soap(InEigenbases[SoapState]):
     the authors' code.  Where no axis turns there is nothing to wait for, and the first step is Adam's.  The
     first bases, for the second gradient, come from an eigendecomposition.  From then on, one power iteration
     every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the columns first sorted by ``diag(Q_nᵀ L_n Q_n)``,
-    and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are told apart by a
+    and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are distinguished by a
     ramp on its diagonal, at most 1e-3 of the mean (1e-2 for the first bases).  An entry of a turned vector
     counts as zero where √v̂ is below 16 ε ‖√v̂‖: there it is rounding, which v̂ would blow up to full size.
 
