@@ -1,7 +1,7 @@
 """Sessions of development.  They run in the environment nox itself runs in: see requirements-dev.txt.
 
 nox             everything
-nox -s lint     ruff: rules and format
+nox -s lint     ruff: rules and format; .ci/prose.py: spelling, words to avoid, long sentences
 nox -s types    mypy --strict on the core and the plugins
 nox -s tests    the test suite; arguments after -- go to pytest
 nox -s docs     the site, into build/docs; every warning is an error
@@ -52,9 +52,10 @@ def python(session: nox.Session, *arguments: str, **env: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules and format."""
+    """Rules, format, spelling and prose."""
     python(session, "ruff", "check", ".")
     python(session, "ruff", "format", "--check", ".")
+    session.run(sys.executable, ".ci/prose.py", external=True)
 
 
 @nox.session

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python asv_benchmarks/before_after.py d7f2bee [--rounds 21]
 
-The other commit's sources are checked out into a temporary folder and imported beside the present ones: two
-sets of modules of the same names, of which one at a time is in ``sys.modules``, also while its steps run,
-since functions import too.  Network, data and timing as in ``pairs``, with a copy of them for each side,
+The other commit's sources are checked out into a temporary folder and imported beside the present ones.
+These are two sets of modules of the same names.  One at a time is in ``sys.modules``, also while its steps
+run, since functions import too.  Network, data and timing as in ``pairs``, with a copy of them for each side,
 whole cycles of ten steps.  What the other commit does not know is left out.
 """
 

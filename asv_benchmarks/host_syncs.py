@@ -20,7 +20,7 @@ from benchmarks.steps import METHODS, stepper
 
 
 def waits(method: str, network: str) -> float:
-    """Of a step, the mean over a cycle of refreshes, after a first step that makes the state."""
+    """The mean of a step over a cycle of refreshes, after a first step that makes the state."""
     step, _ = stepper(method, network)
     step()
     steps = METHODS[method]

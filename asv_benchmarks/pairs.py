@@ -27,7 +27,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained: the same network and the same batches for whoever asks."""
+    """What is trained: the same network and the same batches for every method."""
 
     model: Callable[[], nn.Module]
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]

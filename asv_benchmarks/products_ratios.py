@@ -184,7 +184,7 @@ def measured(of: Case, rounds: int) -> dict[str, Ratio]:
 
 
 def preparation(of: Case) -> dict[str, float]:
-    """CPU seconds that linearising takes once, over those of a gradient: ours, and torch's."""
+    """CPU seconds that linearizing takes once, over those of a gradient: ours, and torch's."""
     blocks = of.blocks
     at = {name: p.detach() for name, p in blocks.parameters.items()}
     v, found = blocks.read(), {}

@@ -4,7 +4,7 @@
 
 Network, data and the way of timing: ``pairs``.  First a step of a diagonal method written by hand, with no
 framework, no check and factors that never change, over ``torch.optim.AdamW`` and over the public package
-``singd``: with the bias as a column of its layer's matrix, as a block has it, and with the bias apart.  Then
+``singd``.  Its bias is a column of its layer's matrix, as a block has it, or is apart.  Then
 ``singd`` with the package's settings over itself without safeguards (the mean for the peak, and no limit),
 at T = 1 and 10.
 """

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python asv_benchmarks/targets.py [--only NAME ...] [--rounds 21]
 
 Network, data and the way of timing: ``pairs``; methods at their defaults but for structure and T, whole
-cycles of ten steps.  ``hf-gn``'s row is of another kind: the share of its step that is vector work, on the
+cycles of ten steps.  ``hf-gn``'s row shows the share of its step that is vector work, on the
 deep autoencoder (784-1000-500-250-30 mirrored): all that is neither a Gauss-Newton product, an evaluation, a
 trial loss nor KFAC's matrices.  Exits 1 if a median is above its bound.
 """
@@ -105,7 +105,7 @@ def clocked(spent: dict[str, float]) -> Iterator[None]:
 
 
 def shares(rounds: int) -> list[dict[str, float]]:
-    """Of each round of ten steps of ``hf-gn``, what share of their time went where."""
+    """The shares of the time of each round of ten steps of ``hf-gn``, by where it went."""
     torch.manual_seed(0)
     task = FashionAutoencoder()
     workload = task.workload(task.model(), dtype=torch.float32, device=torch.device("cpu"))

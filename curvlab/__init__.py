@@ -1,4 +1,4 @@
-"""curvlab: second-order optimisers for PyTorch, composed from parts.
+"""curvlab: second-order optimizers for PyTorch, composed from parts.
 
 The public face.  Importing it costs next to nothing: torch is imported when a name is first used.
 """

@@ -57,7 +57,7 @@ def optimizer(
     or is a table of it (``{"use": "bfloat16", "factors": "float32"}``); left out, it is that of the
     parameters.  ``reduction`` says how the caller's loss averages over the batch (``"mean"``, ``"sum"``, or
     ``"mean-tokens"`` for a mean over batch and sequence).  ``group`` says which processes train this model,
-    each on its own examples: all of ``torch.distributed`` where that is initialised (``"world"``), those of
+    each on its own examples: all of ``torch.distributed`` where that is initialized (``"world"``), those of
     a group, or ``None`` for this one alone.  ``placement`` says whether they share the method's work: with
     ``"owner"`` one process holds the state of a block and finds its update, with ``"replicate"`` every one
     does all of it; ``"auto"`` is ``"owner"`` where the method treats every block by itself.

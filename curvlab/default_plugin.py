@@ -64,7 +64,7 @@ PARTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "rate": ("parts.steps:Rate", "a learning rate"),
         "armijo": ("parts.steps:Armijo", "the first rate that decreases the loss enough"),
         "grid": ("parts.steps:Grid", "the best of many rates, each half of the last"),
-        "quadratic-model": ("parts.steps:QuadraticModel", "the minimiser of the local model"),
+        "quadratic-model": ("parts.steps:QuadraticModel", "the minimizer of the local model"),
     },
     "schedule": {
         "cosine": ("parts.schedules:Cosine", "down along half a cosine"),

@@ -13,7 +13,7 @@
     ├── CheckpointError              1  a checkpoint is missing, damaged or of another run
     ├── RunFolderError               1  a file of a run's folder cannot be read or written, or is damaged
     ├── OutOfMemory                  1  an allocation failed
-    ├── NotPositiveDefinite          5  a factorisation failed, in float64 too
+    ├── NotPositiveDefinite          5  a factorization failed, in float64 too
     ├── Diverged                     5  a non-finite value that no retry removed
     ├── ResultsError                 1  results of benchmarks are missing or malformed
     ├── Regression                   6  a benchmark got worse
@@ -66,7 +66,7 @@ class UsageError(CurvlabError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong in a configuration: where it stands, what is wrong, what to do.
+    """One fault of a configuration: where it stands, what is wrong, what to do.
 
     ``path`` is the dotted key (``method.lr``); ``file`` and ``line`` (from 1) say where the value
     was written, ``None`` for values that were given in Python or are missing altogether; ``source``
@@ -177,7 +177,7 @@ class NotPositiveDefinite(CurvlabError):
 
 @contextmanager
 def naming_block(name: str) -> Iterator[None]:
-    """Say which block it was when a factorisation fails inside."""
+    """Say which block it was when a factorization fails inside."""
     try:
         yield
     except NotPositiveDefinite as error:

@@ -192,7 +192,7 @@ def test_public_names_are_listed_and_nothing_else_is_there() -> None:
     assert set(curvlab.__all__) <= set(dir(curvlab))
     assert all(getattr(curvlab, name) is not None for name in curvlab.__all__)
     with pytest.raises(AttributeError, match="no attribute 'optimiser'"):
-        _ = curvlab.optimiser
+        _ = curvlab.optimiser  # codespell:ignore optimiser
 
 
 def test_the_face_is_lazy() -> None:

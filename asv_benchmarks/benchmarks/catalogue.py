@@ -1,6 +1,6 @@
 """What there is to measure: methods, structures and solvers, from the registry of the working tree.
 
-Parameters of a benchmark are told to an old commit by their place in a list, so that list cannot come from
+Parameters of a benchmark are passed to an old commit by their place in a list, so that list cannot come from
 what that commit has installed.  A process of its own registers the working tree's core and plugins, whatever
 is installed; a new method or structure is measured from the commit on that has it.
 

@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each on normalised tokens and added to them."""
+    """Attention and a perceptron, each on normalized tokens and added to them."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Grey images to logits: patches, positions, blocks, the mean of the tokens."""
+    """Gray images to logits: patches, positions, blocks, the mean of the tokens."""
 
     def __init__(self, side: int, patch: int, dim: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def perceptron(*widths: int) -> nn.Module:
 
 
 def convnet() -> nn.Module:
-    """Two convolutions and two linear layers on 12 × 12 grey images."""
+    """Two convolutions and two linear layers on 12 × 12 gray images."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),

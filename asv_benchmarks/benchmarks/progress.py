@@ -1,6 +1,6 @@
 """How far every registered method gets on a seeded task: steps and product-examples to a target.
 
-Methods run at their defaults, as ``curvlab train`` would run them; nobody chose a rate for this task, so the
+Methods run at their defaults, as ``curvlab train`` would run them; no rate was chosen for this task, so the
 numbers compare a method with itself at other commits, and not methods with each other.
 """
 
@@ -57,7 +57,7 @@ class Progress:
     params: ClassVar = [list(METHODS), list(TASKS)]
 
     def setup_cache(self) -> dict[tuple[str, str], Any]:
-        """All runs; what goes wrong is told to the benchmark that it belongs to."""
+        """All runs; an error is reported by the benchmark that it belongs to."""
         found: dict[tuple[str, str], Any] = {}
         for method in METHODS:
             for task in TASKS:

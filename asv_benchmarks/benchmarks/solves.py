@@ -1,4 +1,4 @@
-"""Factorisations by dimension and dtype; iterations and products of every registered Krylov solver."""
+"""Factorizations by dimension and dtype; iterations and products of every registered Krylov solver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .catalogue import catalogue
 from .meters import cost, quiet
 from .structures import DTYPES, backend, normal
 
-FACTORISATIONS = ["cholesky", "inverse", "eigh"]
+FACTORIZATIONS = ["cholesky", "inverse", "eigh"]
 
 SOLVERS = catalogue().solvers
 
@@ -23,7 +23,7 @@ TOLERANCE = 1e-6
 
 
 def prepared(name: str, d: int, dtype: str) -> Callable[[], object]:
-    """A factorisation of a positive definite matrix."""
+    """A factorization of a positive definite matrix."""
     X = normal(2 * d, d, seed=3, dtype=DTYPES[dtype])
     S = X.mT @ X / len(X)
     S.diagonal().add_(0.1)
@@ -33,20 +33,20 @@ def prepared(name: str, d: int, dtype: str) -> Callable[[], object]:
 
 
 class FactorisationCosts:
-    """Deterministic costs of one factorisation."""
+    """Deterministic costs of one factorization."""
 
     version = "1"
-    param_names: ClassVar = ["factorisation", "dimension"]
-    params: ClassVar = [FACTORISATIONS, [64, 257]]
+    param_names: ClassVar = ["factorisation", "dimension"]  # codespell:ignore factorisation
+    params: ClassVar = [FACTORIZATIONS, [64, 257]]
 
-    def setup(self, factorisation: str, dimension: int) -> None:
+    def setup(self, factorization: str, dimension: int) -> None:
         quiet()
-        self.call = prepared(factorisation, dimension, "float32")
+        self.call = prepared(factorization, dimension, "float32")
 
-    def track_flops(self, factorisation: str, dimension: int) -> float:
+    def track_flops(self, factorization: str, dimension: int) -> float:
         return float(cost(self.call).flops)
 
-    def track_peak_bytes(self, factorisation: str, dimension: int) -> float:
+    def track_peak_bytes(self, factorization: str, dimension: int) -> float:
         return float(cost(self.call).peak_bytes)
 
     track_flops.unit = "flops"  # type: ignore[attr-defined]
@@ -54,21 +54,21 @@ class FactorisationCosts:
 
 
 class FactorisationTime:
-    """Seconds of one factorisation."""
+    """Seconds of one factorization."""
 
     version = "1"
     warmup_time = 0.02
     sample_time = 0.02
     rounds = 2
     repeat = (3, 10, 0.3)
-    param_names: ClassVar = ["factorisation", "dimension", "dtype"]
-    params: ClassVar = [FACTORISATIONS, [64, 512], list(DTYPES)]
+    param_names: ClassVar = ["factorisation", "dimension", "dtype"]  # codespell:ignore factorisation
+    params: ClassVar = [FACTORIZATIONS, [64, 512], list(DTYPES)]
 
-    def setup(self, factorisation: str, dimension: int, dtype: str) -> None:
+    def setup(self, factorization: str, dimension: int, dtype: str) -> None:
         quiet(timed=True)
-        self.call = prepared(factorisation, dimension, dtype)
+        self.call = prepared(factorization, dimension, dtype)
 
-    def time_factorisation(self, factorisation: str, dimension: int, dtype: str) -> None:
+    def time_factorisation(self, factorization: str, dimension: int, dtype: str) -> None:
         self.call()
 
 

@@ -65,7 +65,7 @@ class Costs:
     params: ClassVar = [list(METHODS), list(NETWORKS)]
 
     def setup_cache(self) -> dict[tuple[str, str], Any]:
-        """Everything is measured in one go; what goes wrong is told to the benchmark that it belongs to."""
+        """Everything is measured in one go; an error is reported by the benchmark that it belongs to."""
         found: dict[tuple[str, str], Any] = {}
         for method in METHODS:
             for network in NETWORKS:

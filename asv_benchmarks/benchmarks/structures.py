@@ -96,7 +96,7 @@ class Costs:
     params: ClassVar = [OPERATIONS, FAMILIES, [64, 257]]
 
     def setup_cache(self) -> dict[tuple[str, str, int], Any]:
-        """Everything is measured in one go; what goes wrong is told to the benchmark that it belongs to."""
+        """Everything is measured in one go; an error is reported by the benchmark that it belongs to."""
         quiet()
         found: dict[tuple[str, str, int], Any] = {}
         for name in OPERATIONS:

@@ -65,7 +65,7 @@ class Filter:
     measure: str = ""
 
     def wants(self, key: Key) -> bool:
-        """Whether a case is of that method, of that family and of that measure."""
+        """Whether a case has that method, that family and that measure."""
         return (
             self.method in ("", key.get("method"))
             and self.family in ("", key.get("family"))
@@ -87,7 +87,7 @@ class Filter:
                 return UsageError(
                     f'no benchmark of {name} "{asked}"\n  {guess}Known: {", ".join(sorted(words - {""}))}'
                 )
-        return UsageError("no benchmark is of all that at once")
+        return UsageError("no benchmark matches all of these filters")
 
 
 def narrowed(results: Results, wanted: Filter) -> Results:

@@ -72,7 +72,7 @@ class Suite:
             raise ResultsError(f"asv ended with {done.returncode}:\n  {how}")
 
     def _know_machine(self, machine: str) -> None:
-        """asv asks about a machine that it does not know, and nobody may be there to answer."""
+        """asv asks about a machine that it does not know, and there may be no user to answer."""
         path = Path.home() / _MACHINES
         if path.is_file() and (not machine or f'"{machine}"' in path.read_text(encoding="utf-8")):
             return

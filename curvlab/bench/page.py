@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
 from curvlab.bench.history import Event, Series, series
 from curvlab.bench.intended import Intended
 from curvlab.bench.records import Measurement, Results
+from curvlab.pages.page import as_page, asset
 
 #: digits of a number in the page, and of a time: more than a chart can show
 _DIGITS, _DIGITS_OF_TIMES = 6, 4
@@ -33,19 +31,9 @@ def page(results: Results, title: str = "Benchmarks of curvlab") -> str:
 
 
 def _filled(results: Results, title: str, left_out: int) -> str:
-    text = _asset("page.html")
+    main, style, script = (asset("curvlab.bench", f"page.{kind}") for kind in ("html", "css", "js"))
     about = {**_data(results, series(results)), "left_out": left_out}
-    data = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
-    text = text.replace("{{title}}", html.escape(title))
-    parts = {
-        "{{style}}": _asset("page.css"),
-        "{{script}}": _asset("page.js"),
-        "{{data}}": data.replace("<", "\\u003c"),  # nothing in it may end the element
-    }
-    for place, part in parts.items():  # data last: a subject may hold anything
-        before, _, after = text.partition(place)
-        text = before + part + after
-    return text
+    return as_page(main, title, style=style, script=script, data=about)
 
 
 def _data(results: Results, found: Sequence[Series]) -> dict[str, Any]:
@@ -112,7 +100,3 @@ def _short(value: float | None, timed: bool = False) -> float | None:
         return None
     rounded = float(f"{value:.{_DIGITS_OF_TIMES if timed else _DIGITS}g}")
     return int(rounded) if rounded.is_integer() else rounded
-
-
-def _asset(name: str) -> str:
-    return (files("curvlab.bench") / "assets" / name).read_text(encoding="utf-8")

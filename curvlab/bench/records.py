@@ -29,7 +29,7 @@ class Key:
 
     @property
     def timed(self) -> bool:
-        """Whether the number is of a machine, and not of the code alone."""
+        """Whether the number depends on the machine, and not on the code alone."""
         return not self.benchmark.rpartition(".")[2].startswith("track_")
 
     def get(self, name: str) -> str:
@@ -101,7 +101,7 @@ class Results:
         return next((x for x in self.intended if x.commit in commits and x.covers(key)), None)
 
     def unit(self, key: Key) -> str:
-        """What a number counts; empty if nobody said."""
+        """What a number counts; empty if no unit is given."""
         return self.units.get(key.benchmark, "")
 
 

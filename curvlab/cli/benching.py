@@ -134,7 +134,7 @@ def history(
 
 
 def _read(results: Path | None, machine: str) -> Results:
-    """All results, in git's order; what was intended is of the project, or of the file if there is none."""
+    """All results, in git's order; what was intended is the project's, or the file's if there is none."""
     from curvlab.bench.commits import described
     from curvlab.bench.compact import read
     from curvlab.bench.intended import read_intended

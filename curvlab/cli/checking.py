@@ -111,7 +111,7 @@ def _plugin(registry: Registry, name: str) -> PluginRecord | None:
 
 
 def _by_path(registry: Registry, path: str, kind: str | None) -> PartEntry:
-    """A class that is named by where it is; of the kind that it is of, if that is not said."""
+    """A class that is named by where it is; its kind is found if ``kind`` is ``None``."""
     require_imports(path)
     if kind is None:
         try:

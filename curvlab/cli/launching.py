@@ -31,7 +31,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     """Run ``curvlab`` with these arguments in so many processes, and end as they do.
 
     Each takes as many threads as the environment or the configuration says, or else one.  If one fails, the
-    others are told to stop, and a message names it.  Raises ``typer.Exit`` with the exit status of a process
+    others are stopped, and a message names it.  Raises ``typer.Exit`` with the exit status of a process
     that ended with one, and ``UsageError`` inside of a launcher.
     """
     if launched():

@@ -62,7 +62,7 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns: fitted to a terminal's width, ``NO_COLOR`` honoured; elsewhere whole lines."""
+    """Aligned columns: fitted to a terminal's width, ``NO_COLOR`` honored; elsewhere whole lines."""
     if not sys.stdout.isatty():
         print_text("\n".join(aligned([columns, *rows])))
         return

@@ -14,8 +14,8 @@ from curvlab.cli.output import complain
 def warned_once(*, quiet: bool = False) -> Iterator[None]:
     """Inside, a warning of ours is a line ``warning: …`` on standard error, once for each text.
 
-    Where in the code it came from is left out: whoever runs a command did not write that line.  What Python
-    is told to ignore or to raise (``-W``, ``PYTHONWARNINGS``) stays so, and others' warnings are shown as
+    Where in the code it came from is left out: a user of a command did not write that line.  What Python
+    ignores or raises by ``-W`` and ``PYTHONWARNINGS`` stays so, and others' warnings are shown as
     ever.  If ``quiet``, ours are not shown.
     """
     said: set[str] = set()

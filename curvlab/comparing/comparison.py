@@ -32,7 +32,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value; NaN counts as infinite."""
+        """The spread of at least one value; NaN counts as infinite."""
         known = [math.inf if math.isnan(v) else v for v in values]
         return cls(median(known), min(known), max(known))
 

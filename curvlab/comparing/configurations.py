@@ -29,7 +29,7 @@ def differences(configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     """For each configuration its settings that are not the same in all, by dotted key.
 
     ``None`` stands for a key that a configuration does not have and others do.  ``NEUTRAL`` settings are left
-    out.  A table whose ``use`` differs is told apart by that alone: the settings of different parts are not
+    out.  A table whose ``use`` differs counts by that alone: the settings of different parts are not
     compared, except among the configurations with the same part.
     """
     found: list[dict[str, Any]] = [{} for _ in configurations]
@@ -40,7 +40,7 @@ def differences(configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 def _add_differences(
     tables: Mapping[int, Mapping[str, Any]], split: frozenset[str], found: Sequence[dict[str, Any]]
 ) -> None:
-    """Add to ``found`` what differs among ``tables``; those at the keys ``split`` have been told apart."""
+    """Add to ``found`` what differs among ``tables``; those at the keys ``split`` are split already."""
     keys = [
         key for key in dict.fromkeys(k for table in tables.values() for k in table) if not _is_neutral(key)
     ]

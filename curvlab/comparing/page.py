@@ -12,7 +12,7 @@ from typing import Any
 from curvlab.comparing.comparison import Comparison, Row, TaskComparison
 from curvlab.comparing.record import POSITION, Over, Record, is_number, number
 from curvlab.comparing.words import heading, table
-from curvlab.pages.page import as_page, asset, uplot
+from curvlab.pages.page import as_page, asset
 
 #: bytes that a page may have
 LIMIT = 3_000_000
@@ -59,19 +59,16 @@ def page(
     section: Section | None = None,
 ) -> str:
     """The page's text, of at most ``LIMIT`` bytes: curves of more points are thinned, as the page says."""
-    library, its_style = uplot()
-    style = f"{its_style}\n{asset('curvlab.comparing', 'page.css')}"
-    script = f"{library}\n{asset('curvlab.comparing', 'page.js')}"
-    template = asset("curvlab.comparing", "page.html")
+    main, script = asset("curvlab.comparing", "page.html"), asset("curvlab.comparing", "page.js")
+    style = asset("curvlab.comparing", "page.css")
     if section is not None:
-        template = template.replace("<main>\n", f"<main>\n{section.markup}")
-        script = f"{script}\n{section.script}"
+        main, script = f"{section.markup}{main}", f"{script}\n{section.script}"
     text = ""
     for detail in DETAILS:
         if detail is not DETAILS[-1] and _size(compared, detail) > LIMIT:
             continue
         data = _data(compared, axis, detail) | ({} if section is None else {"race": section.data})
-        text = as_page(template, title, style=style, script=script, data=data)
+        text = as_page(main, title, style=style, script=script, data=data)
         if len(text.encode()) <= LIMIT:
             break
     return text

@@ -184,7 +184,7 @@ class Builder:
     def _lent(self, table: Node, place: str) -> Node | None:
         """A method's preconditioner, where the method is named in a preconditioner's place.
 
-        Its knobs turn what is lent; one that turns another part of the method would do nothing.
+        Its knobs set the preconditioner alone; one that turns another part of the method would do nothing.
         """
         before = len(self.faults.user)
         composition = compose(table, self.registry, self.faults.user)

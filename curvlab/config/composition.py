@@ -115,7 +115,7 @@ def _turn(composed: Node, file: MethodFile, given: Mapping[str, Node]) -> Node:
 
 
 def _turn_again(composed: Node, file: MethodFile, given: Mapping[str, Node], faults: list[Fault]) -> Node:
-    """After the tables under ``[method]`` were laid over: knobs that they buried, or contradict.
+    """After the tables under ``[method]`` were merged: knobs that they buried, or contradict.
 
     A table that puts another part in a place (``step = "armijo"``) buries a knob (``lr``), which is
     then set again.  Where a table sets a knob's very setting, the later layer wins; in one layer

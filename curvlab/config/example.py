@@ -1,4 +1,4 @@
-"""Settings for a part whose own settings are not what it is about: for trying it, where nobody said any."""
+"""Settings for trying a part when none are given."""
 
 from __future__ import annotations
 

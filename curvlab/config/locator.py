@@ -1,7 +1,7 @@
 """Where each key of a TOML text stands.
 
 tomli parses and checks, but keeps no positions; this reads the same text again, only to find where
-things are.  It expects text that tomli accepts.
+values are.  It expects text that tomli accepts.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ NONE = "none"
 
 
 def merge(base: Node, over: Node, faults: list[Fault], *, anew: bool = False) -> Node:
-    """``over`` laid over ``base``: tables key by key, everything else replaced.
+    """``over`` merged into ``base``: tables key by key, everything else replaced.
 
     A table whose ``use`` changes is replaced.  With ``anew``, as where ``over`` changes a method's own
     composition, any table that has ``use`` is: it describes a part from that part's own defaults.  A string
@@ -70,7 +70,7 @@ def no_entry(array: Node, key: str) -> tuple[str, str]:
 def put(
     tree: Node, path: Sequence[str], value: Node, faults: list[Fault], *, anew: bool = False
 ) -> Node | None:
-    """``tree`` with ``value`` laid over what stands at ``path``; ``None`` if a place on the way is empty.
+    """``tree`` with ``value`` merged into what stands at ``path``; ``None`` if a place on the way is empty.
 
     Missing tables on the way are created; arrays are entered by index or by their entries' ``use``.
     """

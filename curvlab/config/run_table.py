@@ -34,7 +34,7 @@ def run_faults(table: Node, settings: RunSettings) -> list[Fault]:
 
 
 def budget_faults(table: Node, *, whole: bool) -> list[Fault]:
-    """A run has one budget.  Of a table that is not ``whole`` (it has faults) no budget is missed."""
+    """A run has one budget.  A table that is not ``whole`` (it has faults) may lack it."""
     given = [name for name in BUDGETS if name in table.table]
     if not given and whole:
         hint = "add one of epochs, steps and seconds, for example epochs = 10"

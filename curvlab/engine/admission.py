@@ -26,7 +26,7 @@ TAME_RATE = 1e6
 class Risk:
     """What may fail in an arm's step.
 
-    ``fallible``: its preconditioner.  ``bounded``: nothing behind the preconditioner, if the solution is of
+    ``fallible``: its preconditioner.  ``bounded``: nothing behind the preconditioner, if the solution has
     moderate size.  ``checked_late``: no state lies between solution and update, so that the check of the
     update is enough.
     """

@@ -1,7 +1,7 @@
 """Arms: a method at work on some blocks of a model, and how blocks change from one to another.
 
 Every block is in one arm.  The method proper has an arm, and its fallback one, if it refuses blocks.  An arm
-is split when its blocks cease to share what a state holds in common: some of them have no gradient in a step
+is split when its blocks cease to share what a state holds in common.  Some of them have no gradient in a step
 (the others' counts and averages go on alone), or their parameter groups get a momentum of their own.  Both
 parts go on from the state that they had.
 """
@@ -40,7 +40,7 @@ class Arm:
     """A method at work on some of the blocks.  ``name`` is unique, in checkpoints too.
 
     ``treatment`` is the method's name or ``"fallback"``.  ``mine`` are the blocks that this process
-    computes with, all of ``blocks`` unless several processes share them out; ``state`` is of these.
+    computes with, all of ``blocks`` unless several processes share them out; ``state`` is that of these.
     """
 
     name: str

@@ -25,7 +25,7 @@ class Stop:
 class Broadcast(Reporter):
     """The run's log first, then the reporters that the user chose.
 
-    Whatever happens before ``open`` is told afterwards.  An error of the log is the run's own and is
+    Events before ``open`` are reported afterwards.  An error of the log is the run's own and is
     raised; one of another reporter, ``SystemExit`` included, becomes the event ``reporter-failed``, and
     that reporter is not called again.  ``KeyboardInterrupt`` is the user's and is raised.
 

@@ -54,7 +54,7 @@ class _Damaged(Exception):
 class Checkpoint:
     """What a checkpoint holds: tensors by name, and plain values that JSON can say.
 
-    Of ``format`` 1, the plain values could not be verified.
+    The plain values of ``format`` 1 could not be verified.
     """
 
     path: Path

@@ -117,7 +117,7 @@ class Companions:
         return tensors, plain
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Take on what ``snapshot`` gave; raises ``CheckpointError`` if it is of other callbacks."""
+        """Take on what ``snapshot`` gave; raises ``CheckpointError`` if its callbacks are others."""
         if set(plain) != set(self.states):
             raise CheckpointError(
                 f"the checkpoint has states of the callbacks {sorted(plain) or 'none'}, expected"

@@ -150,7 +150,7 @@ ALONE = Company()
 
 
 def are_several() -> bool:
-    """Whether a launcher started this process with others, or somebody connected it with them."""
+    """Whether a launcher started this process with others, or the caller connected it with them."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size() > 1
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ

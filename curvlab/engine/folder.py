@@ -39,7 +39,7 @@ _SEALED = re.compile(rb"# crc32 ([0-9a-f]{8})\b[^\n]*\n")
 def create(out: Path, plan: Plan) -> Path:
     """A new folder ``out/<name>-<UTC time>-<hash>`` with ``config.toml`` and ``resolved.toml`` in it.
 
-    The hash is of the resolved configuration.  Two runs of one configuration in one second wait for
+    The hash is that of the resolved configuration.  Two runs of one configuration in one second wait for
     each other's name: no folder is ever used twice.
     """
     resolved = _as_toml(plan)
@@ -139,7 +139,7 @@ def _fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Callable[[], None]]:
-    """Nobody else trains in ``folder`` meanwhile; raises ``UsageError`` if somebody does.
+    """No other process trains in ``folder`` meanwhile; raises ``UsageError`` if one does.
 
     The claim is a lock on ``config.toml``, which ends with the process, however it ends.  Gives a check that
     raises ``RunFolderError`` if the folder is not in its place any more.

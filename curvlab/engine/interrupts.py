@@ -1,4 +1,4 @@
-"""Signals: a run that is told to stop finishes its step, writes a checkpoint and says how to go on.
+"""Signals: a run that gets one finishes its step, writes a checkpoint and says how to go on.
 
 SIGTERM and SIGUSR1 are what schedulers send before they take a machine away, SIGHUP what a closed terminal
 or connection sends; SIGINT is Ctrl-C.
@@ -16,7 +16,7 @@ EXIT_CODES: dict[str, int] = {"SIGTERM": 75, "SIGUSR1": 75, "SIGHUP": 75, "SIGIN
 
 
 class Interrupts:
-    """Notes signals while it is entered; whoever trains asks ``caught`` between steps.
+    """Notes signals while it is entered; the loop reads ``caught`` between steps.
 
     Handlers are set in the main thread only (Python allows no other) and put back on leaving.  The
     first signal counts.  A second Ctrl-C raises ``KeyboardInterrupt`` where the program stands.

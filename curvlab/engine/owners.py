@@ -75,7 +75,7 @@ class Owners:
         """Every rank takes on the parameters that a block's owner has written.
 
         One message for each rank and dtype.  Parameters in ``absent`` had no gradient and were not written.
-        Of a model in shards, every rank takes on its rows.
+        Every rank of a model in shards takes on its rows.
         """
         if blocks.shards is not None:
             mine = {n: local(p) for n, p in blocks.parameters.items() if n not in absent}

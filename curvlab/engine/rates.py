@@ -105,5 +105,5 @@ class ParameterRates:
 
 
 def _current(master: Tensor, p: Tensor) -> Tensor:
-    """The master of a parameter; entries that somebody else has written since are the parameter's."""
+    """The master of a parameter; entries that other code has written since are the parameter's."""
     return master.copy_(torch.where(master.to(p.dtype) == p, master, p))

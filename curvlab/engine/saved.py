@@ -87,7 +87,7 @@ def whole_snapshot(optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(optimizer: Any, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if it is of another kind."""
+    """Put ``optimizer`` where ``snapshot`` found it; raises ``CheckpointError`` if kinds differ."""
     if plain.get("version") != STATE_VERSION:
         raise CheckpointError(
             f"the optimizer's state has version {plain.get('version')}, expected {STATE_VERSION}; "

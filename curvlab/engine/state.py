@@ -2,7 +2,7 @@
 
 A state is records, dictionaries and lists of tensors, block vectors and plain values.  Its leaves
 get dotted paths; a block vector becomes one tensor per block, ``path@block``.  Restoring fills the
-tensors of a freshly initialised state in place, so dtype, device and aliasing stay what they are.
+tensors of a freshly initialized state in place, so dtype, device and aliasing stay what they are.
 Fields marked ``metadata={"transient": True}`` are caches and left out; those marked ``{"transient": "step"}``
 get their default back when the step is over, so that nothing in them outlives it.
 """

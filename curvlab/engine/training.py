@@ -185,8 +185,8 @@ def assembled(
 def capture(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Everything that going on depends on, as tensors by name and as plain values.
 
-    Of several processes every one must ask, and the first gets it all.  Raises ``Diverged``, naming them, for
-    tensors that are not finite: a checkpoint holds none, but for ``Training.infinite``.
+    Every one of several processes must call it, and the first gets it all.  Raises ``Diverged``, naming them,
+    for tensors that are not finite: a checkpoint holds none, but for ``Training.infinite``.
     """
     company = training.company
     tensors = {f"model/{name}": tensor for name, tensor in _model_tensors(training.model).items()}

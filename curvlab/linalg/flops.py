@@ -1,7 +1,7 @@
 """How many flops an operation spends: torch's counter, with formulas for what it counts as nothing.
 
 ``torch.utils.flop_counter`` knows products of matrices, convolutions and attention.  Here are the others that
-methods of curvature live on: products with vectors, outer products, products added in place, factorisations,
+methods of curvature live on: products with vectors, outer products, products added in place, factorizations,
 eigenvalues, triangular solves, Fourier transforms, and attention as it runs on the CPU.  A multiply-add is
 two flops.  What iterates (eigenvalues, singular values) is counted as the textbooks estimate it (Golub and
 Van Loan, 4th edition), so the numbers compare; they are no measurement.  Element-wise work is not counted.
@@ -48,7 +48,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts by the formulas of torch and by ``FORMULAS``.
 
     ``torch.utils.flop_counter.FlopCounterMode(custom_mapping=FORMULAS)`` finds the same; it also follows
-    modules, by hooks that keep activations alive, which nobody could do who measures memory beside.
+    modules, by hooks that keep activations alive, which would change a measurement of memory beside.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def total(self) -> int:
-        """Of every kind."""
+        """The flops of every kind."""
         return sum(self.by_kind.values())
 
     def __torch_dispatch__(
@@ -164,7 +164,7 @@ def _inverse(a: Any, *args: Any, **kwargs: Any) -> int:
 
 
 def _solve(a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-    """A factorisation and two triangular solves per right-hand side."""
+    """A factorization and two triangular solves per right-hand side."""
     columns = int(b[-1]) if len(b) == len(a) else 1
     return _lu(a) + _batch(a) * 2 * int(a[-1]) ** 2 * columns
 

@@ -1,6 +1,6 @@
 """What a Krylov solve keeps of its way, and when that way ends.
 
-A solve of ``A x = b`` minimises ``φ(x) = ½ xᵀAx − bᵀx``.  ``Stopping`` holds the rules, ``Trace`` the history
+A solve of ``A x = b`` minimizes ``φ(x) = ½ xᵀAx − bᵀx``.  ``Stopping`` holds the rules, ``Trace`` the history
 of φ and a few of the iterates, on a grid that thins out as they change less.
 """
 
@@ -60,7 +60,7 @@ def grid(ratio: float, upto: int) -> frozenset[int]:
 class Trace:
     """φ after each iteration, the start's first, and the iterates kept.
 
-    Of the iterates on the grid (``ratio`` > 1) the latest ``kept`` are copied; ``ratio = 0`` keeps none.
+    The latest ``kept`` iterates on the grid (``ratio`` > 1) are copied; ``ratio = 0`` keeps none.
     """
 
     ratio: float = 0.0

@@ -45,7 +45,7 @@ class Which(str, Enum):
 class Pairs:
     """How many pairs of a solve are wanted, and which.
 
-    Of ``ALL``, how many there is room for: a solver that may make more is refused.
+    ``count`` of ``ALL`` says how many there is room for: a solver that may make more is refused.
     """
 
     count: int = 0

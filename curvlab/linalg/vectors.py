@@ -3,8 +3,8 @@
 A ``BlockVector`` is what a gradient, a direction or a momentum is: one tensor per block, by name.
 The tensors are views of a single buffer, so that conjugate gradients, L-BFGS, momentum and updates
 are one kernel each, whatever the number of blocks.  A block may also be *held as an outer product*
-(``Outer``) until somebody reads the matrix: the gradient of a linear layer is ``Gᵀ A`` with as many
-rows as the batch, and a Kronecker preconditioner is cheaper on the factors than on the product.
+(``Outer``) until the matrix is read.  The gradient of a linear layer is ``Gᵀ A`` with as many rows as
+the batch, and a Kronecker preconditioner is cheaper on the factors than on the product.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class BlockLayout:
         return BlockVector(self, like.new_zeros(self.size))
 
     def empty(self, *, like: Tensor) -> BlockVector:
-        """An uninitialised vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
+        """An uninitialized vector of ``like``'s dtype and device, from a recycled buffer if there is one."""
         found = self._recycled.take(like)
         return BlockVector(self, like.new_empty(self.size)) if found is None else BlockVector(self, found)
 
     def recycle(self, vector: BlockVector) -> None:
-        """Hand back a vector that nobody reads any more; a borrowed one, or an alias, is left alone."""
+        """Hand back a vector that is not read any more; a borrowed one, or an alias, is left alone."""
         if not vector.borrowed:
             self._recycled.put(vector.buffer)
 
@@ -87,8 +87,8 @@ class BlockLayout:
 class BlockVector:
     """One tensor per named block, as views of one flat buffer.
 
-    A vector that is a buffer of somebody's state, or of the evidence, is handed out ``borrow``ed:
-    who wants to change it asks for ``owned`` first.
+    A vector that is a buffer of a state, or of the evidence, is returned ``borrow``ed:
+    code that changes it takes ``owned`` first.
 
     ``outers`` holds the blocks that are still factored: their part of the buffer is filled on the
     first read of ``flat`` (or of that block) and the factors are dropped.  Names ending in ``_``
@@ -140,7 +140,7 @@ class BlockVector:
         return parts[what]
 
     def factored(self, name: str) -> Outer | Tensor:
-        """Block ``name`` as it is held: the factors if nobody has read the matrix yet."""
+        """Block ``name`` as it is held: the factors if the matrix has not been read yet."""
         return self.outers.get(name) or self._view(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -173,7 +173,7 @@ class BlockVector:
     # ownership
 
     def borrow(self) -> BlockVector:
-        """The same vector, marked as somebody else's."""
+        """The same vector, marked as borrowed."""
         other = self._alias()
         other.outers, other.borrowed = self.outers, True
         return other
@@ -242,7 +242,7 @@ class BlockVector:
         return self._new(torch.zeros_like(self._flat))
 
     def empty_like(self) -> BlockVector:
-        """An uninitialised vector of this layout, dtype and device."""
+        """An uninitialized vector of this layout, dtype and device."""
         return self.layout.empty(like=self._flat)
 
     def clone(self) -> BlockVector:

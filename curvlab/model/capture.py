@@ -70,7 +70,7 @@ class Capture(TorchFunctionMode):
         return False
 
     def _part(self, argument: Any) -> Part | None:
-        """What an argument is of one of the parameters."""
+        """The part of a parameter that an argument is."""
         if not isinstance(argument, Tensor):
             return None
         parameter = self._known.get(id(argument))

@@ -90,7 +90,7 @@ class Inside:
         return Capture(map(module.get_parameter, names), lambda use: self._tell(module, use))
 
     def _tell(self, module: nn.Module, use: ParameterUse) -> None:
-        """Record a use for each block whose parameter it is of."""
+        """Record a use for each block that holds its parameter."""
         held = [part for part in (use.part, use.bias) if part is not None]
         for block in self.blocks:
             reader = block.reader
@@ -111,7 +111,7 @@ class Inside:
 
 
 def _within(module: nn.Module, name: str, part: Part) -> bool:
-    """Whether a part is of the parameter of a name."""
+    """Whether a part belongs to the parameter of a name."""
     return part.parameter is module.get_parameter(whole(name))
 
 

@@ -66,7 +66,7 @@ class ParameterUse:
 
 
 def part_of(view: Tensor, parameter: Tensor) -> Part:
-    """What a parameter's view, or itself, is of the parameter; asks for shapes and strides only."""
+    """The part of a parameter that a view of it, or itself, covers; reads shapes and strides only."""
     rows = parameter.shape[0] if parameter.dim() else 1
     if view is parameter:
         return Part(parameter, 0, rows)

@@ -15,7 +15,7 @@ from curvlab.protocols.reader import LayerReader
 class Use:
     """A layer was called: what it was called on, and its output.
 
-    ``reader`` says how rows are made of this use.  ``transposed``: it is of the block's transposed matrix.
+    ``reader`` says how rows are made of this use.  ``transposed``: it used the block's transposed matrix.
     """
 
     block: Block

@@ -5,8 +5,9 @@ Several backward passes before a step (gradient accumulation) are one pass over 
 caller's losses must add up to the loss of them all.
 
 With several processes every one has the rows of all, or of the blocks that it owns, beside the gradient that
-DistributedDataParallel has averaged over ranks, whatever their numbers of examples.  Of a model in shards
-(``fully_shard``) the gradients of a block go to its owner, and each process gets those of its blocks alone.
+DistributedDataParallel has averaged over ranks, whatever their numbers of examples.  With a model in
+shards (``fully_shard``) the gradients of a block go to its owner, and each process gets those of its blocks
+alone.
 """
 
 from __future__ import annotations

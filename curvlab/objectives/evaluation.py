@@ -194,7 +194,7 @@ class EvaluationBuilder:
     def _differentiate(self, share: Tensor, tape: Tape, *, retain: bool) -> Sequence[Tensor | None]:
         """Gradients of a chunk's share of L: in parameters, and in the calls' outputs, which it returns.
 
-        ``None`` for the calls of a block whose gradient is formed, unless somebody asks for them.
+        ``None`` for the calls of a block whose gradient is formed, unless they are asked for.
         """
         kept = [not self.formed[c.block.name] for c in tape.calls]
         factored = {c.block.name for c, keep in zip(tape.calls, kept, strict=True) if keep}

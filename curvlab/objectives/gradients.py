@@ -34,7 +34,7 @@ def gradients(
 ) -> tuple[Any, ...]:
     """``torch.autograd.grad(outputs, wanted, vectors, **options)``, under the loss scale.
 
-    ``wanted`` are tensors or gradient edges.  Of what arrives in halves the result is in float32 then.
+    ``wanted`` are tensors or gradient edges.  The result of vectors in halves is then in float32.
     """
     scale = _scale.get()
     if scale == 1.0:

@@ -36,7 +36,7 @@ class Weighted(Protocol):
 
     @property
     def weights(self) -> Weights:
-        """Of its terms."""
+        """The weights of its terms."""
 
 
 @dataclass

@@ -245,7 +245,7 @@ class Ledger:
         self.accumulated.enter(name, taken)
 
     def _read(self, blocks: Mapping[str, list[Block]], name: str) -> list[Block]:
-        """Of the blocks of a parameter, those that are still read."""
+        """The blocks of a parameter that are still read."""
         return [b for b in blocks.get(name, ()) if b.name not in self.blocks.untapped]
 
     def _begin_look(self, name: str) -> None:

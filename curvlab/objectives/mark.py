@@ -61,7 +61,7 @@ def mark_of(value: Any) -> Hashable:
 
 
 def mark_of_module(module: nn.Module, *, trained: bool) -> Hashable:
-    """Of every module in it: identity, mode and plain attributes; and its tensors.
+    """A mark of every module in it: identity, mode and plain attributes; and its tensors.
 
     Parameters that require a gradient are left out unless ``trained``.
     """

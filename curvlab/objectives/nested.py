@@ -72,7 +72,7 @@ def accepted(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def _signature(model: nn.Module) -> inspect.Signature:
-    """Of the model's ``forward``; of a wrapper that passes on whatever it gets, that of the module inside."""
+    """That of the model's ``forward``; for a wrapper that passes on all it gets, of the module inside."""
     found = inspect.signature(model.forward)
     inside = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
     passes = {p.kind for p in found.parameters.values()} <= {

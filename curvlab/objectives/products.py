@@ -3,10 +3,10 @@
 ``G v = (1/n) Σ_n J_nᵀ ∇²ℓ_n J_n v``: a product with the Jacobian, the loss's own Hessian in the outputs,
 a product with the Jacobian's transpose.
 
-A sample of one micro-batch is linearised once and kept for the life of the operator (one step): its
-outputs f, their graph, and the graph of ``Jᵀ u``, which is linear in u, so that differentiating it in u
-gives ``J v``.  A product is then two backward passes, no forward pass.  Of several micro-batches nothing
-is kept: each is linearised anew in every product, in forward mode, which carries ``J v`` along in the
+A sample of one micro-batch is linearized once and kept for the life of the operator (one step): its
+outputs f, their graph, and the graph of ``Jᵀ u``.  That is linear in u, so that differentiating it in u
+gives ``J v``.  A product is then two backward passes, no forward pass.  Nothing of several micro-batches
+is kept: each is linearized anew in every product, in forward mode, which carries ``J v`` along in the
 pass that makes the graph.  Attention is computed by matrix products in here, whatever kernel it uses
 elsewhere.
 """
@@ -57,7 +57,7 @@ def unfused_attention() -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside, models that ``torch.compile`` has wrapped run as they were written.
+    """Inside, models that ``torch.compile`` has wrapped run uncompiled.
 
     What it makes has neither forward mode nor second derivatives.
     """
@@ -112,7 +112,7 @@ class GaussNewton(LinearOperator[BlockVector]):
     batches: MicroBatches
     randomness: Randomness
     count: int = 0
-    _kept: _Linearised | None = field(default=None, repr=False)
+    _kept: _Linearized | None = field(default=None, repr=False)
 
     self_adjoint = True
     psd = True
@@ -124,13 +124,13 @@ class GaussNewton(LinearOperator[BlockVector]):
         if len(self.batches) > 1:
             return self._anew(tangents)
         if self._kept is None:
-            self._kept = self._linearised()
+            self._kept = self._linearized()
         return self.blocks.pack(self._kept.product(tangents))
 
-    def _linearised(self) -> _Linearised:
+    def _linearized(self) -> _Linearized:
         with self.randomness.repeated(), plain_kernels(self.model):
             (chunk,) = self.batches
-            return _Linearised.at(self.model, self.blocks, self.batches.loss, chunk)
+            return _Linearized.at(self.model, self.blocks, self.batches.loss, chunk)
 
     def _anew(self, tangents: Mapping[str, Tensor]) -> BlockVector:
         """The product over several micro-batches, one after the other."""
@@ -155,9 +155,9 @@ class GaussNewton(LinearOperator[BlockVector]):
         try:
             outputs, apart, leaves, pushed = self._both_ways(chunk, tangents)
         except NotImplementedError:  # an operation of the model without forward mode
-            linearised = _Linearised.at(self.model, self.blocks, self.batches.loss, chunk)
+            linearized = _Linearized.at(self.model, self.blocks, self.batches.loss, chunk)
             share = chunk.examples / n
-            return {name: g * share for name, g in linearised.product(tangents).items()}
+            return {name: g * share for name, g in linearized.product(tangents).items()}
         if pushed is None or not outputs.requires_grad:  # constant in these parameters
             return {}
         u = curved(self.batches.loss, chunk, outputs.detach(), apart, pushed, n)
@@ -192,7 +192,7 @@ def trained(blocks: Blocks) -> dict[str, Tensor]:
 
 
 @dataclass
-class _Linearised:
+class _Linearized:
     """One micro-batch at θ: outputs f, ``Jᵀ u`` as a graph in u, and what products with the loss take."""
 
     loss: Loss
@@ -204,7 +204,7 @@ class _Linearised:
     pulled: Mapping[str, Tensor]  #: Jᵀ u, for the parameters on which the outputs depend
 
     @classmethod
-    def at(cls, model: nn.Module, blocks: Blocks, loss: Loss, chunk: Chunk) -> _Linearised:
+    def at(cls, model: nn.Module, blocks: Blocks, loss: Loss, chunk: Chunk) -> _Linearized:
         """At the current parameters; costs a forward and a backward pass."""
         with torch.enable_grad():
             leaves = {name: p.detach().requires_grad_() for name, p in trained(blocks).items()}

@@ -238,7 +238,7 @@ class PlannedRanks(Ranks):
 
 
 def ranks_of(group: Any) -> Ranks | None:
-    """The processes of a group; ``"world"``: all there are, if ``torch.distributed`` is initialised.
+    """The processes of a group; ``"world"``: all there are, if ``torch.distributed`` is initialized.
 
     ``None`` for ``None``: this process alone.  Raises ``ConfigError`` for another word.
     """

@@ -1,7 +1,7 @@
 """Is the objective one function of the parameters?  Products and trial losses make no sense otherwise.
 
 Layers that draw from torch's global generators repeat themselves (``randomness``), and buffers are put
-back.  What nobody can repeat from outside is a layer with a generator of its own (numpy's, Python's, its
+back.  What cannot be repeated from outside is a layer with a generator of its own (numpy's, Python's, its
 own ``torch.Generator``) or with a state that is no buffer; such a layer is found out and named.
 """
 

@@ -1,4 +1,4 @@
-"""Losses whose value is a sum of terms, each of one row of outputs; what is not given comes by autograd."""
+"""Losses whose value is a sum of terms, each of one row of outputs; autograd computes what is not given."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW = "row"
 class RowLoss(Loss):
     """A loss that is a sum of terms, one for each row: an example, or a token of one.
 
-    An author writes ``terms``.  The curvature of a term in its row then comes by autograd, exactly: its
+    An author writes ``terms``.  Autograd then computes the curvature of a term in its row, exactly: its
     Hessian ``[c, c]`` in float64, and the root of that by eigen-decomposition.  ``factor``, ``product`` and
     ``sampled`` may be given where a formula is cheaper, or where another positive semi-definite matrix, the
     Fisher information, is to take the Hessian's place; ``product`` and ``sampled`` follow ``factor``.

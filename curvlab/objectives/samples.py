@@ -114,7 +114,7 @@ class Chunk:
 
     @cached_property
     def weights(self) -> Weights:
-        """Of its terms, found when they are first used."""
+        """The weights of its terms, found when they are first used."""
         return self.weigh(self.targets, self.examples)
 
     def total(self, loss: Loss, outputs: Any) -> Float[Tensor, ""]:

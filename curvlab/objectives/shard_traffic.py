@@ -32,7 +32,7 @@ class ShardTraffic:
     def to_owners(self, blocks: Blocks, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of this process's blocks with all rows, from the rows that every process has of them.
 
-        ``mine`` are this process's rows by parameter.  Of a parameter in pieces, the rows of other owners'
+        ``mine`` are this process's rows by parameter.  In a parameter in pieces, the rows of other owners'
         pieces are zero.  A process sends its rows of the blocks that it does not own.
         """
         me, all_ranks = self.ranks.rank, range(self.ranks.size)

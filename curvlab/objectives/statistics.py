@@ -88,7 +88,7 @@ class _Pieces:
 
 
 class StatisticsBuilder:
-    """Rows of blocks, piece by piece.  Pieces that are heard come before those that are not.
+    """Rows of blocks, piece by piece.  Pieces whose hooks fired come before the others.
 
     Rows are kept in ``dtype``, or as they come.
     """

@@ -18,7 +18,7 @@ class Cautious(Transform[None]):
     Cautious weight decay (Chen et al. 2025, arXiv 2510.12402, algorithm 1); it belongs last on the update,
     where the step's rate multiplies it.  Decay never works against an entry of the update.
 
-    With ``mask``, first the entries of v whose sign is not that of the gradient become 0, and the others are
+    With ``mask``, first the entries of v whose sign is not that of the gradient become 0.  The others are
     multiplied by ``n / (k + 1)``: n entries of a parameter, k of them kept (Liang et al. 2024, arXiv
     2411.16085, algorithm 1).  Without decay and mask nothing changes.  Costs a few passes; holds nothing.
     """

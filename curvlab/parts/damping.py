@@ -46,7 +46,7 @@ class LevenbergMarquardt(Damping[LambdaState]):
     """λ by the reduction ratio ρ = actual / predicted change of the loss (Martens 2010, §4.1).
 
     Every ``interval`` steps: ρ < ``low`` (or not finite, or the step rejected) multiplies λ by ``factor``,
-    ρ > ``high`` divides it.  The prediction is of the *undamped* quadratic model.
+    ρ > ``high`` divides it.  The prediction is that of the *undamped* quadratic model.
     """
 
     initial: Positive = 1.0

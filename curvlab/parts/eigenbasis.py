@@ -60,7 +60,7 @@ class Eigenbasis(Preconditioner[EigenState]):
     """EKFAC (George et al. 2018, arXiv 1806.03884): KFAC's eigenbasis, its eigenvalues re-estimated.
 
     ``x = Q_B [ (Q_Bᵀ g Q_A) / (S + λ) ] Q_Aᵀ`` with ``S = E_n Σ_v [(Q_Bᵀ (Σ_s g aᵀ) Q_A)²]``, the
-    Frobenius-nearest diagonal in that basis.  S is a moving average normalised by the sum of its
+    Frobenius-nearest diagonal in that basis.  S is a moving average normalized by the sum of its
     weights; when the basis turns (on the observing steps that ``refresh_every`` divides), S is
     re-projected: ``S' = (Q'ᵀQ)² S`` on both sides.  λ is added to S: exact damping; with ``relative`` it
     is in units of each block's mean of S.

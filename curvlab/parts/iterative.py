@@ -142,5 +142,5 @@ class Iterative(Preconditioner[IterativeState]):
 
 
 def _undamped(i: Iterate, damping: float) -> Iterate:
-    """An iterate whose bend is of ``C + damping · I``, made to be of C."""
+    """An iterate with the curvature of ``C + damping · I``, made to have that of C."""
     return replace(i, curvature=i.curvature - damping * float(i.x.dot(i.x)))

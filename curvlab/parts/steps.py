@@ -97,8 +97,9 @@ class Grid(StepRule[GridState]):
     """The best of ``count`` rates lr, lr·shrink, lr·shrink², …; none that lowers the loss, no step.
 
     No slope is asked for, and the update need not descend at first order.  Costs ``count`` trial losses, or,
-    with ``near``, three or four mostly: from the last step's place on the grid it goes to the neighbour with
-    the lower loss as long as there is one, and looks at the whole grid only if that does not lower the loss.
+    with ``near``, three or four mostly.  It then begins at the last step's place on the grid and goes to the
+    neighbor with the lower loss as long as there is one.  The whole grid is tried only if that does not lower
+    the loss.
     """
 
     lr: Positive | Schedule = 1.0
@@ -138,7 +139,7 @@ class Grid(StepRule[GridState]):
 
     @staticmethod
     def _walk(k: int, loss: Callable[[int], float]) -> int:
-        """The first place from k on, towards the lower neighbour, that is no worse than both of its own."""
+        """The first place from k on, towards the lower neighbor, that is no worse than both of its own."""
         way = -1 if loss(k - 1) < loss(k) else 1
         while loss(k + way) < loss(k):
             k += way
@@ -156,7 +157,7 @@ class QuadraticState:
 class QuadraticModel(StepRule[QuadraticState]):
     """Rate and momentum from the damped quadratic model (Martens & Grosse 2015, §7; specs 6.5).
 
-    Minimises ``−gᵀδ + ½ δᵀ(G + λI)δ`` over δ ∈ span{update, previous δ} (the update alone without
+    Minimizes ``−gᵀδ + ½ δᵀ(G + λI)δ`` over δ ∈ span{update, previous δ} (the update alone without
     ``momentum``) and subtracts ``lr · δ``.  Two GGN products a step, or one.  A model that is not
     finite or not positive rejects the step.
 

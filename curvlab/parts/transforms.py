@@ -16,7 +16,7 @@ from curvlab.protocols.step import At, Transform
 
 @dataclass
 class AverageState:
-    """A moving average, how many vectors it holds, and the sum of their weights before normalisation."""
+    """A moving average, how many vectors it holds, and the sum of their weights before normalization."""
 
     average: BlockVector
     count: int
@@ -25,7 +25,7 @@ class AverageState:
 
 @dataclass(frozen=True)
 class Ema(Transform[AverageState]):
-    """Exponential moving average, normalised by the sum of its weights (Adam's bias correction).
+    """Exponential moving average, normalized by the sum of its weights (Adam's bias correction).
 
     ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.  Where β
     changes while training, m stays Adam's: ``s_t = β s_{t−1} + (1 − β) v``, divided by ``1 − βᵗ``.
@@ -85,7 +85,7 @@ class Momentum(Transform[BlockVector]):
 class WeightDecay(Transform[None]):
     """``v + rate · θ``.
 
-    First on the gradient it is L2 regularisation; on the update before momentum it is SINGD's; last
+    First on the gradient it is L2 regularization; on the update before momentum it is SINGD's; last
     on the update it is AdamW's (the step rule's rate multiplies it).
     """
 

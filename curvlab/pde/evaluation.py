@@ -47,7 +47,7 @@ class TermsEvaluation:
     """Chunks are added, then merged into an ``Evaluation``.
 
     A chunk costs a forward pass and q backward passes for a term with q residuals a point.  The gradient of a
-    layer that was heard is made of its rows; on step 0 it is compared with autograd's.
+    layer whose hooks fired is made of its rows; on step 0 it is compared with autograd's.
     """
 
     def __init__(self, model: Residuals, needs: Needs, blocks: Blocks, ctx: Context) -> None:
@@ -105,7 +105,7 @@ class TermsEvaluation:
         return len(block.parameters) == 1 or bias is self.blocks.parameters[block.parameters[1]]
 
     def _left(self, heard: set[str]) -> dict[str, Tensor]:
-        """Parameters whose gradient autograd forms: of blocks that were not heard; on step 0 of all."""
+        """Parameters whose gradient autograd forms: of blocks whose hooks did not fire; on step 0 of all."""
         blocks = [b for b in self.blocks.members if self.ctx.step == 0 or b.name not in heard]
         return {n: self.trained[n] for b in blocks for n in map(whole, b.parameters) if n in self.trained}
 
@@ -162,7 +162,7 @@ class TermsEvaluation:
     def _require_explained(
         self, heard: set[str], formed: Mapping[str, Tensor], slots: Mapping[str, Tensor]
     ) -> None:
-        """Raise ``ConfigError`` if a layer is used otherwise than by the calls that were heard."""
+        """Raise ``ConfigError`` if a layer is used otherwise than by the recorded calls."""
         for name in heard:
             for p in self.blocks[name].parameters:
                 g = formed.get(whole(p))
@@ -214,7 +214,7 @@ class TermsEvaluation:
         return found
 
     def _nothing(self, name: str, kind: Labels) -> LayerStats:
-        """Of a layer that this term did not use, or that has no points."""
+        """The statistics of a layer that this term did not use, or that has no points."""
         o, i = self.blocks[name].shape
         empty = self.blocks.like.detach()
         grads = None if kind is Labels.NONE else empty.new_zeros(1, 0, 1, o)

@@ -125,5 +125,5 @@ def _draw_images(drawn: Figure, images: Images) -> None:
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:
-    """Of any dtype, on any device."""
+    """The numbers of a tensor of any dtype, on any device."""
     return np.array(values.detach().tolist(), dtype=float)

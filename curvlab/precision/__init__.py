@@ -1,1 +1,1 @@
-"""Arithmetic: dtypes, and the one place where matrices are factorised."""
+"""Arithmetic: dtypes, and the one place where matrices are factorized."""

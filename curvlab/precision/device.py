@@ -48,12 +48,12 @@ class OnDevice:
 
     @property
     def arithmetic(self) -> CudaArithmetic | None:
-        """Of the method's own computations: float32 in full."""
+        """That of the method's own computations: float32 in full."""
         return CudaArithmetic(False, self.linalg) if self._on_cuda else None
 
     @property
     def evaluation(self) -> CudaArithmetic | None:
-        """Of evaluations of the model, where it differs."""
+        """That of evaluations of the model, where it differs."""
         return CudaArithmetic(True) if self._on_cuda and self.tf32 == "forward" else None
 
     def moved(self, indices: Tensor) -> Tensor:

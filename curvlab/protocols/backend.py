@@ -1,4 +1,4 @@
-"""Precision: in which arithmetic things are computed, stored and factorized.
+"""Precision: in which arithmetic numbers are computed, stored and factorized.
 
 The boundary is products against factorizations.  Products exist in every dtype and parts make
 them freely; factorizations go through the backend, which lifts, retries and fails in one place.

@@ -3,7 +3,7 @@
 A layer block is a matrix ``[o, i]`` whose columns are those of one parameter after the other, as its reader
 packs them (a bias is the last column).  Every other block is one parameter in its own shape; a complex one
 has a last axis of two more, the real and the imaginary part, so that a vector is real throughout.  A
-gradient is packed on entry and unpacked at the one write; between the two nobody reshapes.
+gradient is packed on entry and unpacked at the one write; no part reshapes between the two.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Block:
     parameter, whose other rows are in other blocks (``piece``).  ``layers`` are the names of the
     modules that ``reader`` reads them from (more than one when a layer is tied); empty if the block is not
     read through a layer reader, and then ``reason`` says why.  ``transposed`` are modules that use the
-    transposed matrix, as an embedding does that is tied to the output layer, each with its own reader: what
+    transposed matrix, each with its own reader, as an embedding does that is tied to the output layer.  What
     they add to the gradient is accounted for, but the block's statistics are those of ``layers`` alone.
     ``complex``: whether it holds a complex parameter.  A block without a reader then has a last axis of two
     for the real and the imaginary part; a reader says where these stand in its matrix.
@@ -130,13 +130,13 @@ class Blocks:
         return torch.empty(0, dtype=work_dtype(p.dtype), device=p.device)
 
     def uniform(self, dtype: torch.dtype) -> bool:
-        """Whether every parameter is of this dtype."""
+        """Whether every parameter has this dtype."""
         return all(p.dtype == dtype for p in self.parameters.values())
 
     def value(self, name: str) -> Tensor:
         """A parameter, or the piece of one that a name means, sharing its memory.
 
-        Of a sharded model, what was gathered for a step: a parameter of a block that this process owns.
+        For a sharded model, what was gathered for a step: a parameter of a block that this process owns.
         """
         if self.shards is not None:
             return cut(name, self.shards.gathered[whole(name)])

@@ -196,7 +196,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fits(annotation: Any, value: Any) -> bool:
-    """Whether a value is of a member of a union, as far as bounds are concerned."""
+    """Whether a value fits a member of a union, as far as bounds are concerned."""
     base = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if _is_number(value):
         return base in (int, float)

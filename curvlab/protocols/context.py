@@ -1,4 +1,4 @@
-"""What every part is told about the step it works in."""
+"""What every part can read about the step it works in."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _restricted(theta: Callable[[], BlockVector], layout: BlockLayout) -> BlockV
 
 @dataclass(frozen=True)
 class Solve:
-    """The preconditioned gradient ``x`` and how it was come by.
+    """The preconditioned gradient ``x`` and how it was obtained.
 
     ``iterates``, of solvers that keep them, run from early to late and end with ``x`` itself. ``secants`` are
     the pairs that were asked for (``Preconditioner.pairs``).  ``path`` holds the solutions for other
@@ -179,7 +179,7 @@ class StepOutcome:
     after: Evaluation | None = None
 
     def restrict(self, layout: BlockLayout) -> StepOutcome:
-        """What came of the step for some of its blocks; ``ratio`` is of them all."""
+        """What came of the step for some of its blocks; ``ratio`` is that of all blocks."""
         solve, step = self.solve, self.step
         return replace(
             self,

@@ -43,6 +43,6 @@ class Krylov(ABC):
         """``A x = b`` from ``x0`` (zero if ``None``), ``M`` preconditioning residuals.
 
         ``pairs`` says which pairs ``(s, A s)`` are to be kept, in ``Solve.secants``.  Neither the damping
-        of those nor that of ``Iterate.curvature`` is known here: both are said as of A undamped, and whoever
-        shifted A corrects them.
+        of those nor that of ``Iterate.curvature`` is known here: both are those of A undamped, and a
+        caller that shifted A corrects them.
         """

@@ -31,14 +31,14 @@ def piece_at(parameter: str, ranges: Sequence[Range]) -> str:
 
 @lru_cache(maxsize=4096)
 def whole(name: str) -> str:
-    """The parameter that a name or a piece is of."""
+    """The parameter that a name or a piece belongs to."""
     found = _PIECE.fullmatch(name)
     return name if found is None else found[1]
 
 
 @lru_cache(maxsize=4096)
 def index_of_piece(name: str) -> tuple[slice, ...] | None:
-    """What a piece is of its parameter; ``None`` for a whole parameter."""
+    """The indices of a piece in its parameter; ``None`` for a whole parameter."""
     found = _PIECE.fullmatch(name)
     if found is None:
         return None
@@ -47,6 +47,6 @@ def index_of_piece(name: str) -> tuple[slice, ...] | None:
 
 
 def cut(name: str, t: Tensor) -> Tensor:
-    """Of a tensor like a whole parameter, the part that a name means: a view."""
+    """The part of a tensor like a whole parameter that a name means: a view."""
     index = index_of_piece(name)
     return t if index is None else t[index]

@@ -45,7 +45,7 @@ class Inverse(ABC):
     def init(self, C: LinearOperator[BlockVector]) -> LinearOperator[BlockVector]:
         """What stands for the inverse before the first refresh.
 
-        Of the same records that ``__call__`` returns, with every tensor, so that it can be counted and
+        It has the same records that ``__call__`` returns, with every tensor, so that it can be counted and
         checkpointed.
         """
 
@@ -57,8 +57,8 @@ class Inverse(ABC):
 class Preconditioner(ABC, Generic[S]):
     """Maps a gradient to an update, and learns on the way.
 
-    Four speeds: ``observe`` is cheap and often, ``refresh`` dear and rare, ``apply`` pure, ``learn``
-    after the fact.  The engine calls each of them once a step; a part that works on a cadence
+    Four speeds: ``observe`` is cheap and often, ``refresh`` expensive and infrequent, ``apply`` pure,
+    ``learn`` after the fact.  The engine calls each of them once a step; a part that works on a cadence
     returns at once on the other steps, and ``needs`` asks for nothing then.
     """
 
@@ -125,7 +125,7 @@ class Preconditioner(ABC, Generic[S]):
         return True
 
     def refresh(self, state: S, ctx: Context) -> None:
-        """Do the dear work that later ``apply`` calls reuse."""
+        """Do the expensive work that later ``apply`` calls reuse."""
         return None
 
     @abstractmethod
@@ -141,7 +141,7 @@ class Preconditioner(ABC, Generic[S]):
 
         On such a step the engine copies the state first and checks it afterwards, so that a failure leaves
         it as it was.  Say no where a finite state, gradient and statistics, whose squares do not overflow,
-        always give finite ones: averages and products do; factorisations, inverses and solves do not.
+        always give finite ones: averages and products do; factorizations, inverses and solves do not.
         """
         return True
 

@@ -48,7 +48,7 @@ class LayerReader(ABC):
 
     @abstractmethod
     def refuses(self, module: nn.Module) -> str | None:
-        """Why this layer cannot be read, ``""`` if it is of another kind, or ``None``: it can."""
+        """Why this layer cannot be read, ``""`` if it has another kind, or ``None``: it can."""
 
     @abstractmethod
     def parameters(self, module: nn.Module) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ class Projection:
     rows: tuple[int, int] | None = None
 
     def names(self) -> tuple[str, ...]:
-        """Of its parameters, or pieces of parameters, in packing order."""
+        """The names of its parameters, or pieces of parameters, in packing order."""
         found = tuple(n for n in (self.weight, self.bias) if n is not None)
         return found if self.rows is None else tuple(piece(n, *self.rows) for n in found)
 
@@ -151,9 +151,9 @@ class Projection:
 class CompositeReader(LayerReader):
     """Reads a module that uses several matrices in one call, each by ``F.linear``: a block for each.
 
-    While rows are wanted, the module's call is computed again by ``rerun`` after the module itself: outputs
-    keep the module's values and get the gradient of the second computation, in which each use of a parameter
-    by ``F.linear``, as a scale, or as a shift is seen.  Costs the forward pass of the module once more.
+    While rows are wanted, the module's call is computed again by ``rerun`` after the module itself.  Outputs
+    keep the module's values and get the gradient of the second computation.  There each use of a parameter by
+    ``F.linear``, as a scale, or as a shift is seen.  Costs the forward pass of the module once more.
     """
 
     composite: ClassVar[bool] = True

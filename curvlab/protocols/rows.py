@@ -62,9 +62,9 @@ def rows_of(
 
     ``auto`` expands where the loss has a term per position (or nothing is shared) and reduces where
     it has one per example, which the loss says; a pattern of block names overrides it.  Channels of a jet are
-    always expanded.  Of several loss terms A is the mean of their factors and B the sum, which is exact where
-    the terms have the same inputs.  Raises ``ConfigError`` if no pattern matches, and ``UnsupportedEvidence``
-    for several terms of a layer of lookups.
+    always expanded.  With several loss terms A is the mean of their factors and B the sum, which is exact
+    where the terms have the same inputs.  Raises ``ConfigError`` if no pattern matches, and
+    ``UnsupportedEvidence`` for several terms of a layer of lookups.
     """
     present = [t for t in terms if len(t.inputs)] or list(terms[:1])
     found = [_of_term(part, block, t, seen, sharing, dtype) for t in present]

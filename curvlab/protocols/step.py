@@ -120,7 +120,7 @@ class At:
 class Transform(ABC, Generic[S]):
     """A map of vectors applied before or after preconditioning; its *place* is its meaning.
 
-    Weight decay first on the gradient is L2 regularisation, before momentum it is SINGD's, last on
+    Weight decay first on the gradient is L2 regularization, before momentum it is SINGD's, last on
     the update it is AdamW's.
 
     ``fallible``: whether it may give numbers that are not finite for finite ones whose squares do not

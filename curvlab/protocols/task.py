@@ -1,4 +1,4 @@
-"""Tasks: a model, data and a measure of success; the recipe and the thing made from it."""
+"""Tasks: a model, data and a measure of success; the recipe and the workload made from it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A new model, initialised from torch's global generator, on torch's default device."""
+        """A new model, initialized from torch's global generator, on torch's default device."""
 
     @abstractmethod
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> Workload:

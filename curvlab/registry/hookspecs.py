@@ -62,5 +62,5 @@ def curvlab_cli(app: typer.Typer) -> None:
     """Add commands to the command line; import what is heavy inside them.
 
     ``app`` is this plugin's own and empty; what is added to it is taken over afterwards, but for
-    commands whose name somebody else has.
+    commands whose name is taken.
     """

@@ -1,1 +1,1 @@
-"""What a run tells, and to whom: its folder, the terminal, nobody.  Reads run folders, too; never trains."""
+"""What a run reports, and where: to its folder, to the terminal, or nowhere.  Reads run folders, too."""

@@ -1,4 +1,4 @@
-"""The terminal: live progress where somebody watches, one plain line per evaluation elsewhere.
+"""The console: live progress on a terminal, one plain line per evaluation elsewhere.
 
 Everything goes to standard error; standard output is for results.
 """

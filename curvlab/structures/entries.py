@@ -47,7 +47,7 @@ class EntryFamily(Family, Group[Member]):
 
     Owes ``member``, which copies the free entries out of A and reads no other.  ``project`` weighs an
     entry twice whose mirror image is not free (d² flops beside ``member``); a family whose scalars are
-    not entries (constant diagonals, say) writes its own, and is told so by a ``PluginError``.
+    not entries (constant diagonals, say) writes its own; a ``PluginError`` says so.
     """
 
     @abstractmethod

@@ -34,7 +34,7 @@ STORAGE = "optuna.db"
 
 
 class OptunaProposals:
-    """A study.  The k-th trial is proposed with a seed of its own, after the results so far were told."""
+    """A study.  The k-th trial is proposed with a seed of its own, with the results so far."""
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)

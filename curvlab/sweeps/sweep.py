@@ -66,7 +66,7 @@ class Sweep:
     def of(cls, layers: Layers, name: str, jobs: int | None = None) -> Sweep:
         """From merged files; raises ``ConfigError`` with every fault, each at its file and line.
 
-        Of a grid every point is checked; of other searches every listed value and both ends of every
+        Every point of a grid is checked; in other searches every listed value and both ends of every
         interval.  ``name`` is the sweep's if ``run.name`` is not given; in it, characters that a folder's
         name cannot have become "-".
         """

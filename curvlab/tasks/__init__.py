@@ -1,1 +1,1 @@
-"""Tasks: small, offline, deterministic.  A task is a recipe; its workload is the live thing."""
+"""Tasks: small, offline, deterministic.  A task is a recipe; its workload is what trains."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from curvlab.objectives.losses import BinaryCrossEntropy
 from curvlab.protocols.picture import Images, Picture
-from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
+from curvlab.tasks.mlp import Activation, initialize_sparsely, mlp
 from curvlab.tasks.supervised import Examples, SupervisedWorkload, evaluating
 
 #: images of a row: the first validation examples
@@ -37,12 +37,12 @@ class ReconstructionWorkload(SupervisedWorkload):
 def mirrored(encoder: Sequence[int], activation: Activation, connections: int) -> nn.Sequential:
     """An MLP of widths ``encoder`` and back again, with a linear code in the middle.
 
-    Each unit starts with ``connections`` incoming weights (see ``initialise_sparsely``); 0: torch's
+    Each unit starts with ``connections`` incoming weights (see ``initialize_sparsely``); 0: torch's
     own dense start.
     """
     model = mlp((*encoder, *encoder[-2::-1]), activation, linear=(len(encoder) - 1,))
     if connections:
-        initialise_sparsely(model, connections)
+        initialize_sparsely(model, connections)
     return model
 
 

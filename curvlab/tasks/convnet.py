@@ -16,11 +16,11 @@ CONVOLUTIONS = 3
 def convnet(
     channels: Sequence[int], hidden: int, classes: int, activation: Activation, *, side: int
 ) -> nn.Sequential:
-    """``conv1 … conv3``, ``fc1`` and ``fc2`` on grey images ``[n, 1, side, side]``.
+    """``conv1 … conv3``, ``fc1`` and ``fc2`` on gray images ``[n, 1, side, side]``.
 
     Convolutions are 3 × 3 and keep the image's size; the first two are each followed by a maximum over
     2 × 2, so ``fc1`` reads ``channels[2] · (side // 4)²`` numbers: far more than any other layer does.
-    No normalisation: an example's output depends on that example alone.  Torch's own initialisation,
+    No normalization: an example's output depends on that example alone.  Torch's own initialization,
     on torch's default device.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -26,7 +26,7 @@ MARGIN = 4.5
 #: standard deviation of a line's profile, in pixels: wide enough that pixels alias nothing visible
 PEN = 0.7
 
-#: points in which a curve's line integral is taken; neighbours lie at most 1.5 · PEN apart, which is close
+#: points in which a curve's line integral is taken; neighbors lie at most 1.5 · PEN apart, which is close
 #: enough for Gaussians to add up to a line of even brightness within 1e-3
 STROKES = 96
 
@@ -87,8 +87,8 @@ def points(draw: Uniform, n: int) -> Float[Tensor, "n 3 2"]:
 def drawn(through: Float[Tensor, "n 3 2"]) -> Float[Tensor, "n 784"]:
     """The images of curves through these points, as rows of pixels in [0, 1], float32.
 
-    A pixel is the integral, along the curve, of a Gaussian around the pixel's centre, as a fraction of
-    what a long straight line through that centre gives; where a curve meets itself, at most 1.
+    A pixel is the integral, along the curve, of a Gaussian around the pixel's center, as a fraction of
+    what a long straight line through that center gives; where a curve meets itself, at most 1.
     """
     starts = range(0, len(through), CHUNK)
     return torch.cat([_pixels(through[start : start + CHUNK]) for start in starts])
@@ -96,9 +96,9 @@ def drawn(through: Float[Tensor, "n 3 2"]) -> Float[Tensor, "n 784"]:
 
 def _pixels(through: Float[Tensor, "n 3 2"]) -> Float[Tensor, "n 784"]:
     at, length = (t.float() for t in traced(through))
-    centres = torch.arange(SIDE, dtype=torch.float32, device="cpu") + 0.5
+    centers = torch.arange(SIDE, dtype=torch.float32, device="cpu") + 0.5
     # the Gaussian is a product over the axes, so the integral is a product of two matrices
-    x, y = ((-0.5 * ((at[..., k, None] - centres) / PEN) ** 2).exp() for k in (0, 1))
+    x, y = ((-0.5 * ((at[..., k, None] - centers) / PEN) ** 2).exp() for k in (0, 1))
     line = PEN * math.sqrt(2 * math.pi)
     images = (y * (length / line)[..., None]).transpose(1, 2) @ x
     return images.clamp_max(1).flatten(1)

@@ -13,7 +13,7 @@ from curvlab.protocols.bounds import Count, Width, check_bounds
 from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
 from curvlab.tasks.convnet import CONVOLUTIONS, convnet
-from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
+from curvlab.tasks.fashion_mnist import CLASSES, GRAY, SIDE, classification
 from curvlab.tasks.mlp import Activation
 from curvlab.tasks.settings import check, widths
 from curvlab.tasks.supervised import SupervisedWorkload
@@ -25,7 +25,7 @@ class FashionConvnet(Task):
 
     Cross-entropy, pixels scaled to [0, 1].  With the channels as they are, the first linear layer reads
     3,136 numbers and holds 94 % of the 426,122 parameters: the wide layer that many small networks
-    have, and that a method's structures must bear.  Data as for ``fashion-mnist``.
+    have, and that a method's structures must hold.  Data as for ``fashion-mnist``.
     """
 
     judged_by: ClassVar[tuple[str, bool]] = ("val_accuracy", True)
@@ -47,4 +47,4 @@ class FashionConvnet(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         model = model.to(dtype=dtype, device=device)
-        return classification(model, self.root, GREY, self.loss, on_training=self.train_metrics)
+        return classification(model, self.root, GRAY, self.loss, on_training=self.train_metrics)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 28 × 28 grey images of clothes in ten classes, from files that are already here."""
+"""Fashion-MNIST: 28 × 28 gray images of clothes in ten classes, from files that are already here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from curvlab.tasks.supervised import Examples, SupervisedWorkload, correct
 SIDE, CLASSES = 28, 10
 PIXELS = SIDE * SIDE
 
-#: shape of one image: as a row, and as a picture of one colour
-ROW, GREY = (PIXELS,), (1, SIDE, SIDE)
+#: shape of one image: as a row, and as a picture of one color
+ROW, GRAY = (PIXELS,), (1, SIDE, SIDE)
 
 #: where Debian's package ``dataset-fashion-mnist`` puts its files
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -72,10 +72,10 @@ def classification(
 ) -> SupervisedWorkload:
     """``model`` to be trained on images of ``shape``, in its own dtype and where it lies.
 
-    Measured by accuracy; raises ``DataError`` as ``find_files`` and ``labelled`` do.
+    Measured by accuracy; raises ``DataError`` as ``find_files`` and ``labeled`` do.
     """
     folder, like = find_files(root), next(model.parameters())
-    training, validation = (labelled(folder, part, shape) for part in ("train", "t10k"))
+    training, validation = (labeled(folder, part, shape) for part in ("train", "t10k"))
     return SupervisedWorkload(
         model,
         loss,
@@ -112,7 +112,7 @@ def images(folder: Path, part: str) -> Tensor:
     return torch.from_numpy(_pixels(folder, part).reshape(-1, PIXELS).astype(np.float32)).div_(255)
 
 
-def labelled(folder: Path, part: str, shape: tuple[int, ...] = ROW) -> Examples:
+def labeled(folder: Path, part: str, shape: tuple[int, ...] = ROW) -> Examples:
     """Images of ``train`` or ``t10k``, each of ``shape``, with their classes."""
     x = images(folder, part).view(-1, *shape)
     y = read_idx(_present(folder, f"{part}-labels-idx1-ubyte"), (len(x),))

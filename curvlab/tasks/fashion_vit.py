@@ -12,7 +12,7 @@ from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Count, Depth, Width, check_bounds
 from curvlab.protocols.loss import Loss
 from curvlab.protocols.task import Task
-from curvlab.tasks.fashion_mnist import CLASSES, GREY, SIDE, classification
+from curvlab.tasks.fashion_mnist import CLASSES, GRAY, SIDE, classification
 from curvlab.tasks.settings import check, divides
 from curvlab.tasks.supervised import SupervisedWorkload
 from curvlab.tasks.vit import VisionTransformer
@@ -59,4 +59,4 @@ class FashionVit(Task):
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
         model = model.to(dtype=dtype, device=device)
-        return classification(model, self.root, GREY, self.loss, on_training=self.train_metrics)
+        return classification(model, self.root, GRAY, self.loss, on_training=self.train_metrics)

@@ -22,7 +22,7 @@ def mlp(widths: Sequence[int], activation: Activation, *, linear: Sequence[int] 
     """``fc1 … fcN`` from ``widths[0]`` inputs to ``widths[-1]`` outputs, ``activation`` between them.
 
     The last layer is linear, and so is every layer whose number (from 1) is in ``linear``.  Torch's
-    own initialisation, on torch's default device.
+    own initialization, on torch's default device.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for k in range(1, len(widths)):
@@ -33,7 +33,7 @@ def mlp(widths: Sequence[int], activation: Activation, *, linear: Sequence[int] 
 
 
 @torch.no_grad()
-def initialise_sparsely(model: nn.Module, connections: int) -> None:
+def initialize_sparsely(model: nn.Module, connections: int) -> None:
     """Each unit gets ``connections`` incoming weights from N(0, 1), the others and the biases zero.
 
     A unit's input then has the same scale whatever its layer's width, so that deep sigmoid networks

@@ -40,7 +40,7 @@ class Point(nn.Module):
 
 @dataclass(frozen=True)
 class Quadratic(Task):
-    """Minimise ``L(θ) = ½ (θ − θ*)ᵀ A (θ − θ*)``; ``val_loss`` is L and ``val_distance`` is ‖θ − θ*‖.
+    """Minimize ``L(θ) = ½ (θ − θ*)ᵀ A (θ − θ*)``; ``val_loss`` is L and ``val_distance`` is ‖θ − θ*‖.
 
     A has eigenvalues from 1 down to 1/``condition`` and random eigenvectors; θ* is random too.  Example
     n adds ``noise · ξ_nᵀ A^½ (θ − θ*)`` with ξ_n ~ N(0, I), so that the gradient's noise has covariance
@@ -74,7 +74,7 @@ class Quadratic(Task):
         return QuadraticWorkload(bowl.to(*there), pulls.to(*there))
 
     def eigenvalues(self) -> Float[Tensor, " d"]:
-        """Of A, descending, in float64."""
+        """The eigenvalues of A, descending, in float64."""
         last = 1 / self.condition
         down = torch.linspace(0.0, 1.0, self.dimension, dtype=torch.float64, device="cpu")
         return 1 - (1 - last) * down if self.spectrum == "linear" else last**down

@@ -67,7 +67,7 @@ class TeacherStudent(Task):
     @torch.no_grad()
     def _teacher(self, draw: Normal) -> nn.Module:
         hidden = self.hidden if self.teacher_hidden is None else self.teacher_hidden
-        with torch.device("meta"):  # no initialisation: torch's global generator belongs to the student
+        with torch.device("meta"):  # no initialization: torch's global generator belongs to the student
             teacher = mlp((self.inputs, *hidden, self.outputs), self.activation).double()
         teacher.to_empty(device="cpu").requires_grad_(False)
         for layer in teacher.modules():

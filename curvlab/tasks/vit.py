@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron of one hidden layer, each on normalised tokens and added to them."""
+    """Attention, then a perceptron of one hidden layer, each on normalized tokens and added to them."""
 
     def __init__(self, dim: int, heads: int, hidden: int, *, causal: bool = False) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Grey images ``[n, 1, side, side]`` to logits; ``patch`` divides ``side``, ``heads`` divides ``dim``.
+    """Gray images ``[n, 1, side, side]`` to logits; ``patch`` divides ``side``, ``heads`` divides ``dim``.
 
     ``(side / patch)²`` tokens of width ``dim``, with learned positions; ``depth`` blocks whose
     perceptrons are ``hidden`` wide.  Linear layers and norms start as torch's own do.

@@ -1,7 +1,7 @@
 """What torch is made to execute: the largest tensor that an operation makes, and waits for the device.
 
 torch has no public name for the class that sees every operation; this module is the one that takes the
-private one, so that nobody else has to.
+private one, so that no other has to.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _allowed: list[bool] = []
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Inside, waiting for the device is nothing to note: a factorisation must know whether it failed."""
+    """Inside, waiting for the device is nothing to note: a factorization must know whether it failed."""
     _allowed.append(True)
     try:
         yield

@@ -136,7 +136,7 @@ class Behind:
         return cls(_Mixed(module, args), Unpacked(tuple(args)), labels(examples, classes=CLASSES, seed=7))
 
     def objective(self, micro_batch: int | None = None) -> SupervisedObjective:
-        """Of all examples."""
+        """The objective of all examples."""
         return objective(
             self.model, nn.CrossEntropyLoss(), self.inputs, self.targets, micro_batch=micro_batch
         )

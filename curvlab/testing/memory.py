@@ -38,7 +38,7 @@ def held(operation: Callable[[], Any]) -> Held:
 
 
 class Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees storages come and go; what it did not see come is not counted, whoever returns it."""
+    """Sees storages come and go; what it did not see come is not counted when it returns."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

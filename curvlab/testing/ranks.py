@@ -1,4 +1,4 @@
-"""Two processes that add up tensors over gloo, for as long as somebody asks them to.
+"""Two processes that add up tensors over gloo, for as long as they get sums to do.
 
 ``python -m curvlab.testing.ranks RANK STORE`` is one of the two.  They are started when first needed and
 end with the process that started them: one pair serves every part of a session.

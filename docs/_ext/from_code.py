@@ -16,7 +16,7 @@ LINE = re.compile(r"^<!-- from code: (\S+) ?(.*?) -->$", re.MULTILINE)
 
 
 def expanded(text: str) -> str:
-    """A page's text with every such line replaced; raises ``KeyError`` for one that nobody knows."""
+    """A page's text with every such line replaced; raises ``KeyError`` for an unknown one."""
     return LINE.sub(lambda found: listings.KNOWN[found.group(1)](*found.group(2).split()), text)
 
 

@@ -220,7 +220,7 @@ Made by `python docs/_ext/support.py` from what is registered; a test compares i
 
 ## Layer × labels × structure × precision
 
-Of {total} combinations {trained} were built and took a step, and {refused} are refused before anything runs,
+{trained} of {total} combinations were built and took a step, and {refused} are refused before anything runs,
 each with one of the reasons below. {yes} means every one of these layers ({read}) in every precision
 ({precisions}); {no} is refused, and the number says why.
 

@@ -92,7 +92,7 @@ def backend_of(precision: str) -> Backend:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Of the parameters."""
+    """The dtype of the parameters."""
     return backend_of(precision).dtypes.parameters
 
 
@@ -128,7 +128,7 @@ def fused(net: Network, precision: str, device: torch.device) -> Step:
 
 
 def losses(step: Step) -> list[float]:
-    """Of a few steps."""
+    """The losses of a few steps."""
     return [float(step()) for _ in range(STEPS)]
 
 
@@ -166,7 +166,7 @@ def cost(
 
 
 def seconds(bench: Bench, step: Step) -> float:
-    """Of a step: wall time of a cycle of them."""
+    """Seconds of a step: wall time of a cycle of them."""
     bench.wait()
     begun = time.perf_counter()
     for _ in range(CYCLE):

@@ -1,11 +1,11 @@
-"""Hessian-free optimisation: what a preconditioner and growing samples save.  Float32, one thread.
+"""Hessian-free optimization: what a preconditioner and growing samples save.  Float32, one thread.
 
     curvlab tasks prepare speech-frames --minutes 10 --to data/speech-10
     curvlab tasks prepare speech-frames --minutes 60 --to data/speech-60
     python examples/studies/hessian_free.py --runs runs/hessian-free \\
         --speech-10 data/speech-10 --speech-60 data/speech-60
 
-Plain Hessian-free optimisation (``PLAIN``: all examples in each gradient, a fixed curvature sample, no
+Plain Hessian-free optimization (``PLAIN``: all examples in each gradient, a fixed curvature sample, no
 preconditioner) gets a budget of seconds; the training loss it reaches is what the others run for: with the
 paper's preconditioner, with samples that grow, with both, ``hf-gn`` as it is (whose L-BFGS starts from KFAC),
 and AdamW, KFAC and torch's L-BFGS.

@@ -1,4 +1,4 @@
-"""The page of the study of Hessian-free optimisation: tables of what it took to reach plain HF's loss."""
+"""The page of the study of Hessian-free optimization: tables of what it took to reach plain HF's loss."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def ends(runs: Runs) -> str:
 
 
 def draw(path: Path, found: Mapping[str, Runs]) -> None:
-    """Training loss over seconds, a panel per task; an entrant has one colour, whatever the task and seed."""
+    """Training loss over seconds, a panel per task; an entrant has one color, whatever the task and seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    colours = {
+    colors = {
         name: f"C{k}" for k, name in enumerate(dict.fromkeys(n for runs in found.values() for n in runs))
     }
     figure, panels = plt.subplots(1, len(found), figsize=(6.4 * len(found), 4.6), squeeze=False)
@@ -113,7 +113,7 @@ def draw(path: Path, found: Mapping[str, Runs]) -> None:
                 curve = [p for p in run["points"] if p[SECONDS] > 0]
                 label = None if j else name
                 panel.plot(
-                    [p[SECONDS] for p in curve], [p[LOSS] for p in curve], colours[name], label=label, lw=1.2
+                    [p[SECONDS] for p in curve], [p[LOSS] for p in curve], colors[name], label=label, lw=1.2
                 )
         panel.set(
             xscale="log", yscale="log", xlabel="seconds of one thread", ylabel="training loss", title=task
@@ -139,9 +139,9 @@ def write(page: Path, found: Mapping[str, Runs], budgets: Mapping[str, float], o
     draw(page.with_suffix(".png"), found)
 
 
-HEAD = """# Hessian-free optimisation: a preconditioner and growing samples
+HEAD = """# Hessian-free optimization: a preconditioner and growing samples
 
-What the two ingredients of arXiv 1309.1508 save, each alone and both, over plain Hessian-free optimisation,
+What the two ingredients of arXiv 1309.1508 save, each alone and both, over plain Hessian-free optimization,
 and where `hf-gn`, first-order and quasi-Newton methods stand. Made by
 
     curvlab tasks prepare speech-frames --minutes 10 --to data/speech-10

@@ -1,4 +1,4 @@
-"""How far Hessian-free optimisation gets on the deep autoencoder in the compute of AdamW steps.
+"""How far Hessian-free optimization gets on the deep autoencoder in the compute of AdamW steps.
 
     python examples/studies/hf_compute.py                           # hf-gn, seeds 0, 1, 2
     python examples/studies/hf_compute.py --inner identity          # with nothing inside the solves

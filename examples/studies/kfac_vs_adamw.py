@@ -132,7 +132,7 @@ def picture(curves: Sequence[Curve], path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    colours = {"adamw": "tab:orange", "kfac": "tab:blue"}
+    colors = {"adamw": "tab:orange", "kfac": "tab:blue"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     target = min(c.best for c in curves if c.method == "adamw")
 
@@ -140,17 +140,17 @@ def picture(curves: Sequence[Curve], path: Path) -> None:
         found = c.steps_to(target)
         return (float("inf") if found is None else found[0], c.best)
 
-    best = {m: min((c for c in curves if c.method == m), key=reached) for m in colours}
+    best = {m: min((c for c in curves if c.method == m), key=reached) for m in colors}
     for c in curves:
         strong = c is best[c.method]
-        style: dict[str, Any] = {"color": colours[c.method], "alpha": 0.25, "lw": 1}
+        style: dict[str, Any] = {"color": colors[c.method], "alpha": 0.25, "lw": 1}
         if strong:
             style.update(alpha=1.0, lw=2)
         label = f"{c.method} ({c.label})" if strong else None
         steps = [p[0] for p in c.points]
         axes[0].semilogy(steps, [p[1] for p in c.points], label=label, **style)
         axes[1].plot(steps, [p[2] for p in c.points], **style)
-    axes[0].axhline(best["adamw"].best, color="grey", ls=":", lw=1)
+    axes[0].axhline(best["adamw"].best, color="gray", ls=":", lw=1)
     axes[0].set(xlabel="steps", ylabel="training loss", yticks=(0.05, 0.1, 0.2, 0.4, 0.8))
     axes[0].yaxis.set_major_formatter(ScalarFormatter())
     axes[0].yaxis.set_minor_formatter(NullFormatter())

@@ -71,10 +71,10 @@ def dtype_of(precision: Mapping[str, Any]) -> torch.dtype:
 def train(entrant: Entrant, precision: Mapping[str, Any], net: str, steps: int, seed: int) -> dict[str, Any]:
     """One run.
 
-    ``start`` is the loss of the untrained network on the first batches, ``curve`` the smoothed loss at equal
-    distances, ``end`` and ``worst`` its last and largest value, ``loss`` that of the trained parameters on
-    2,000 training examples, evaluated in float32.  ``not_finite`` counts losses, and numbers among
-    parameters and states at the end; ``events`` what the optimizer reported and warned of, by name.
+    ``start`` is the loss of the untrained network on the first batches, and ``curve`` the smoothed loss at
+    equal distances.  ``end`` and ``worst`` are its last and largest value; ``loss`` is that of the trained
+    parameters on 2,000 training examples, evaluated in float32.  ``not_finite`` counts losses, and numbers
+    among parameters and states at the end; ``events`` what the optimizer reported and warned of, by name.
     """
     task = NETS[net]
     torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from curvlab.tasks.character_gpt import read
 from curvlab.tasks.digits import load, stratified
-from curvlab.tasks.fashion_mnist import GREY, SIDE, find_files, labelled
+from curvlab.tasks.fashion_mnist import GRAY, SIDE, find_files, labeled
 
 Batch = dict[str, Tensor]
 
@@ -29,9 +29,9 @@ SPECIAL = 2
 #: label that no loss counts
 IGNORED = -100
 #: side of a small image, levels of a pixel, and share of the pixels that have to be found
-PIXELS, GREYS, HIDDEN = 7, 16, 0.15
-#: nearest neighbours of a digit in the graph
-NEIGHBOURS = 8
+PIXELS, GRAYS, HIDDEN = 7, 16, 0.15
+#: nearest neighbors of a digit in the graph
+NEIGHBORS = 8
 #: one window in this many is held out
 HELD_OUT = 50
 #: examples on which a loss is measured, and as many at a time
@@ -89,12 +89,12 @@ class Graph:
     def batches(self, size: int, seed: int) -> Iterator[Batch]:
         """The graph, again and again; ``size`` and ``seed`` choose nothing."""
         while True:
-            yield self._labelled(~self.held_out)
+            yield self._labeled(~self.held_out)
 
     def measured(self, held_out: bool) -> list[Batch]:
-        return [self._labelled(self.held_out if held_out else ~self.held_out)]
+        return [self._labeled(self.held_out if held_out else ~self.held_out)]
 
-    def _labelled(self, mask: Tensor) -> Batch:
+    def _labeled(self, mask: Tensor) -> Batch:
         labels = torch.where(mask, self.labels, IGNORED)
         return {"x": self.x, "edge_index": self.edge_index, "labels": labels}
 
@@ -197,20 +197,20 @@ def _tags() -> list[tuple[bool, str]]:
 @lru_cache(maxsize=1)
 def clothes() -> Rows:
     """Fashion-MNIST, its test images held out."""
-    parts = [labelled(find_files(None), part, GREY) for part in ("train", "t10k")]
+    parts = [labeled(find_files(None), part, GRAY) for part in ("train", "t10k")]
     inputs, labels = (torch.cat([getattr(part, n) for part in parts]) for n in ("inputs", "targets"))
     return Rows({"pixel_values": inputs, "labels": labels}, len(parts[1]))
 
 
 @lru_cache(maxsize=1)
 def hidden_pixels() -> Rows:
-    """Images of 7 × 7 pixels in ``GREYS`` levels; those that are replaced by ``MASK`` are the labels.
+    """Images of 7 × 7 pixels in ``GRAYS`` levels; those that are replaced by ``MASK`` are the labels.
 
     They are the same in each epoch, and at least one of each image.
     """
     found = clothes()
     small = F.avg_pool2d(found.tensors["pixel_values"], SIDE // PIXELS).flatten(1)
-    tokens = SPECIAL + (small * (GREYS - 1)).round().long()
+    tokens = SPECIAL + (small * (GRAYS - 1)).round().long()
     generator = torch.Generator().manual_seed(0)
     hidden = torch.rand(tokens.shape, generator=generator) < HIDDEN
     hidden[:, tokens.shape[1] // 2] |= ~hidden.any(1)
@@ -219,12 +219,12 @@ def hidden_pixels() -> Rows:
 
 
 @lru_cache(maxsize=1)
-def neighbours() -> Graph:
+def neighbors() -> Graph:
     """The digits of scikit-learn, each joined with its nearest ones; a fifth of every class is held out."""
     pixels, classes = load()
     x = torch.from_numpy(pixels).float()
     apart = torch.cdist(x, x).fill_diagonal_(float("inf"))
-    near = apart.topk(NEIGHBOURS, largest=False).indices
+    near = apart.topk(NEIGHBORS, largest=False).indices
     joined = torch.zeros(len(x), len(x), dtype=torch.bool).scatter_(1, near, True)
     edges = (joined | joined.T).nonzero().T.contiguous()
     return Graph(x, edges, torch.from_numpy(classes), torch.from_numpy(stratified(classes, 0)))

@@ -50,7 +50,7 @@ def gpt2() -> nn.Module:
 def bert() -> nn.Module:
     """The head is the embedding, with a bias of its own."""
     config = hf.BertConfig(
-        vocab_size=data.SPECIAL + data.GREYS, max_position_embeddings=data.PIXELS**2, pad_token_id=data.PAD,
+        vocab_size=data.SPECIAL + data.GRAYS, max_position_embeddings=data.PIXELS**2, pad_token_id=data.PAD,
         hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
     )  # fmt: skip
     return hf.BertForMaskedLM(config)
@@ -183,5 +183,5 @@ NETWORKS = {
     ),
     "vit": Network("ViT", f"{IMAGES}: class", data.clothes, vit, own_loss, 64, "mean"),
     "resnet18": Network("ResNet-18", f"{IMAGES}: class", data.clothes, resnet18, own_loss, 64, "mean", HIGH),
-    "gcn": Network("GCN", "graph of digits: class", data.neighbours, gcn, graph_loss, 1, "mean", HIGH),
+    "gcn": Network("GCN", "graph of digits: class", data.neighbors, gcn, graph_loss, 1, "mean", HIGH),
 }  # fmt: skip

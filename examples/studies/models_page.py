@@ -80,7 +80,7 @@ def _lines(found: Mapping[str, str]) -> str:
 
 
 def median(runs: list[Run], name: str) -> float:
-    """Of one number, over seeds."""
+    """The median of one number, over seeds."""
     return statistics.median(float(run[name]) for run in runs)
 
 

@@ -124,7 +124,7 @@ def section(ledger: Ledger, net: str, budget: int, rivals: Sequence[Rival], roun
     return f"""## Equal compute: {net}
 
 {SHAPES[net]}.
-Constant rates, seed 0; everybody has the time of {budget:,} steps of `{adamw.name}`. The training loss is
+Constant rates, seed 0; every method has the time of {budget:,} steps of `{adamw.name}`. The training loss is
 that of all training examples at the end.
 
 {table}"""

@@ -137,13 +137,13 @@ def picture(found: Sequence[Curve], steps: int, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     for k, c in enumerate(found):
-        colour = plt.get_cmap("tab20")(k % 20)
+        color = plt.get_cmap("tab20")(k % 20)
         xs = sorted(set.intersection(*({p[0] for p in points} for points in c.points)) - {0})
         ys = [c.at(x, 1) for x in xs]
         for axis, scale in zip(axes, (1.0, c.cost.adamw), strict=True):
             at = [x * scale for x in xs]
-            axis.plot(at, [statistics.fmean(y) for y in ys], label=c.name, color=colour, lw=1.5)
-            axis.fill_between(at, [min(y) for y in ys], [max(y) for y in ys], color=colour, alpha=0.15, lw=0)
+            axis.plot(at, [statistics.fmean(y) for y in ys], label=c.name, color=color, lw=1.5)
+            axis.fill_between(at, [min(y) for y in ys], [max(y) for y in ys], color=color, alpha=0.15, lw=0)
     for axis, words in zip(axes, ("steps", "time, in AdamW steps"), strict=True):
         axis.set(xlabel=words, yscale="log", xlim=(0, steps), ylim=(0.1, 3.0))
         axis.set_yticks((0.1, 0.2, 0.3, 0.5, 1.0, 2.0))
@@ -162,8 +162,9 @@ def overview(found: Sequence[Curve], steps: int) -> str:
 default settings: AdamW at rate 1e-3; `kfac`, `singd` and its kin look at curvature every 10 steps. State is
 bytes held beside parameters and gradients. Step times are medians of paired rounds in one process, process
 CPU time, refreshes included. The training loss is that of the first {MEASURED:,} training examples, the
-accuracy that of the test set, after {steps:,} steps (equal steps) and after the time of {steps:,} AdamW
-steps (equal seconds: steps times the measured ratio). Mean of {len(found[0].points)} seeds ± half
+accuracy that of the test set. Both are shown after {steps:,} steps (equal steps) and after the time of
+{steps:,} AdamW steps (equal seconds: steps times the measured ratio).
+Mean of {len(found[0].points)} seeds ± half
 their range.
 
 {table(found, steps)}

@@ -35,7 +35,7 @@ def costs(ledger: Ledger, net: str, found: Sequence[Contestant], rounds: int) ->
 
 
 def measured(net: str, found: Sequence[Contestant], rounds: int) -> dict[str, Cost]:
-    """Each against both baselines, in every round, at a rate so low that nobody diverges meanwhile."""
+    """Each against both baselines, in every round, at a rate so low that no method diverges."""
     problem = NETS[net].problem()
     bases = {name: slowly(b).subject(problem) for name, b in BASELINES.items()}
     pairs = {}

@@ -27,7 +27,7 @@ from curvlab.protocols.structure import Group
 from curvlab.registry.imports import part_class
 from curvlab.registry.loader import installed
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
-from curvlab.tasks.fashion_mnist import FashionMnist, find_files, labelled
+from curvlab.tasks.fashion_mnist import FashionMnist, find_files, labeled
 from curvlab.tasks.supervised import Examples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def families() -> list[str]:
 @lru_cache(maxsize=4)
 def images(part: str, reconstruct: bool) -> Examples:
     """Fashion-MNIST's ``train`` or ``t10k``, read once; to reconstruct, images are their own targets."""
-    found = labelled(find_files(None), part)
+    found = labeled(find_files(None), part)
     return Examples(found.inputs, found.inputs) if reconstruct else found
 
 

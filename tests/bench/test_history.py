@@ -55,5 +55,5 @@ def test_a_filter_that_nothing_passes_says_what_there_is() -> None:
         narrowed(both, Filter(method="kfca"))
     with pytest.raises(UsageError, match="Known: flops, state_bytes"):
         narrowed(both, Filter(measure="seconds"))
-    with pytest.raises(UsageError, match="at once"):
+    with pytest.raises(UsageError, match="matches all"):
         narrowed(both, Filter(method="kfac", measure="state_bytes"))

@@ -129,9 +129,9 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_a_terminal_gets_wrapped_lines_and_colour_unless_no_color_is_set() -> None:
-    coloured, plain = on_a_terminal("methods"), on_a_terminal("methods", NO_COLOR="1")
-    assert re.search(r"\x1b\[[\d;]*3\d", coloured)
+def test_a_terminal_gets_wrapped_lines_and_color_unless_no_color_is_set() -> None:
+    colored, plain = on_a_terminal("methods"), on_a_terminal("methods", NO_COLOR="1")
+    assert re.search(r"\x1b\[[\d;]*3\d", colored)
     assert not re.search(r"\x1b\[[\d;]*3\d", plain)
     lines = re.sub(r"\x1b\[[\d;]*m", "", plain).splitlines()
     assert all(len(line.rstrip()) <= 60 for line in lines)

@@ -40,7 +40,7 @@ def test_the_folder_can_be_chosen_and_the_answer_be_json(invoke: Invoke, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["structur", "x"], 'unknown kind "structur"\n  Did you mean "structure"?'),
+        (["structur", "x"], 'unknown kind "structur"\n  Did you mean "structure"?'),  # codespell:ignore
         (["structure", "MyArrow"], '"MyArrow" is not a valid plugin name; use "my-arrow"'),
         (["structure", "none"], '"none" is not a valid plugin name: '),
     ],

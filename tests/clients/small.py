@@ -40,7 +40,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 
 def batches(count: int, n: int = 8) -> list[Batch]:
-    """Labelled batches of ``n`` examples; batch k is the same in every call."""
+    """Labeled batches of ``n`` examples; batch k is the same in every call."""
     found = []
     for k in range(count):
         g = torch.Generator().manual_seed(100 + k)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from curvlab.comparing.comparison import compared
 from curvlab.comparing.outline import outline, runs_below
 from curvlab.comparing.page import LIMIT, page
 from curvlab.pages.page import asset
+from tests.browser import is_installed, on_a_phone
 from tests.comparing.made import made
 
 DATA = re.compile(r'<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
@@ -76,38 +74,16 @@ def test_long_curves_are_thinned_to_medians_and_the_page_says_so(tmp_path: Path)
     assert run["e"]["x"]["steps"][:2] == [2, 5]
 
 
-#: measures the page in a frame as wide as a phone, and writes what it found into its own title
-FRAME = """<!doctype html><body style="margin:0">
-<iframe style="border:0;width:390px;height:844px" srcdoc="{page}"></iframe>
-<script>
-setTimeout(() => {{
-  const inner = document.querySelector("iframe").contentDocument, root = inner.documentElement;
-  const count = (what) => inner.querySelectorAll(what).length;
-  document.title = JSON.stringify({{
-    ...inner.getElementById("chart").dataset,
-    overflow: root.scrollWidth - root.clientWidth,
-    canvas: count("canvas"), rows: count("tbody tr"), images: inner.images.length,
-    labels: [...inner.querySelectorAll(".chip + span")].map((one) => one.textContent),
-  }});
-}}, 1000);
-</script>"""
+#: what the page shows
+SHOWN = """return {
+  ...page.getElementById("chart").dataset, overflow: overflow(), canvas: count("canvas"),
+  rows: count("tbody tr"), images: page.images.length, labels: words(".chip + span"),
+};"""
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.skipif(not is_installed(), reason="chromium is not installed")
 def test_a_browser_draws_it_from_disk_on_a_phone(tmp_path: Path) -> None:
-    path = tmp_path / "frame.html"
-    text = page_of(two_runs(tmp_path / "runs"))
-    path.write_text(FRAME.format(page=html.escape(text)), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        ["chromium", *options, "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
-    found = json.loads(html.unescape(title))
+    found = on_a_phone(page_of(two_runs(tmp_path / "runs")), SHOWN, tmp_path)
     assert sorted(found.pop("labels")) == [EVIL, "other 1 of 1: unfinished"]
     assert found == {
         **{"curves": "2", "bands": "1", "drawings": "1"},

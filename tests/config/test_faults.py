@@ -80,7 +80,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_utf_8_is_told_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "latin.toml"
-    file.write_bytes(b'[run]\nname = "caf\xe9"\n')
+    file.write_bytes(b'[run]\nname = "caf\xe9"\n')  # codespell:ignore caf
     result = CliRunner().invoke(app, ["config", "check", str(file)])
     assert result.exit_code == 3
     assert f"{file}:2:12: the file is not UTF-8" in result.stderr

@@ -21,7 +21,7 @@ from curvlab.errors import Fault
 from curvlab.protocols.bounds import LARGEST_FLOAT, Limit
 
 
-class Colour(Enum):
+class Color(Enum):
     RED = "red"
     BLUE = "blue"
 
@@ -42,7 +42,7 @@ def read(value: Any, annotation: Any) -> tuple[Any, list[Fault]]:
         ([], tuple[int, ...], ()),
         ([1, "a"], tuple[int, str], (1, "a")),
         (["a"], frozenset[str], frozenset({"a"})),
-        ("red", Colour, Colour.RED),
+        ("red", Color, Color.RED),
         ({"a": 1}, Mapping[str, float], {"a": 1.0}),
         (datetime.date(2020, 1, 2), datetime.date, datetime.date(2020, 1, 2)),
     ],
@@ -66,7 +66,7 @@ def test_what_toml_can_say_is_read_as_the_type_that_is_asked_for(
         ("1", int, 'expected a whole number, got the string "1"'),
         (1, str, "expected a string, got 1"),
         (datetime.date(2020, 1, 2), str, "expected a string, got 2020-01-02"),
-        ("green", Colour, 'expected one of "red", "blue", got the string "green"'),
+        ("green", Color, 'expected one of "red", "blue", got the string "green"'),
         ("x", Literal["a", 1], 'expected one of "a", 1, got the string "x"'),
         ({"a": 1}, float, "expected a number, got a table"),
         ([1], float, "expected a number, got an array of 1"),
@@ -98,7 +98,7 @@ def test_every_wrong_element_is_told_where_it_stands() -> None:
         st.tuples(st.just(float), st.floats(-LARGEST_FLOAT, LARGEST_FLOAT)),
         st.tuples(st.just(str), st.text(st.characters(codec="utf-8"))),
         st.tuples(st.just(dict[str, bool]), st.dictionaries(st.sampled_from("abc"), st.booleans())),
-        st.tuples(st.just(Colour), st.sampled_from(Colour)),
+        st.tuples(st.just(Color), st.sampled_from(Color)),
         st.tuples(st.just(frozenset[int]), st.frozensets(st.integers(0, 9))),
     )
 )

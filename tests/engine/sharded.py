@@ -221,7 +221,7 @@ def counted() -> dict[str, int]:
         sent[kind] += (given.numel() - input_split_sizes[dist.get_rank()]) * given.element_size()
         exchange(output, given, input_split_sizes=input_split_sizes, **rest)
 
-    def labelled(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def labeled(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def called(*given: Any) -> Any:
             nonlocal kind
             kind = name
@@ -235,8 +235,8 @@ def counted() -> dict[str, int]:
     for k, (words, targets) in enumerate(list(batches())[:2]):
         if k == 1:
             dist.all_to_all_single = counting
-            ShardTraffic.to_owners = labelled("to owners", collect)  # type: ignore[method-assign]
-            ShardTraffic.to_shards = labelled("to shards", spread)  # type: ignore[method-assign]
+            ShardTraffic.to_owners = labeled("to owners", collect)  # type: ignore[method-assign]
+            ShardTraffic.to_shards = labeled("to shards", spread)  # type: ignore[method-assign]
         try:
             step(case, model, optimizer, words, targets, GradScaler("cpu", enabled=False))
         finally:

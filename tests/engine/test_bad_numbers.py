@@ -32,7 +32,7 @@ def test_a_rate_that_overflows_the_parameters_is_refused_before_the_write(name: 
 
 
 @pytest.mark.parametrize("name", ["adamw", "kfac", "hf-gn", "lbfgs"])
-def test_a_bad_batch_leaves_the_averages_of_batch_normalisation_as_they_were(name: str) -> None:
+def test_a_bad_batch_leaves_the_averages_of_batch_normalization_as_they_were(name: str) -> None:
     def made() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()

@@ -142,7 +142,7 @@ def test_a_snapshot_is_of_the_live_tensors_and_of_the_generator() -> None:
     assert all(torch.equal(v, before[k]) for k, v in opt.snapshot()[0].items())
 
 
-class Penalised(nn.Module):
+class Penalized(nn.Module):
     """A network whose first weight is used once more, outside its layer."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Penalised(nn.Module):
 def test_a_layer_that_its_calls_do_not_explain_is_the_fallbacks_and_stays_so(
     way: Callable[[CurvatureOptimizer, CurvatureOptimizer], None],
 ) -> None:
-    model = Penalised().double()
+    model = Penalized().double()
     opt = curvlab.optimizer("kfac", model, precision="float64")
     x, y = torch.randn(16, 6).double(), torch.randint(0, 3, (16,))
     twin = copy.deepcopy(model)

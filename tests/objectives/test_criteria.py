@@ -255,7 +255,7 @@ def test_several_outputs_and_a_known_criterion_are_refused_in_words() -> None:
 # losses that a model returns itself
 
 
-class Labelled(nn.Module):
+class Labeled(nn.Module):
     """A model in the manner of Hugging Face: a loss if there are labels."""
 
     def __init__(self, give: Callable[[Tensor], Any]) -> None:
@@ -278,7 +278,7 @@ class Labelled(nn.Module):
 def test_a_batch_whose_model_returns_its_loss(
     batch: type, give: Callable[[Tensor], Any], micro_batch: int | None
 ) -> None:
-    model, x, y = Labelled(give), normal(7, 4), torch.arange(7) % 3
+    model, x, y = Labeled(give), normal(7, 4), torch.arange(7) % 3
     given = (x, y) if batch is tuple else batch({"x": x, "labels": y})
     asked = objective(model, None, given, micro_batch=micro_batch)
     value = F.cross_entropy(model.net(x), y)
@@ -292,7 +292,7 @@ def test_a_batch_whose_model_returns_its_loss(
 
 
 def test_what_a_models_own_loss_cannot_give_is_refused_in_words() -> None:
-    model, x, y = Labelled(lambda v: v), normal(7, 4), torch.arange(7) % 3
+    model, x, y = Labeled(lambda v: v), normal(7, 4), torch.arange(7) % 3
     asked = objective(model, None, {"x": x, "labels": y})
     for needs in (PRODUCTS, wanting(Labels.MODEL)):
         with pytest.raises(

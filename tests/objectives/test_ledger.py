@@ -174,7 +174,7 @@ def test_clearing_one_layer_drops_the_rows_of_that_layer_alone() -> None:
 
 
 @pytest.mark.parametrize("full", [True, False])
-@pytest.mark.parametrize("why", ["inputs", "cancelled", "one of two"])
+@pytest.mark.parametrize("why", ["inputs", "canceled", "one of two"])
 def test_a_weight_whose_gradient_is_zero_was_not_cleared(why: str, full: bool) -> None:
     """All units before it are off, or examples cancel: its bias has a gradient, and its rows are evidence."""
     torch.manual_seed(0)
@@ -182,7 +182,7 @@ def test_a_weight_whose_gradient_is_zero_was_not_cleared(why: str, full: bool) -
     ambient, blocks = listening(model)
     ambient.ledger.full = full  # a comparison along a direction, or of one output
     x, y = X, Y
-    if why == "cancelled":
+    if why == "canceled":
         with torch.no_grad():
             model[2].weight.zero_()
         x, y = X[:1].expand(2, -1), torch.stack([Y[0], -Y[0]]) + model[2].bias.detach()
@@ -260,7 +260,7 @@ def test_calls_of_the_model_in_one_backward_share_their_examples() -> None:
 # a gradient that is made of more than calls
 
 
-def penalised(model: nn.Module) -> Tensor:
+def penalized(model: nn.Module) -> Tensor:
     x = X.clone().requires_grad_()
     out = model(x)
     (g,) = torch.autograd.grad(out.sum(), x, create_graph=True)
@@ -275,12 +275,12 @@ def test_a_gradient_penalty_is_found_out_in_the_step_that_has_it(later: bool) ->
         plain(model)
         assert set(ambient.collect(None).layers[Labels.DATA]) == {"0", "2"}
         model.zero_grad()
-    penalised(model).backward()
+    penalized(model).backward()
     with pytest.warns(LayerMismatch, match="do not explain its gradient"):
         seen = ambient.collect(None)
     assert not seen.layers[Labels.DATA].keys() & blocks.untapped
     assert "2" in blocks.untapped
-    truth = torch.autograd.grad(penalised(model), list(model.parameters()))
+    truth = torch.autograd.grad(penalized(model), list(model.parameters()))
     for mine, true in zip(blocks.slots(seen.gradient).values(), truth, strict=True):
         torch.testing.assert_close(mine, true)
 

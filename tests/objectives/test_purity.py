@@ -73,7 +73,7 @@ def test_trial_losses_and_products_leave_the_global_random_numbers_alone() -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def normalised() -> tuple[nn.Module, Tensor, Tensor]:
+def normalized() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
     return model, normal(7, 4), torch.arange(7) % 3
@@ -84,7 +84,7 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_trial_losses_and_products_change_no_buffer() -> None:
-    model, x, y = normalised()
+    model, x, y = normalized()
     blocks = layers_of(model)
     asked = objective(model, nn.CrossEntropyLoss(), x, y)
     seen = ask(asked, Needs(products=1), blocks)
@@ -95,16 +95,16 @@ def test_trial_losses_and_products_change_no_buffer() -> None:
 
 
 def test_an_evaluation_moves_buffers_as_one_forward_pass_does() -> None:
-    model, x, y = normalised()
+    model, x, y = normalized()
     ask(objective(model, nn.CrossEntropyLoss(), x, y), wanting(*EVERY), layers_of(model), step=0)
     mine = buffers(model)
-    twin, _, _ = normalised()
+    twin, _, _ = normalized()
     twin(x)
     assert all(torch.equal(b, mine[n]) for n, b in twin.named_buffers())
     assert int(mine["1.num_batches_tracked"]) == 1
 
 
 def test_in_training_mode_the_trial_loss_is_that_of_the_batch() -> None:
-    model, x, y = normalised()
+    model, x, y = normalized()
     found = objective(model, nn.CrossEntropyLoss(), x, y).loss()
     torch.testing.assert_close(found, F.cross_entropy(model(x), y).detach())

@@ -67,7 +67,7 @@ def test_a_basis_is_orthogonal_and_diagonalises_its_factor() -> None:
             torch.testing.assert_close(turned, torch.diag(turned.diagonal()))
 
 
-def test_moments_average_with_normalised_weights_while_the_basis_stands() -> None:
+def test_moments_average_with_normalized_weights_while_the_basis_stands() -> None:
     part = Eigenbasis(LastFactors(), decay=0.8, refresh_every=100)
     passes = [evidence(k) for k in range(4)]
     state = observed(part, passes)

@@ -78,7 +78,7 @@ def test_a_grid_takes_the_best_of_all_its_rates(near: bool) -> None:
 
 @pytest.mark.parametrize(("near", "last", "trials"), [(False, 3, 12), (True, None, 3), (True, 0, None)])
 def test_a_grid_pays_for_what_it_looks_at(near: bool, last: int | None, trials: int | None) -> None:
-    """All of it, or the last place and its neighbours; each once."""
+    """All of it, or the last place and its neighbors; each once."""
     b, tried = bowl(), []
     part = Grid(lr=64.0, shrink=0.5, count=12, near=near)
     _, best = searched(part, b.line(b.gradient))
@@ -143,7 +143,7 @@ def test_along_what_does_not_descend_nothing_is_tried_and_nothing_moves(factor: 
     assert (step.alpha, step.accepted, b.trials) == (0.0, False, 0)
 
 
-def test_the_quadratic_model_alone_takes_the_minimiser_along_the_update() -> None:
+def test_the_quadratic_model_alone_takes_the_minimizer_along_the_update() -> None:
     b, part = bowl(), QuadraticModel(momentum=False)
     u = b.gradient
     step = part.search(part.init(u), b.line(u), 0)
@@ -152,7 +152,7 @@ def test_the_quadratic_model_alone_takes_the_minimiser_along_the_update() -> Non
     assert (step.alpha, step.accepted) == (1.0, True)
 
 
-def test_with_momentum_it_takes_the_minimiser_over_both_directions() -> None:
+def test_with_momentum_it_takes_the_minimizer_over_both_directions() -> None:
     b, part = bowl(), QuadraticModel()
     state = part.init(b.gradient)
     state.previous.copy_(vector(5))

@@ -1,4 +1,4 @@
-"""The one place where matrices are factorised: it is LAPACK's answer, or an error that says why not."""
+"""The one place where matrices are factorized: it is LAPACK's answer, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -126,11 +126,11 @@ def test_float32_is_inverted_in_float32_and_stays_so(d: int) -> None:
 @pytest.mark.parametrize("backend", [SINGLE, DOUBLE], ids=["float32", "float64"])
 def test_what_is_indefinite_is_refused_wherever_it_shows(make: object, d: int, backend: Full) -> None:
     A = make(d).to(backend.dtypes.parameters)  # type: ignore[operator]
-    for factorise in (backend.inverse, backend.cholesky):
+    for factorize in (backend.inverse, backend.cholesky):
         with pytest.raises(
             NotPositiveDefinite, match=f"a {d}×{d} factor is not positive definite in torch.float64"
         ):
-            factorise(A)
+            factorize(A)
 
 
 def too_fine_for_float32(d: int) -> Tensor:
@@ -146,7 +146,7 @@ def too_fine_for_float32(d: int) -> Tensor:
 
 
 @pytest.mark.parametrize("d", [6, LEAF + 1, 200])
-def test_float64_rescues_what_float32_cannot_factorise(d: int) -> None:
+def test_float64_rescues_what_float32_cannot_factorize(d: int) -> None:
     A = too_fine_for_float32(d)
     inverse, root = SINGLE.inverse(A), SINGLE.cholesky(A)
     assert inverse.dtype == root.dtype == torch.float32
@@ -166,9 +166,9 @@ def test_values_that_are_not_finite_are_named_as_what_is_wrong(bad: float, d: in
     for at in ((0, 0), (d - 1, d - 1), (d - 1, 0)):
         A = spd(d, 10.0).to(backend.dtypes.parameters)
         A[at] = A[at[::-1]] = bad
-        for factorise in (backend.inverse, backend.cholesky, backend.eigh):
+        for factorize in (backend.inverse, backend.cholesky, backend.eigh):
             with pytest.raises(NotPositiveDefinite, match=f"a {d}×{d} factor holds non-finite values"):
-                factorise(A)
+                factorize(A)
 
 
 def test_an_indefinite_matrix_is_described_by_its_smallest_diagonal_entry() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from curvlab.errors import ConfigError
 from curvlab.races.race import Race
 from curvlab.races.significance import rank_sum_p
 from curvlab.trials.space import values_of
+from tests.browser import is_installed, on_a_phone
 
 RACE = """
 [race]
@@ -136,41 +135,22 @@ def follows_the_rules(folder: Path, document: Any) -> None:
     assert document["ratios"]["heavy"] == [1.0, None]
 
 
-#: writes what the page shows, in a frame as wide as a phone, into its own title
-FRAME = """<!doctype html><body style="margin:0">
-<iframe style="border:0;width:390px;height:844px" srcdoc="{page}"></iframe>
-<script>
-setTimeout(() => {{
-  const inner = document.querySelector("iframe").contentDocument, root = inner.documentElement;
-  const words = (what) => [...inner.querySelectorAll(what)].map((one) => one.textContent.trim());
-  document.title = JSON.stringify({{
-    overflow: root.scrollWidth - root.clientWidth, canvas: inner.querySelectorAll("canvas").length,
-    profiles: inner.getElementById("race-profile").dataset.curves,
-    curves: inner.getElementById("chart").dataset.curves,
-    tables: words("#race-tables h3"), methods: words("#race-tables tbody th"),
-    legend: words("#race-legend > span"),
-  }});
-}}, 1000);
-</script>"""
+#: what the page of a race shows
+SHOWN = """
+const chosen = (id) => page.getElementById(id).dataset.curves;
+return {
+  overflow: overflow(), canvas: count("canvas"), profiles: chosen("race-profile"), curves: chosen("chart"),
+  tables: words("#race-tables h3"), methods: words("#race-tables tbody th"),
+  legend: words("#race-legend > span"),
+};"""
 
 
 def shows_it_all(page: Path, folder: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "default-src &#x27;none&#x27;" in text
-    if shutil.which("chromium") is None:
+    if not is_installed():
         return
-    path = folder / "frame.html"
-    path.write_text(FRAME.format(page=html.escape(text)), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    done = subprocess.run(
-        ["chromium", *options, "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
-    found = json.loads(html.unescape(title))
+    found = on_a_phone(text, SHOWN, folder)
     assert found["tables"] == ["bowl: to val_loss<=0.5", "valley: to val_loss<=1e-09"]
     assert sorted(found["methods"]) == ["heavy", "heavy", "plain", "plain"]
     assert found["legend"] == ["heavy", "plain"]

@@ -83,10 +83,10 @@ def test_on_a_terminal_loss_metrics_rate_and_time_left_are_shown(
         assert words in err, words
 
 
-def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     _, err = on_terminal(monkeypatch)
-    assert "\x1b[3" not in err, "colours"
+    assert "\x1b[3" not in err, "colors"
     assert "loss" in err
 
 

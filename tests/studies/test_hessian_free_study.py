@@ -1,4 +1,4 @@
-"""The study of Hessian-free optimisation: what it calls reached, and that a small one runs."""
+"""The study of Hessian-free optimization: what it calls reached, and that a small one runs."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_hidden_pixels_are_the_labels_and_no_others(study: Any, script: Script) 
     whole = torch.where(hidden, tensors["labels"], tensors["input_ids"]) - data.SPECIAL
     assert tensors["labels"].shape == (len(data.clothes().tensors["labels"]), data.PIXELS**2)
     assert int(whole.min()) >= 0
-    assert int(whole.max()) < data.GREYS
+    assert int(whole.max()) < data.GRAYS
 
 
 def test_a_source_is_padded_where_its_window_had_more(study: Any, script: Script) -> None:
@@ -174,11 +174,11 @@ def test_held_out_rows_are_never_trained_on(study: Any, script: Script) -> None:
 
 def test_the_graph_is_undirected_and_hides_what_it_holds_out(study: Any, script: Script) -> None:
     data = script("model_data")
-    graph = data.neighbours()
+    graph = data.neighbors()
     pairs = {tuple(edge) for edge in graph.edge_index.T.tolist()}
     assert all((b, a) in pairs and a != b for a, b in pairs)
     degree = torch.bincount(graph.edge_index[0])
-    assert int(degree.min()) >= data.NEIGHBOURS
+    assert int(degree.min()) >= data.NEIGHBORS
     shown = next(graph.batches(1, seed=0))["labels"]
     assert torch.equal(shown == data.IGNORED, graph.held_out)
     (apart,) = graph.measured(held_out=True)

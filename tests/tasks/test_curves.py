@@ -60,7 +60,7 @@ def test_columns_are_the_first_coordinate_and_rows_the_second() -> None:
 
 
 def test_a_shifted_curve_is_a_shifted_image() -> None:
-    """Lines are soft enough for pixels: the centre of mass moves as the points do, by eighths of a pixel."""
+    """Lines are soft enough for pixels: the center of mass moves as the points do, by eighths of a pixel."""
     through = [[8.2, 9.1], [14.0, 17.3], [18.6, 10.4]]
     shifts = [k / 8 for k in range(9)]
     columns = torch.arange(SIDE) + 0.5

@@ -13,7 +13,7 @@ from curvlab.errors import DataError
 from curvlab.protocols.sampler import Draw
 from curvlab.tasks import fashion_mnist
 from curvlab.tasks.fashion_autoencoder import FashionAutoencoder
-from curvlab.tasks.fashion_mnist import DEBIAN, FILES, FashionMnist, find_files, labelled
+from curvlab.tasks.fashion_mnist import DEBIAN, FILES, FashionMnist, find_files, labeled
 
 CPU = torch.device("cpu")
 
@@ -94,25 +94,25 @@ def test_gzipped_files_are_taken_before_plain_ones_of_the_same_name(nowhere: Pat
     folder = write(nowhere / "root")
     (folder / f"{FILES[0]}.gz").write_bytes(b"\x1f\x8bdamaged")
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz"):
-        labelled(folder, "train")
+        labeled(folder, "train")
 
 
 def test_more_labels_than_images_are_refused(nowhere: Path) -> None:
     folder = write(nowhere / "root")
     (folder / "train-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 8, 1, 5) + bytes(5))
     with pytest.raises(DataError, match=r"shape \[5\], expected \[4\]"):
-        labelled(folder, "train")
+        labeled(folder, "train")
 
 
 def test_a_label_beyond_the_classes_is_refused(nowhere: Path) -> None:
     with pytest.raises(DataError, match="label 10 in train, expected 0 to 9"):
-        labelled(write(nowhere / "root", label=10), "train")
+        labeled(write(nowhere / "root", label=10), "train")
 
 
 @installed
 def test_the_real_files_are_sixty_thousand_and_ten_thousand_images_in_ten_even_classes() -> None:
     for part, n in (("train", 60_000), ("t10k", 10_000)):
-        examples = labelled(find_files(None), part)
+        examples = labeled(find_files(None), part)
         assert examples.inputs.shape == (n, 784)
         assert (float(examples.inputs.min()), float(examples.inputs.max())) == (0.0, 1.0)
         assert np.bincount(examples.targets.numpy()).tolist() == [n // 10] * 10

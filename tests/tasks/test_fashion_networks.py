@@ -15,7 +15,7 @@ import curvlab
 from curvlab.objectives.supervised import objective
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.sampler import Draw
-from curvlab.tasks.fashion_mnist import labelled
+from curvlab.tasks.fashion_mnist import labeled
 from curvlab.testing.asserts import assert_close
 from curvlab.testing.problems import normal
 from curvlab.testing.reference import ggn
@@ -139,12 +139,12 @@ def upright(pixels: Tensor) -> Tensor:
 
 
 @every_network
-def test_images_are_pictures_of_one_colour_in_the_order_of_the_files(name: str, fashion: str) -> None:
+def test_images_are_pictures_of_one_color_in_the_order_of_the_files(name: str, fashion: str) -> None:
     task = type(SMALL[name])(root=fashion)  # type: ignore[call-arg]
     work = task.workload(task.model(), dtype=torch.float32, device=torch.device("cpu"))
     few = torch.tensor([5, 0])
     inputs, targets = work.objective(Draw(few, few, few)).gradient_sample  # type: ignore[attr-defined]
-    rows = labelled(Path(fashion), "train")
+    rows = labeled(Path(fashion), "train")
     assert torch.equal(inputs, upright(rows.inputs)[few])
     assert torch.equal(targets, rows.targets[few])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from curvlab.tasks.mlp import initialise_sparsely, mlp
+from curvlab.tasks.mlp import initialize_sparsely, mlp
 
 
 def test_layers_are_named_and_the_last_is_linear() -> None:
@@ -29,7 +29,7 @@ def test_no_hidden_layer_is_a_linear_model() -> None:
 def test_a_sparse_start_gives_each_unit_so_many_connections(connections: int) -> None:
     torch.manual_seed(0)
     model = mlp((30, 200, 8), "sigmoid")
-    initialise_sparsely(model, connections)
+    initialize_sparsely(model, connections)
     for layer in (model.fc1, model.fc2):
         kept = (layer.weight != 0).sum(dim=1)
         assert torch.equal(kept, torch.full_like(kept, min(connections, layer.in_features)))
@@ -46,7 +46,7 @@ def test_a_sparse_start_is_drawn_from_the_global_generator() -> None:
     def weights() -> torch.Tensor:
         torch.manual_seed(3)
         model = mlp((6, 5, 4), "sigmoid")
-        initialise_sparsely(model, 2)
+        initialize_sparsely(model, 2)
         return model.fc1.weight.detach().clone()
 
     assert torch.equal(weights(), weights())

@@ -79,7 +79,7 @@ def test_vectors_are_compared_block_by_block() -> None:
 
 
 class Sheared(LinearOperator[BlockVector]):
-    """Not self-adjoint: each entry takes its neighbour along."""
+    """Not self-adjoint: each entry takes its neighbor along."""
 
     def __matmul__(self, v: BlockVector) -> BlockVector:
         return BlockVector(v.layout, v.flat + v.flat.roll(1))

@@ -156,7 +156,7 @@ def unless_it_is_higher(search: Any, state: Any, line: Line, step: int) -> Step:
     return Step(line.update, 0.0, accepted=False)
 
 
-def normalised(search: Any, state: Any, line: Line, step: int) -> Step:
+def normalized(search: Any, state: Any, line: Line, step: int) -> Step:
     return Step(line.update, 0.1 * line.rate / float(line.update.norm()))
 
 
@@ -226,7 +226,7 @@ STEPS = [
     rule("descends", a_thousand_times_too_far),
     rule("accepts", never),
     rule("hopeless", unless_it_is_higher),
-    rule("finite", normalised, base=Rate(0.1), prescribed=False),
+    rule("finite", normalized, base=Rate(0.1), prescribed=False),
     rule("budget", needs=lambda self, step: Needs(losses=1)),
     rule("budget", needs=less_later),
     rule(

@@ -1,18 +1,9 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const PAGE = 60, SVG = "http" + "://www.w3.org/2000/svg";
-const at = (id) => document.getElementById(id);
+const PAGE = 60;  // cards at first, and with each "Show more"
 
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-function draw(tag, attributes, text) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  if (text !== undefined) element.textContent = text;
+// An element of a class.
+function styled(name, tag, text, ...children) {
+  const element = make(tag, text, ...children);
+  if (name) element.className = name;
   return element;
 }
 
@@ -66,104 +57,132 @@ for (const one of data.series) {
 const grave = (e) => e.verdict === "worse" || e.verdict === "failed";
 const kind = (e) => (grave(e) ? e.verdict : e.verdict === "intended" ? "intended" : "better");
 
-// ---- a chart
+// ---- a chart: of a card, or with axes and zoom
 
-function chart(one, width, height, labelled) {
-  const left = labelled ? 70 : 2, right = 6, top = 8, bottom = labelled ? 22 : 6;
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${one.name} ${one.title} over commits` });
+const hashAt = (k) => (Number.isInteger(k) && data.commits[k] ? data.commits[k].hash.slice(0, 7) : "");
+
+// The range of what is shown, with room above and below.
+function rangeOf(one) {
   const ends = (one.i || []).flatMap((pair) => pair || []).filter((x) => x !== null);
   const numbers = one.v.filter((x) => x !== null).concat(ends);
-  let low = Math.min(...numbers), high = Math.max(...numbers);
-  if (!numbers.length) return svg;
+  if (!numbers.length) return [0, 1];
+  const low = Math.min(...numbers), high = Math.max(...numbers);
   const room = (high - low) * 0.12 || Math.abs(high) * 0.1 || 1;
-  low -= room; high += room;
-  const n = data.commits.length;
-  const x = (k) => left + (n > 1 ? (k * (width - left - right)) / (n - 1) : (width - left - right) / 2);
-  const y = (v) => top + ((high - v) * (height - top - bottom)) / (high - low);
-  svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
-  if (labelled) {
-    for (const v of [low + room, high - room]) {
-      svg.append(draw("text", { x: left - 6, y: y(v) + 3, "text-anchor": "end" }, shown(v, one.unit)));
-      if (high - low === 2 * room) break;
-    }
-    const step = Math.max(1, Math.ceil(n / 9));
-    data.commits.forEach((c, k) => {
-      if (k % step === 0) svg.append(draw("text", { x: x(k), y: height - 6, "text-anchor": k === 0 ? "start" : k === n - 1 ? "end" : "middle" }, c.hash.slice(0, 7)));
-    });
-  }
-  const known = one.v.map((v, k) => [k, v]).filter(([, v]) => v !== null);
-  const path = known.map(([k, v], i) => `${i ? "L" : "M"}${x(k).toFixed(1)} ${y(v).toFixed(1)}`).join("");
-  if (one.i) {
-    const bounded = known.filter(([k]) => one.i[k]);
-    const over = bounded.map(([k]) => `${x(k).toFixed(1)} ${y(one.i[k][1]).toFixed(1)}`);
-    const under = bounded.map(([k]) => `${x(k).toFixed(1)} ${y(one.i[k][0]).toFixed(1)}`).reverse();
-    svg.append(draw("polygon", { class: "band", points: [...over, ...under].join(" ") }));
-  } else if (known.length > 1) {
-    const floor = height - bottom;
-    svg.append(draw("path", { class: "area", d: `${path}L${x(known[known.length - 1][0]).toFixed(1)} ${floor}L${x(known[0][0]).toFixed(1)} ${floor}Z` }));
-  }
-  svg.append(draw("path", { class: "line", d: path }));
-  for (const [k, v] of known) svg.append(draw("circle", { class: "point", cx: x(k), cy: y(v), r: known.length > 60 ? 0 : 1.8 }));
-  for (const e of one.events) {
-    const v = one.v[e.k];
-    svg.append(draw("circle", { class: `mark ${kind(e)}`, cx: x(e.k), cy: v === null ? height - bottom : y(v), r: 4.5 }));
-  }
-  const wide = n > 1 ? (width - left - right) / (n - 1) : width;
-  for (let k = 0; k < n; k += 1) {
-    if (one.v[k] === null && !one.failed.has(k)) continue;
-    const hit = draw("rect", { class: "hit", x: x(k) - wide / 2, y: 0, width: wide, height });
-    hit.addEventListener("mousemove", (event) => tell(event, one, k));
-    hit.addEventListener("mouseleave", () => { at("tip").hidden = true; });
-    svg.append(hit);
-  }
-  return svg;
+  return [low - room, high + room];
 }
-function tell(event, one, k) {
-  const tip = at("tip"), commit = data.commits[k], found = one.events.find((e) => e.k === k);
+
+// Dots at what changed, as elements over the chart, which follow the theme and can be read out.
+function annotate(self, one) {
+  for (const old of self.over.querySelectorAll(".mark")) old.remove();
+  for (const e of one.events) {
+    const left = self.valToPos(e.k, "x"), value = one.v[e.k];
+    if (left < -1 || left > self.over.clientWidth + 1) continue;
+    const mark = styled(`mark ${kind(e)}`, "span");
+    mark.style.left = `${left}px`;
+    mark.style.top = `${value === null ? self.over.clientHeight : self.valToPos(value, "y")}px`;
+    self.over.append(mark);
+  }
+}
+
+// Needs ``holder`` in the page: its width is the chart's.
+function chart(one, holder, full) {
+  const last = data.commits.length - 1, line = tint("--line"), fill = tint("--fill"), own = side();
+  const places = data.commits.map((_, k) => k), known = one.v.filter((x) => x !== null).length;
+  const spread = one.i ? [1, 0].map((k) => one.i.map((pair) => (pair ? pair[k] : null))) : [];
+  const edge = { stroke: "transparent", width: 0, points: { show: false }, spanGaps: true };
+  const axes = full
+    ? [{ ...own, values: (self, splits) => splits.map(hashAt), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], space: 70 },
+      { ...own, size: (self, texts) => 24 + 7 * Math.max(4, ...(texts || []).map((text) => text.length)),
+        values: (self, splits) => splits.map((v) => shown(v, one.unit)) }]
+    : [{ show: false }, { show: false }];
+  const wide = (self, low, high) => (low < high ? [low, high] : [low - 0.5, high + 0.5]);
+  const drawn = new uPlot({
+    width: holder.clientWidth,
+    height: holder.clientHeight,
+    padding: full ? [8, 28, 0, 0] : [6, 6, 6, 6],
+    scales: { x: { time: false, range: wide }, y: { range: rangeOf(one) } },
+    axes,
+    series: [{}, { stroke: line, width: 1.6, spanGaps: true, fill: one.i ? undefined : fill,
+      points: { show: known <= 60, size: full ? 5 : 3.6, fill: line, width: 0 } }, ...spread.map(() => edge)],
+    bands: one.i ? [{ series: [2, 3], fill }] : [],
+    cursor: { x: full, y: false, points: { show: false }, drag: { x: full && last > 0, y: false } },
+    legend: { show: false },
+    hooks: { draw: [(self) => annotate(self, one)], setCursor: [(self) => tell(self, one)] },
+  }, [places, one.v, ...spread], holder);
+  drawn.over.addEventListener("mouseleave", () => { at("tip").hidden = true; });
+  drawn.root.setAttribute("role", "img");
+  drawn.root.setAttribute("aria-label", `${one.name} ${one.title} over commits`);
+  return drawn;
+}
+
+function tell(self, one) {
+  const { left, top, idx: k } = self.cursor, tip = at("tip");
+  tip.hidden = left === undefined || left < 0 || k === null || k === undefined || (one.v[k] === null && !one.failed.has(k));
+  if (tip.hidden) return;
+  const commit = data.commits[k], found = one.events.find((e) => e.k === k);
   const value = one.failed.has(k) ? "failed" : shown(one.v[k], one.unit);
-  tip.replaceChildren(make("b", {}, value), `${commit.hash} ${day(commit.date)} ${commit.subject}`);
-  if (found) tip.append(make("b", {}, `${found.verdict} ${change(found.ratio)} (${found.confidence})`), found.why);
-  tip.hidden = false;
-  tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8)}px`;
-  tip.style.top = `${Math.min(event.clientY + 14, window.innerHeight - tip.offsetHeight - 8)}px`;
+  tip.replaceChildren(make("b", value), `${commit.hash} ${day(commit.date)} ${commit.subject}`);
+  if (found) tip.append(make("b", `${found.verdict} ${change(found.ratio)} (${found.confidence})`), found.why);
+  const { x, y } = self.over.getBoundingClientRect();
+  // within an open dialog, which covers all that lies outside it
+  (at("detail").open ? at("detail") : document.body).append(tip);
+  tip.style.left = `${Math.max(4, Math.min(x + left + 14, innerWidth - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${Math.min(y + top + 14, innerHeight - tip.offsetHeight - 8)}px`;
 }
 
 // ---- cards, and one of them in full
 
 const tone = (one) => (one.growth > 1.005 ? "worse" : one.growth < 0.995 ? "better" : "");
+let charts = [], open = null;  // what uPlot drew on cards; the series that is shown in full, and its chart
+
 function card(one) {
-  const button = make("button", { type: "button", class: "card" });
-  const name = make("div", { class: "name" }, make("span", {}, one.title), make("span", { class: `ratio ${tone(one)}` }, change(one.growth)));
+  const button = styled("card", "button");
+  button.type = "button";
+  const name = styled("name", "div", null, make("span", one.title), styled(`ratio ${tone(one)}`, "span", change(one.growth)));
   const unit = one.measure.replaceAll("_", " ");
-  button.append(name, make("div", { class: "what" }, `${one.name.split(".").slice(0, -1).join(" ")}: ${unit}`), chart(one, 260, 74, false));
   const from = one.first === one.last ? "" : `${shown(one.first, one.unit)} → `;
-  button.append(make("div", { class: "now" }, from + shown(one.last, one.unit)));
+  button.append(name, styled("what", "div", `${one.name.split(".").slice(0, -1).join(" ")}: ${unit}`),
+    styled("chart", "div"), styled("now", "div", from + shown(one.last, one.unit)));
   button.addEventListener("click", () => detail(one));
   return button;
 }
-function detail(one) {
-  const close = make("button", { type: "button", class: "close", "aria-label": "Close" }, "✕");
-  close.addEventListener("click", () => at("detail").close());
-  const rows = make("tbody");
+
+// A row for each commit that was measured.
+function rowsOf(one) {
   let last = null;
-  data.commits.forEach((commit, k) => {
-    if (one.v[k] === null && !one.failed.has(k)) return;
+  return data.commits.flatMap((commit, k) => {
+    if (one.v[k] === null && !one.failed.has(k)) return [];
     const found = one.events.find((e) => e.k === k), value = one.v[k];
-    const mark = found ? kind(found) : "";
     const ratio = value !== null && last ? value / last : null;
-    rows.append(make("tr", {},
-      make("td", {}, make("span", { class: "hash" }, commit.hash)), make("td", { class: "day" }, day(commit.date)), make("td", {}, commit.subject, ...(found && found.why ? [make("div", { class: "why" }, `Intended: ${found.why}`)] : [])),
-      make("td", { class: "number" }, one.failed.has(k) ? "failed" : shown(value, one.unit)),
-      make("td", { class: `number ${mark}` }, ratio === null ? "" : change(ratio))));
     if (value !== null) last = value;
+    const why = found && found.why ? [styled("why", "div", `Intended: ${found.why}`)] : [];
+    return [make("tr", null, make("td", null, styled("hash", "span", commit.hash)), styled("day", "td", day(commit.date)),
+      make("td", commit.subject, ...why), styled("number", "td", one.failed.has(k) ? "failed" : shown(value, one.unit)),
+      styled(`number ${found ? kind(found) : ""}`, "td", ratio === null ? "" : change(ratio)))];
   });
-  const head = make("tr", {}, make("th", {}, "commit"), make("th", {}, "date"), make("th", {}, ""),
-    make("th", { class: "number" }, one.measure.replaceAll("_", " ")), make("th", { class: "number" }, "change"));
-  const words = Object.entries(one.case).map(([name, value]) => `${name} ${value}`).join(", ");
-  at("detail-body").replaceChildren(close, make("h3", { id: "detail-title" }, one.title), make("small", {}, `${one.name}${words ? `: ${words}` : ""}`),
-    chart(one, 840, 260, true), make("table", {}, make("thead", {}, head), rows));
-  at("detail").showModal();
 }
+
+function detail(one) {
+  const close = styled("close", "button", "✕"), title = make("h3", one.title), holder = styled("detail", "div");
+  close.type = "button";
+  close.setAttribute("aria-label", "Close");
+  close.addEventListener("click", () => at("detail").close());
+  title.id = "detail-title";
+  const head = make("tr", null, make("th", "commit"), styled("day", "th", "date"), make("th"),
+    styled("number", "th", one.measure.replaceAll("_", " ")), styled("number", "th", "change"));
+  const words = Object.entries(one.case).map(([name, value]) => `${name} ${value}`).join(", ");
+  const table = make("table", null, make("thead", null, head), make("tbody", null, ...rowsOf(one)));
+  at("detail-body").replaceChildren(close, title, make("small", `${one.name}${words ? `: ${words}` : ""}`), holder, styled("commits", "div", null, table));
+  at("detail").showModal();
+  open = { one, chart: chart(one, holder, true) };
+}
+function closed() {
+  at("tip").hidden = true;
+  document.body.append(at("tip"));
+  if (open) open.chart.destroy();
+  open = null;
+}
+at("detail").addEventListener("close", closed);
 at("detail").addEventListener("click", (event) => { if (event.target === at("detail")) at("detail").close(); });
 
 // ---- choosing
@@ -172,7 +191,7 @@ const filters = ["suite", "measure", "method", "family"];
 let limit = PAGE, picked = null;
 function fill(id, values) {
   const known = [...new Set(values)].filter(Boolean).sort();
-  at(id).replaceChildren(make("option", { value: "" }, "any"), ...known.map((v) => make("option", { value: v }, v.replaceAll("_", " "))));
+  choose(at(id), [["", "any"], ...known.map((v) => [v, v.replaceAll("_", " ")])], "");
 }
 const facet = { suite: (s) => s.suite, measure: (s) => s.measure, method: (s) => s.case.method || "", family: (s) => s.case.family || "" };
 for (const id of filters) fill(id, data.series.map(facet[id]));
@@ -196,8 +215,11 @@ const orders = {
 function show() {
   const found = data.series.filter(wanted).sort(orders[at("order").value]);
   at("count").textContent = `${found.length} of ${data.series.length}`;
-  const nothing = make("p", { class: "empty" }, "Nothing of that kind. “Show: everything” lists what stayed as it was, too.");
-  at("cards").replaceChildren(...(found.length ? found.slice(0, limit).map(card) : [nothing]));
+  const nothing = styled("empty", "p", "Nothing of that kind. “Show: everything” lists what stayed as it was, too.");
+  for (const drawn of charts) drawn.destroy();
+  const listed = found.slice(0, limit);
+  at("cards").replaceChildren(...(found.length ? listed.map(card) : [nothing]));
+  charts = [...at("cards").querySelectorAll(".chart")].map((holder, k) => chart(listed[k], holder, false));
   at("more").hidden = found.length <= limit;
 }
 function restart() { limit = PAGE; show(); }
@@ -215,19 +237,23 @@ function pick(k) {
   picked = picked === k ? null : k;
   [...at("commits").querySelectorAll("button")].forEach((b) => b.setAttribute("aria-pressed", String(Number(b.dataset.k) === picked && picked !== null)));
   const reasons = picked === null ? [] : data.intended.filter((x) => x.commit === data.commits[picked].hash);
-  at("reasons").replaceChildren(...reasons.map((x) => make("li", {}, x.why)));
+  at("reasons").replaceChildren(...reasons.map((x) => make("li", x.why)));
   restart();
 }
 data.commits.map((commit, k) => [commit, k]).reverse().forEach(([commit, k]) => {
   const events = data.series.flatMap((one) => one.events.filter((e) => e.k === k));
   const count = (name) => events.filter((e) => kind(e) === name).length;
   const worse = events.filter(grave).length, better = count("better"), intended = count("intended");
-  const part = (name, sign, n) => make("span", { class: name }, n ? `${sign} ${n}` : "");
-  const tally = make("span", { class: "tally" }, part("worse", "▲", worse), part("intended", "△", intended), part("better", "▼", better));
-  const button = make("button", { type: "button", "aria-pressed": "false", "data-k": k, title: `${worse} worse, ${intended} intended, ${better} better` },
-    make("span", { class: "hash" }, commit.hash), make("span", { class: "when" }, day(commit.date)), make("span", { class: "subject" }, commit.subject), tally);
+  const part = (name, sign, n) => styled(name, "span", n ? `${sign} ${n}` : "");
+  const tally = styled("tally", "span", null, part("worse", "▲", worse), part("intended", "△", intended), part("better", "▼", better));
+  const button = make("button", null, styled("hash", "span", commit.hash), styled("when", "span", day(commit.date)),
+    styled("subject", "span", commit.subject), tally);
+  button.type = "button";
+  button.dataset.k = k;
+  button.title = `${worse} worse, ${intended} intended, ${better} better`;
+  button.setAttribute("aria-pressed", "false");
   button.addEventListener("click", () => pick(k));
-  at("commits").append(make("li", {}, button));
+  at("commits").append(make("li", null, button));
 });
 const dates = data.commits.map((c) => c.date);
 at("about").textContent = dates.length
@@ -235,3 +261,10 @@ at("about").textContent = dates.length
   : "No commit was measured.";
 if (!data.series.some((one) => one.events.length)) at("which").value = "all";
 show();
+at("filters").addEventListener("submit", (event) => event.preventDefault());
+follow(() => {
+  show();
+  if (!open) return;
+  open.chart.destroy();
+  open.chart = chart(open.one, at("detail-body").querySelector(".detail"), true);
+});

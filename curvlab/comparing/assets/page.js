@@ -1,6 +1,3 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
 const GRID = 400;  // positions at which curves with positions of their own are compared
 
 // ---- colors: of Okabe and Ito for light paper, brighter ones for dark; then the same ones dashed
@@ -8,28 +5,11 @@ const GRID = 400;  // positions at which curves with positions of their own are 
 const LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B87A00", "#444444"];
 const DARK = ["#4FA8E0", "#FF8A3D", "#2CC79A", "#E79CC4", "#9AD4F7", "#F2B84B", "#C4C9CE"];
 const DASHES = [[], [8, 4], [2, 3], [10, 4, 2, 4]];
-const scheme = matchMedia("(prefers-color-scheme: dark)");
-let theme = "auto";
-const isDark = () => theme === "dark" || (theme === "auto" && scheme.matches);
 const colorOf = (k) => (isDark() ? DARK : LIGHT)[k % LIGHT.length];
 const dashOf = (k) => DASHES[Math.floor(k / LIGHT.length) % DASHES.length];
 
 // ---- small tools
 
-function make(tag, text, ...children) {
-  const element = document.createElement(tag);
-  if (text !== undefined && text !== null) element.textContent = text;
-  element.append(...children);
-  return element;
-}
-function choose(select, values, chosen) {
-  select.replaceChildren(...values.map(([value, text]) => {
-    const option = make("option", text);
-    option.value = value;
-    return option;
-  }));
-  if (values.some(([value]) => value === chosen)) select.value = chosen;
-}
 function short(x) {
   if (x === null || x === undefined) return "–";
   if (x === 0) return "0";
@@ -152,9 +132,7 @@ function draw() {
     at("chart").firstChild.className = "empty";
     return;
   }
-  const ink = isDark() ? "#9aa4ad" : "#5d6670", rule = isDark() ? "#2a3036" : "#e8eaec";
-  const side = { stroke: ink, grid: { stroke: rule, width: 1 }, ticks: { stroke: rule, width: 1 },
-    font: "12px system-ui, sans-serif" };
+  const own = side();
   const names = { steps: "steps", seconds: "seconds of training", examples: "training examples" };
   const few = grid.length <= 40;
   const ends = window_ || [grid[0], grid[grid.length - 1]];
@@ -173,8 +151,8 @@ function draw() {
     scales: { x: { time: false, distr: log.x ? 3 : 1, range },
       y: log.y ? { distr: 3, range: (self, low, high) => [low / 1.1, high * 1.1] } : {} },
     axes: [
-      { ...side, label: names[at("axis").value], labelFont: side.font, labelSize: 18, values: marks, ...(log.x ? { filter: sparse } : {}) },
-      { ...side, size: 62, values: marks, ...(log.y ? { filter: sparse } : {}) },
+      { ...own, label: names[at("axis").value], labelFont: own.font, labelSize: 18, values: marks, ...(log.x ? { filter: sparse } : {}) },
+      { ...own, size: 62, values: marks, ...(log.y ? { filter: sparse } : {}) },
     ],
     series: [{}, ...series.map((one) => (one.edge
       ? { stroke: "transparent", width: 0, points: { show: false } }
@@ -296,14 +274,7 @@ function about() {
   at("notes").hidden = !data.notes.length;
 }
 
-function dress() {
-  if (theme === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
-  at("theme").textContent = { auto: "Theme: system", light: "Theme: light", dark: "Theme: dark" }[theme];
-}
-
 about();
-dress();
 choose(at("task"), data.tasks.map((one, k) => [String(k), one.task]));
 at("task-label").hidden = data.tasks.length < 2;
 at("axis").value = data.axis;
@@ -313,12 +284,5 @@ at("metric").addEventListener("change", chooseMetric);
 for (const id of ["axis", "log-x"]) at(id).addEventListener("change", () => { window_ = null; update(); });
 for (const id of ["seeds", "most", "log-y"]) at(id).addEventListener("change", update);
 at("filter").addEventListener("input", update);
-at("theme").addEventListener("click", () => {
-  theme = { auto: "light", light: "dark", dark: "auto" }[theme];
-  dress();
-  update();
-});
-scheme.addEventListener("change", update);
-let width = innerWidth;
-addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
 chooseTask();
+follow(update, draw);

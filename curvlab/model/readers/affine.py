@@ -42,7 +42,7 @@ class Affine(LayerReader):
 
 
 def of_kind(module: nn.Module, kinds: Iterable[type[nn.Module]], *methods: str) -> str | None:
-    """``""`` if a module is of none of these kinds, why its class cannot be read as one, or ``None``.
+    """``""`` if a module has none of these kinds, why its class cannot be read as one, or ``None``.
 
     A subclass that overrides one of ``methods`` computes something else.
     """

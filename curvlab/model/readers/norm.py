@@ -1,4 +1,4 @@
-"""Scales and shifts of normalisation layers, each a block ``[c, 1]``."""
+"""Scales and shifts of normalization layers, each a block ``[c, 1]``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NormReader(LayerReader):
 
     ``y = γ ∘ x̂ + β``: rows of β are the output gradients g, those of γ are ``g ∘ x̂``, with 1 as input.
     Their factor B is the Gauss–Newton matrix of the parameter itself, all correlations of channels in it.
-    The normalised input x̂ is made again from the input, whose statistics are part of it.
+    The normalized input x̂ is made again from the input, whose statistics are part of it.
     """
 
     coarse_sums = True  # kernels of norms do so on a CPU

@@ -35,7 +35,7 @@ class CriterionLoss(Loss):
     """A criterion known by its value: any callable of (outputs, targets) that returns a scalar.
 
     Outputs and targets are passed as they are, tensors or containers of tensors; the batch stands for the
-    targets where no others are given.  Curvature comes by autograd: products with the Hessian, and columns of
+    targets where no others are given.  Autograd computes curvature: products with the Hessian, and columns of
     its root, example by example, from c such products and an eigen-decomposition ``[c, c]`` for the c output
     numbers of an example.  Sampled vectors are that root times random signs.  Raises ``ConfigError``, which
     names the criterion, if torch cannot differentiate it twice, if its Hessian is not positive

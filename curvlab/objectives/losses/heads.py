@@ -72,7 +72,7 @@ class Heads(Loss):
             loss.require_products()
 
     def terms_per_example(self, targets: Any, examples: int) -> int:
-        """Of the heads, if they all have the same and are means over them; else 1."""
+        """That of the heads, if they all have the same and are means over them; else 1."""
         parts = zip(self.losses, self._apart(targets, "targets"), strict=True)
         found = {loss.terms_per_example(y, examples) if loss.over == "mean" else 1 for loss, y in parts}
         return found.pop() if len(found) == 1 else 1

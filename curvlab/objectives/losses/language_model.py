@@ -19,8 +19,8 @@ class LanguageModel(CrossEntropy):
     """Cross-entropy of ``logits[:, t]`` on ``labels[:, t + 1]``, as Hugging Face's causal language models.
 
     Logits are ``[n, T, V]`` and labels ``[n, T]``: the tokens themselves, as the loss shifts them.  Labels
-    that are ``ignore_index`` are left out.  The mean is over the tokens of the batch that count.  Of a batch
-    it takes the entry ``"labels"``, of an output its ``logits``.
+    that are ``ignore_index`` are left out.  The mean is over the tokens of the batch that count.  It takes
+    the entry ``"labels"`` of a batch and the ``logits`` of an output.
     """
 
     ignore_index: int | None = TORCH_IGNORES  #: the label that is left out of the mean

@@ -16,17 +16,15 @@ let profile = null;
 function drawProfile() {
   if (profile) profile.destroy();
   const { factors, curves } = race.profile;
-  const ink = isDark() ? "#9aa4ad" : "#5d6670", rule = isDark() ? "#2a3036" : "#e8eaec";
-  const side = { stroke: ink, grid: { stroke: rule, width: 1 }, ticks: { stroke: rule, width: 1 },
-    font: "12px system-ui, sans-serif" };
+  const own = side();
   const stepped = uPlot.paths.stepped({ align: 1 });
   profile = new uPlot({
     width: at("race-profile").clientWidth - 12,
     height: 260,
     scales: { x: { time: false, range: [1, factors[factors.length - 1]] }, y: { range: [0, 1.05] } },
     axes: [
-      { ...side, label: `factor of the least ${race.by} to the target`, labelFont: side.font, labelSize: 18 },
-      { ...side, size: 58, values: (self, splits) => splits.map((v) => (v <= 1 ? `${Math.round(100 * v)} %` : "")) },
+      { ...own, label: `factor of the least ${race.by} to the target`, labelFont: own.font, labelSize: 18 },
+      { ...own, size: 58, values: (self, splits) => splits.map((v) => (v <= 1 ? `${Math.round(100 * v)} %` : "")) },
     ],
     series: [{}, ...curves.map((one, k) => ({ label: one.name, stroke: colorOf(k), dash: dashOf(k), width: 2,
       paths: stepped, points: { show: false } }))],
@@ -48,6 +46,4 @@ at("race-rule").textContent = `Sorted by the median of ${race.by} to the target.
 at("race-tables").append(...race.tasks.flatMap((one) => [make("h3", one.heading), tableOf(one.columns, one.rows)]));
 at("race-shares").append(tableOf(race.profile.columns, race.profile.rows));
 drawProfile();
-at("theme").addEventListener("click", drawProfile);
-scheme.addEventListener("change", drawProfile);
-addEventListener("resize", drawProfile);
+follow(drawProfile);

@@ -1,4 +1,4 @@
-"""Conformance suites: what a part of each kind owes, as checks that a plugin's tests, and anybody, can run.
+"""Conformance suites: what a part of each kind owes, as checks that a plugin's tests and users can run.
 
 Nothing here needs pytest; with it, a subclass in a test file is collected as one test for each check.
 """

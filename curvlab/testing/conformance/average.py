@@ -137,7 +137,7 @@ class AverageConformance(Stateful):
 
     @check()
     def check_width(self) -> None:
-        """Of parameters in bfloat16, no tensor of the state is narrower than float32."""
+        """With parameters in bfloat16, no tensor of the state is narrower than float32."""
         run = self.advanced(torch.bfloat16)
         narrow = {t.dtype for t in tensors_of(run.state) if t.is_floating_point() and t.element_size() < 4}
         assert not narrow, f"{self.name} keeps {', '.join(map(str, narrow))}, in which small changes are lost"

@@ -1,4 +1,4 @@
-"""The suite of backends: precision, in which things are stored and factorised."""
+"""The suite of backends: precision, in which numbers are stored and factorized."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from curvlab.testing.problems import normal
 #: small ones, and one above the dimension at which implementations change
 DIMENSIONS = (1, 4, 90)
 
-FACTORISATIONS = ("cholesky", "inverse", "eigh")
+FACTORIZATIONS = ("cholesky", "inverse", "eigh")
 
 
 class BackendConformance(Exercised):
-    """Gram matrices and factorisations against the dense truth, in every dtype that factors are held in."""
+    """Gram matrices and factorizations against the dense truth, in every dtype that factors are held in."""
 
     kind = "precision"
     part: Backend
@@ -117,12 +117,12 @@ class BackendConformance(Exercised):
 
     @check()
     def check_lifts(self) -> None:
-        """A factorisation that fails for rounding alone is retried in float64."""
+        """A factorization that fails for rounding alone is retried in float64."""
         A = _barely_positive().to(self.part.torch_device)
         L, X = self.part.cholesky(A), self.part.inverse(A)
         assert L.dtype is X.dtype is torch.float32, f"{self.name}: a factor of float32 is {L.dtype}"
         assert bool(torch.isfinite(L).all() and torch.isfinite(X).all()), f"{self.name}: not finite"
-        assert_close(L @ L.mT, A, what=f"{self.name}.cholesky of a matrix that float32 cannot factorise")
+        assert_close(L @ L.mT, A, what=f"{self.name}.cholesky of a matrix that float32 cannot factorize")
 
     @check()
     def check_not_positive_definite(self) -> None:
@@ -131,7 +131,7 @@ class BackendConformance(Exercised):
             for d in DIMENSIONS:
                 A = -self.spd(d, dtype=dtype)
                 nan = torch.full_like(A, torch.nan)
-                for method in FACTORISATIONS:
+                for method in FACTORIZATIONS:
                     if method != "eigh":
                         self._refuses(method, A, "negative")
                     self._refuses(method, nan, "NaN")
@@ -150,11 +150,11 @@ class BackendConformance(Exercised):
 
     @check()
     def check_arguments(self) -> None:
-        """Factorisations leave their matrix alone, and hold none of its memory."""
+        """Factorizations leave their matrix alone, and hold none of its memory."""
         for d in DIMENSIONS:
             A = self.spd(d, dtype=self.work)
             kept = A.clone()
-            for method in FACTORISATIONS:
+            for method in FACTORIZATIONS:
                 made = getattr(self.part, method)(A)
                 assert torch.equal(A, kept), f"{self.name}.{method} changes its argument"
                 for t in made if isinstance(made, tuple) else (made,):
@@ -165,7 +165,7 @@ class BackendConformance(Exercised):
     def check_row_major(self) -> None:
         """Factors are contiguous: one that was loaded from a file is, and products round alike then."""
         A = self.spd(5, dtype=self.work)
-        for method in FACTORISATIONS:
+        for method in FACTORIZATIONS:
             made = getattr(self.part, method)(A)
             for t in made if isinstance(made, tuple) else (made,):
                 assert t.is_contiguous(), f"{self.name}.{method}: strides {t.stride()}; make it contiguous"

@@ -170,7 +170,7 @@ class KrylovConformance(Exercised):
 
     @check(capability="varying")
     def check_varying(self) -> None:
-        """A preconditioner that changes during a solve is borne, as ``varying = True`` says."""
+        """A preconditioner may change during a solve, as ``varying = True`` says."""
         self.require_room()
         for seed in range(3):
             A, b = system(EASY, seed=seed)

@@ -29,7 +29,7 @@ class Batch:
 
     @cached_property
     def weights(self) -> Weights:
-        """Of the terms, as parts of the whole."""
+        """The weights of the terms, as parts of the whole."""
         like = next(tensors_of(self.outputs))
 
         def per_weight() -> Tensor:

@@ -71,7 +71,7 @@ class MannersChecks(FamilyChecks):
 
     @check()
     def check_host(self) -> None:
-        """No operation waits for the device, but for inverses, which raise, and factorisations."""
+        """No operation waits for the device, but for inverses, which raise, and factorizations."""
         every = (*operations(self.part, 6, 4), *gram_operations(self.part, 6, 4, Patient()))
         for name, operation in every:
             if name == "inverse":
@@ -145,7 +145,7 @@ class MannersChecks(FamilyChecks):
 
 @dataclass(frozen=True)
 class Patient(Lapack):
-    """The reference, whose waiting for a factorisation is nobody else's fault."""
+    """The reference, which may wait for a factorization."""
 
     def cholesky(self, A: Tensor) -> Tensor:
         with waiting():

@@ -214,7 +214,7 @@ class PreconditionerConformance(Stateful):
 
     @check()
     def check_borrowed(self) -> None:
-        """``apply`` hands out a fresh vector, or lends one: who may change it spoils nobody else's."""
+        """``apply`` returns a fresh vector, or a borrowed one: changing a fresh one spoils no other."""
         run = self.trained()
         v, ctx = run.bench.vector(1), run.bench.context(2)
         kept = v.clone()

@@ -155,7 +155,7 @@ class ReporterConformance(Conformance):
 
     @check()
     def check_odd_values(self) -> None:
-        """Values that are not finite, missing facts and no metrics at all are told like any other."""
+        """Values that are not finite, missing facts and no metrics at all are reported like any other."""
         nothing = EvalRecord(3, 0.0, {})
         self.told(
             _started,

@@ -199,7 +199,7 @@ class TaskConformance(Conformance):
 
     @check()
     def check_draws(self) -> None:
-        """The loss is of the examples that were drawn, and of the acceptance sample where that is another."""
+        """The loss averages the drawn examples, and the acceptance sample's where that is another."""
         work = self.double
         if work.size < 2 * FEW:
             raise Skipped(f"{work.size} examples are too few to compare samples")

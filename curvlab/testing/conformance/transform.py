@@ -33,7 +33,7 @@ class Place:
         return cls(vector(seed + 40, dtype), vector(seed + 20, dtype))
 
     def told(self, step: int) -> At:
-        """What the transform is told of it."""
+        """What the transform can read of it."""
         return At(self.gradient.borrow(), step, 0.1, self._add, self.theta.clone)
 
     def _add(self, v: BlockVector, factor: float) -> None:
@@ -184,7 +184,7 @@ class TransformConformance(Stateful):
 
     @check()
     def check_zero(self) -> None:
-        """Of a vector of zeros, and beside a gradient of zeros, comes a vector that is finite."""
+        """A vector of zeros, and one beside a gradient of zeros, is mapped to a finite vector."""
         for k, (v, gradient) in enumerate(((0.0, 1.0), (1.0, 0.0), (0.0, 0.0))):
             place = Place.at(0)
             place.gradient.scale_(gradient)

@@ -30,7 +30,7 @@ class SvdLayer(nn.Module):
     """``left(scale(right(x)))``: Vᵀ, diag(s) and U of a layer's matrix, each an ordinary layer.
 
     ``right`` has no bias; ``left`` has that of the layer.  The sign of an entry of s belongs to its column
-    of U.  Of a convolution, ``split`` says which matrix it is; under "spatial" ``right`` works along the
+    of U.  For a convolution, ``split`` says which matrix it is; under "spatial" ``right`` works along the
     height, with the stride and padding of the height, and ``left`` along the width.
     """
 

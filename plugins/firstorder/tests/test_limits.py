@@ -1,4 +1,4 @@
-"""The neighbours that these methods must equal: torch's own optimizers, step by step."""
+"""The neighbors that these methods must equal: torch's own optimizers, step by step."""
 
 from __future__ import annotations
 

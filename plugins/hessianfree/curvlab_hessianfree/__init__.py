@@ -1,4 +1,4 @@
-"""Hessian-free optimisation: Krylov solvers, step rules along their iterates, samples that grow."""
+"""Hessian-free optimization: Krylov solvers, step rules along their iterates, samples that grow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def curvlab_register(registry: Any) -> None:
         "krylov",
         "krylov-basis",
         "curvlab_hessianfree.krylov_basis:KrylovBasis",
-        summary="the minimiser of the model in a space of few dimensions, and that space",
+        summary="the minimizer of the model in a space of few dimensions, and that space",
     )
     registry.add(
         "preconditioner",

@@ -1,4 +1,4 @@
-"""The diagonal preconditioner of Hessian-free optimisation: (diag of the empirical Fisher + λ)^0.75."""
+"""The diagonal preconditioner of Hessian-free optimization: (diag of the empirical Fisher + λ)^0.75."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conjugate gradients that bear a preconditioner which changes during the solve.
+"""Conjugate gradients that allow a preconditioner which changes during the solve.
 
 Every new direction is made conjugate to earlier ones by what was computed of *those*,
 ``p = z − Σ_j (zᵀ A p_j / p_jᵀ A p_j) p_j``, instead of by a formula that is right only while M is one
@@ -75,7 +75,7 @@ class FlexibleCG(Krylov):
 
 @dataclass
 class _Direction:
-    """A direction p, A p, and pᵀ A p; ``lent``: A p is kept by somebody else too."""
+    """A direction p, A p, and pᵀ A p; ``lent``: A p is kept elsewhere too."""
 
     p: BlockVector
     Ap: BlockVector
@@ -83,7 +83,7 @@ class _Direction:
     lent: bool
 
     def recycle(self) -> None:
-        """Nobody needs it any more."""
+        """Give its memory back; it is not needed any more."""
         self.p.layout.recycle(self.p)
         if not self.lent:
             self.Ap.layout.recycle(self.Ap)

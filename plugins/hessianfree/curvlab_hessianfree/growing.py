@@ -62,13 +62,13 @@ class Growing(Sampler[GrowingState]):
     each epoch; an epoch whose rest is too small for one more sample ends there.  Either way it is drawn
     without replacement and has no example twice.
 
-    The curvature sample is never larger than the gradient sample and a part of it: another one in each
-    step with ``redraw_curvature`` (fixed during the step, as a linear solver needs it), else its first
-    examples, which makes it nested if that is.
+    The curvature sample is a part of the gradient sample.  With ``redraw_curvature`` each step draws another
+    one (fixed during the step, as a linear solver needs it).  Without it the sample is the first examples,
+    which makes it nested if the gradient sample is.
 
-    ``acceptance``: trial losses are those of the ``gradient`` sample, of the ``curvature`` sample, or of
-    one of its own, of ``acceptance_size`` (fraction or count; a tenth): ``held-out`` examples, the same
-    throughout the run and in no other sample ever; or ``disjoint``: all three samples of a step have no
+    ``acceptance`` names the sample of trial losses: the ``gradient`` sample, the ``curvature`` sample, or one
+    of its own, of ``acceptance_size`` (fraction or count; a tenth).  ``held-out`` examples are the same
+    throughout the run and in no other sample ever.  With ``disjoint`` the three samples of a step have no
     example in common (Krylov subspace descent, Vinyals and Povey 2012, arXiv 1111.4259), and the
     acceptance sample is another one in each step.  Disjoint samples stop growing when the data are used
     up, the gradient sample being served first.

@@ -1,4 +1,4 @@
-"""An orthonormal basis of a Krylov space, and the minimiser of the model in it."""
+"""An orthonormal basis of a Krylov space, and the minimizer of the model in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class KrylovBasis(Krylov):
     """The space of ``M b, (M A) M b, (M A)² M b, …`` and of the start, by modified Gram–Schmidt.
 
     ``dimension`` vectors and the start, if there is one: the last solution, where Krylov subspace descent
-    has the last step (Vinyals and Povey 2012, arXiv 1111.4259).  The solution is the minimiser of
+    has the last step (Vinyals and Povey 2012, arXiv 1111.4259).  The solution is the minimizer of
     ``½ xᵀAx − bᵀx`` in that space, through the eigenvalues of ``Vᵀ A V``, those below ``floor`` times the
     largest raised to it.
     ``Solve.iterates`` are the partial sums of the solution over the eigenvectors of ``Vᵀ A V``, the
@@ -38,7 +38,7 @@ class KrylovBasis(Krylov):
     The powers end where rounding would choose the next direction.  A Gram matrix of powers of length one is
     known up to the rounding ε of their dtype, so that a power names a direction only if √ε of it is outside
     the space of those before.  That share is the product of the shares that the vectors keep when they are
-    made orthogonal.  Of 20 powers some 8 to 10 remain in float32, most in float64.
+    made orthogonal.  Some 8 to 10 of 20 powers remain in float32, most in float64.
     """
 
     dimension: Count = 20

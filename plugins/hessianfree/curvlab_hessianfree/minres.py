@@ -20,7 +20,7 @@ from curvlab.protocols.krylov import Krylov
 class MinRes(Krylov):
     """Preconditioned MINRES, as the recurrence of conjugate residuals (Stiefel 1955; Saad 2003, §6.8).
 
-    Of all ``x`` in the Krylov space the one of least ``‖b − A x‖`` in the norm of ``M``; on a positive
+    The solution is the ``x`` in the Krylov space of least ``‖b − A x‖`` in the norm of ``M``; on a positive
     definite A its iterates are those of conjugate residuals, which is how they are computed.  Its steps
     are shorter than those of CG, in ``‖x‖`` and in the model (Fong and Saunders 2012), and a bound on
     its iterations is thus a safer truncation.  ``M`` must be one linear map during the solve.  Settings

@@ -1,4 +1,4 @@
-"""A step rule that minimises the loss over the space that a solve went through."""
+"""A step rule that minimizes the loss over the space that a solve went through."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Subspace(StepRule[None]):
     """BFGS over a coefficient per stretch of the solve's way (Vinyals and Povey 2012, arXiv 1111.4259).
 
     The iterates x_1 … x_K make K stretches ``u_k = x_k − x_{k−1}``, which are conjugate and sum to the
-    solution.  Minimises ``a ↦ L(θ − lr · Σ_k a_k u_k)`` on the acceptance sample from a = 0, by at most
+    solution.  Minimizes ``a ↦ L(θ − lr · Σ_k a_k u_k)`` on the acceptance sample from a = 0, by at most
     ``iterations`` steps of BFGS.  It begins with the curvature of the damped model, so that its first trial
     is near the solution, a = 1.  Where the loss is more curved than that along the first step, the curvature
     is raised by the same factor in all directions.  A step costs a gradient, or more where the loss must be
@@ -100,7 +100,7 @@ class _Space:
         return loss, along * -self.rate
 
     def inverse_curvature(self) -> Tensor:
-        """Of the damped model along each stretch; 1 where that is not positive.
+        """That of the damped model along each stretch; 1 where that is not positive.
 
         Without the damping, rounding would choose the sign where the curvature sample bends nothing.
         """

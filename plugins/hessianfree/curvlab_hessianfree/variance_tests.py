@@ -36,7 +36,7 @@ class VarianceTest(Growing):
     """Grows the gradient sample when its gradient is too uncertain, to the size at which it would not be.
 
     Tested every ``interval`` steps, until the sample is as large as it can be; other steps cost nothing.
-    ``theta``: the larger, the more uncertainty is borne.  ``finite_population`` counts that a mean over
+    ``theta``: the larger, the more uncertainty is allowed.  ``finite_population`` counts that a mean over
     nearly all examples is nearly exact; without it they are taken to be a few of infinitely many.
     ``max_growth`` bounds the factor of one change.  The curvature sample is ``curvature_ratio`` of the
     gradient sample.  A variance or gradient that is not finite changes nothing.

@@ -267,7 +267,7 @@ def test_minres_has_the_least_residual_and_cg_the_least_model() -> None:
         assert float(residual.norm()) <= float(cg.norm()), "shorter steps (Fong and Saunders 2012)"
 
 
-def test_a_krylov_basis_holds_the_minimiser_that_cg_finds() -> None:
+def test_a_krylov_basis_holds_the_minimizer_that_cg_finds() -> None:
     A, b = spd(40, 100.0), vector(40)
     for k in (1, 4, 9):
         cg = FlexibleCG(k, progress=0).solve(Matrix(A), b)

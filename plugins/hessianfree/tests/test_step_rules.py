@@ -177,7 +177,7 @@ def test_on_the_model_itself_the_subspace_keeps_the_solution(solver: KrylovBasis
 @pytest.mark.parametrize(
     "solver", [KrylovBasis(6, floor=1e-9), FlexibleCG(6, progress=0)], ids=["basis", "cg"]
 )
-def test_a_quadratic_of_another_curvature_is_minimised_over_the_whole_space(
+def test_a_quadratic_of_another_curvature_is_minimized_over_the_whole_space(
     solver: KrylovBasis | FlexibleCG,
 ) -> None:
     A, B, g = curvature(), curvature(5), vector(3)

@@ -37,7 +37,7 @@ class Means:
 def means_of(terms: tuple[LayerStats, ...], W: Float[Tensor, "o i"], seen: Evaluation) -> Means | None:
     """The means of one block under its matrix W; ``None`` where it was not called.
 
-    Of several loss terms h̄ is the mean and the slope the sum, as A and B of their rows are.
+    With several loss terms h̄ is the mean and the slope the sum, as A and B of their rows are.
     """
     present = [t for t in terms if len(t.inputs)]
     if not present:

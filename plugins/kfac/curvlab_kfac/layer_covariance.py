@@ -39,7 +39,7 @@ class LayerCovariance(CurvatureEstimator[CovarianceState]):
     ``A = E[a aᵀ]`` of the inputs (bias column included), ``B = E[g gᵀ]`` of the back-propagated
     vectors that ``labels`` chooses: sampled from the model (``samples`` per example), exact columns
     of the output Hessian's root, the data's own gradients, or none (B = I: FOOF).  Both are moving
-    averages normalised by the sum of their weights, so the first observation counts in full.
+    averages normalized by the sum of their weights, so the first observation counts in full.
     ``examples`` bounds what an observation holds: statistics of the first so many examples (whole
     micro-batches) of the gradient sample, or of all of it (0).
     An observation costs ``2 r i² + 2 q o²`` flops for dense factors on r and q rows.

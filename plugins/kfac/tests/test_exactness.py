@@ -150,7 +150,7 @@ def test_weight_and_bias_in_one_block_differ_from_two_by_the_cross_term(kfac: An
 
 
 def test_the_first_observation_counts_in_full_and_later_ones_as_they_should() -> None:
-    """``decay`` weights the past, normalised by the sum of weights: after two looks, (0.5, 1)/1.5 at 0.5."""
+    """``decay`` weights the past, normalized by the sum of weights: after two looks, (0.5, 1)/1.5 at 0.5."""
     problems = [deep_linear(3), deep_linear(5)]
     estimator = LayerCovariance(Dense(), Dense(), labels=Labels.EXACT, decay=0.5)
     model, ctx = problems[0].model(), reference_context()

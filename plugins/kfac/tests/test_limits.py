@@ -1,4 +1,4 @@
-"""The neighbours that these methods must equal: each other, in the right corner of their settings."""
+"""The neighbors that these methods must equal: each other, in the right corner of their settings."""
 
 from __future__ import annotations
 

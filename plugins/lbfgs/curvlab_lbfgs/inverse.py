@@ -124,7 +124,7 @@ def around(
 def _parts(
     S: Float[Tensor, "t D"], Y: Float[Tensor, "t D"], v: Float[Tensor, " D"], z: Float[Tensor, " D"]
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The same stretch of coordinates of each; on the CPU as long as a cache bears, elsewhere all at once."""
+    """The same stretch of coordinates of each; on the CPU as long as fits a cache, elsewhere all at once."""
     stretch = STRETCH if v.device.type == "cpu" else len(v)
     at = range(0, len(v), stretch)
     return [

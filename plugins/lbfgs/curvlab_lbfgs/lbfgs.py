@@ -50,9 +50,9 @@ class Lbfgs(Preconditioner[LbfgsState]):
     exact for the same C; the pairs of steps are of λ' = 0.  A pair with ``sᵀy ≤ ε ‖s‖ ‖y‖`` is left out
     (ε = 1e-10 in float64, 1e-6 in float32), so H is positive definite.
 
-    ``source = "steps"``: s is the last step, y the change of the gradient: on the same examples if the step
-    rule knows the gradient where it arrived (``strong-wolfe`` does), else of the next gradient to be seen,
-    which on mini-batches is of other examples; then only the rule above guards.  With no pair, H₀ is
+    ``source = "steps"``: s is the last step, y the change of the gradient.  It is on the same examples if the
+    step rule knows the gradient where it arrived (``strong-wolfe`` does).  Else it is that of the next
+    gradient, which on mini-batches has other examples; then only the rule above guards.  With no pair, H₀ is
     ``min(1, 1/‖g‖)``: a first update no longer than 1, for the step rule to lengthen.  A rejected step
     empties the memory (event ``memory-reset``), so that the next update is along the gradient.
 

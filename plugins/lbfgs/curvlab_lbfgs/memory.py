@@ -73,7 +73,7 @@ def learn(memory: Memory, pairs: Sequence[Secant], *, running: bool = False) -> 
     """Hold the admissible ones of ``pairs``, oldest first; how many those are.
 
     In place of what is held, or, if ``running``, for the oldest of it where there is no room.  If none is
-    admissible, what is held stays.  Of more pairs than there are rows the last are held.
+    admissible, what is held stays.  If there are more pairs than rows, the last are held.
     """
     rows = memory.rows.shape[1]
     good = [(pair, norm) for pair in pairs if (norm := _admitted(pair))][-rows:]

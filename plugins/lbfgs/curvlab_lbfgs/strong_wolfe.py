@@ -153,7 +153,7 @@ class _Search:
 def _onward(a: Trial, b: Trial, noise: float) -> float:
     """The next α beyond b, the trial after a."""
     least, most = (b.alpha + times * (b.alpha - a.alpha) for times in ONWARD)
-    guess = _minimiser(a, b, noise)
+    guess = _minimizer(a, b, noise)
     return most if guess is None else min(max(guess, least), most)
 
 
@@ -162,12 +162,12 @@ def _between(low: Trial, high: Trial, noise: float) -> float:
     width = high.alpha - low.alpha
     if not high.finite:
         return low.alpha + MARGIN * width
-    guess = _minimiser(low, high, noise)
+    guess = _minimizer(low, high, noise)
     share = 0.5 if guess is None else (guess - low.alpha) / width
     return low.alpha + min(max(share, MARGIN), 1 - MARGIN) * width
 
 
-def _minimiser(a: Trial, b: Trial, noise: float) -> float | None:
+def _minimizer(a: Trial, b: Trial, noise: float) -> float | None:
     """Where the cubic through both trials and their slopes has its minimum; ``None`` if it has none.
 
     If their losses differ by rounding alone, where the line through the slopes is zero.

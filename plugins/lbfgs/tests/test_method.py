@@ -103,7 +103,7 @@ def test_registered_tasks_are_solved(
     assert run(registry, task, steps, settings).workload.metrics()[metric] < below
 
 
-# a neighbour
+# a neighbor
 
 
 def student() -> nn.Module:

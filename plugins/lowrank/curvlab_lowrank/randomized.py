@@ -33,7 +33,7 @@ class Randomized(Inverse):
     takes λ, exactly.  ``relative``: λ is in units of each block's mean curvature, so that A takes
     ``√λ tr A / i`` and B ``√λ tr B / o``.
 
-    Of each dense factor the ``rank`` largest eigenvalues are found by a randomized range with
+    The ``rank`` largest eigenvalues of each dense factor are found by a randomized range with
     ``oversampling`` more directions and ``rounds`` rounds of subspace iteration; ``rest`` says what the
     others count as.  With ``ratio`` above 0 the rank is the first of 32, 64, 128, …, ``rank`` at which the
     smallest one found is at most ``ratio`` times the largest.  Factors of dimension at most rank +

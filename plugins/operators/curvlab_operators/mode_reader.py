@@ -72,7 +72,7 @@ class ModeReader(LayerReader):
 
 
 def pairs_of_rows(x: Float[Tensor, "n i 2"]) -> Float[Tensor, "n 2 i*2"]:
-    """Of inputs ``u + iv`` the rows (u, −v) and (v, u), whose products with (A, B) are real and imaginary."""
+    """The rows (u, −v) and (v, u) of inputs ``u + iv``: products with (A, B) are real and imaginary part."""
     u, v = x.unbind(-1)
     return torch.stack((torch.stack((u, -v), -1), torch.stack((v, u), -1)), dim=1).flatten(2)
 

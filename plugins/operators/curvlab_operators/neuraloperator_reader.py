@@ -92,7 +92,7 @@ class NeuralOperatorReader(LayerReader):
             yield from ((kind(2, 3, modes), (torch.randn(shape),)) for modes, shape in cases)
 
     def _wave_numbers(self, module: nn.Module) -> list[int]:
-        """Of its mode on each axis: the weight is centered on all but the last."""
+        """Those of its mode on each axis: the weight is centered on all but the last."""
         *centered, _ = _weight(module).shape[2:]
         return [m - n // 2 for m, n in zip(self.mode, centered, strict=False)] + [self.mode[-1]]
 

@@ -30,7 +30,7 @@ class PairEigen(Inverse):
     With ``A_h = (A₁ + λI)^{-1/2}``, ``s_A, E_A`` the eigenvalues and vectors of ``A_h (A₂ + λI) A_h``,
     ``K_A = A_h E_A``, and B's likewise: ``X ↦ K_B [ (K_Bᵀ X K_A) / (1 + s_B s_Aᵀ) ] K_Aᵀ``.  Six
     eigendecompositions per block, in float64 whatever the factors are in: the sum spreads over many orders
-    of magnitude.  λ is added after eigenvalues that rounding made negative are set to zero: it may be below
+    of magnitude.  Eigenvalues that rounding made negative are set to zero before λ is added.  It may be below
     the rounding of a factor, as 1e-8 is in float32.  One that rounding does not explain raises
     ``NotPositiveDefinite``.  A block of one Kronecker product has the second pair zero; a side that is the
     identity in both stays the identity.  Dangel, Müller and Zeinhofer 2024 (arXiv 2405.15603).
@@ -85,7 +85,7 @@ def _like(term: Kronecker) -> Tensor:
 
 
 def _identity(side: Factor | None, like: Tensor) -> Float[Tensor, "d d"] | None:
-    """Of a side's dimension; ``None`` for one that is the identity itself."""
+    """The identity of a side's dimension; ``None`` for a side that is the identity itself."""
     return None if side is None else torch.eye(_structure(side).d, dtype=like.dtype, device=like.device)
 
 

@@ -47,10 +47,11 @@ class TermCovariance(CurvatureEstimator[TermState]):
     KFAC for PINNs (Dangel, Müller and Zeinhofer 2024, arXiv 2405.15603), for any number of terms.  Group 1
     holds the terms for which the layer sees several channels of a jet: equations, and conditions on
     derivatives.  Group 2 holds the terms for which it sees the value alone, as those of other losses do.
-    For a term t with n points and a layer with s channels, ``A_t = 1/(n s) Σ a aᵀ`` and ``B_t = 1/n Σ g gᵀ``:
-    a are the layer's input channels (the bias column is 1 for the value, 0 for derivatives), g the gradients
-    of the term's residual, times the root of the term's weight, in its output channels.  This is KFAC-expand.
-    In a group, A is the mean of ``A_t`` and B the sum of ``B_t`` over the terms with points in this step.
+    For a term t with n points and a layer with s channels, ``A_t = 1/(n s) Σ a aᵀ`` and ``B_t = 1/n Σ g gᵀ``.
+    Here a are the layer's input channels (the bias column is 1 for the value, 0 for derivatives), and g the
+    gradients of the term's residual, times the root of the term's weight, in its output channels.  This is
+    KFAC-expand.  In a group, A is the mean of ``A_t`` and B the sum of ``B_t`` over the terms with points in
+    this step.
 
     Moving averages are normalized by the sum of their weights.  A step without points for a group leaves its
     factors unchanged, and C has no product for a group that was never observed.

@@ -26,16 +26,16 @@ def bits(x: Tensor) -> Tensor:
     return x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int16)
 
 
-def neighbours(x: float) -> tuple[float, float]:
+def neighbors(x: float) -> tuple[float, float]:
     """The numbers of bfloat16 around one that is none: towards zero, and away from it."""
     low = bits(torch.tensor([x])).bitwise_and(-1 << 16)
     return float(low.view(torch.float32)), float((low + (1 << 16)).view(torch.float32))
 
 
 @pytest.mark.parametrize("x", [1.001, -1.001, 1.0 + 2**-8, -3.3e-5, 1.99999, 255.5, 7e30, -2e-38, 1e-41])
-def test_a_number_becomes_one_of_its_two_neighbours_and_the_mean_is_kept(x: float) -> None:
+def test_a_number_becomes_one_of_its_two_neighbors_and_the_mean_is_kept(x: float) -> None:
     value = float(torch.tensor(x))
-    low, high = neighbours(value)
+    low, high = neighbors(value)
     found = stochastic(torch.full((COUNT,), value), generator()).double()
     assert set(found.tolist()) <= {low, high}
     share = (value - low) / (high - low)

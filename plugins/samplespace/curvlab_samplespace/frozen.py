@@ -38,9 +38,9 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
 
     The natural gradient of a layer is such a sum with ``w = √n (K_l + λI)⁻¹ r``.  In the first ``warmup``
     steps these weights are computed, as by ``layer-space``, and used; afterwards their averages are, and no
-    system is solved (arXiv 2403.03473).  ``slots`` says what a weight belongs to: "batch" averages over
-    batches by the position in a batch, "epoch" keeps a weight for each position of each of the ``warmup``
-    batches, which needs a sampler that repeats its batches in order (``sequential``) and ``warmup`` as the
+    system is solved (arXiv 2403.03473).  ``slots`` says what a weight belongs to.  "batch" averages over
+    batches by the position in a batch.  "epoch" keeps a weight for each position of each of the ``warmup``
+    batches; it needs a sampler that repeats its batches in order (``sequential``) and ``warmup`` as the
     number of batches of an epoch.  With batches that are shuffled the averages of all positions tend to one
     number: stochastic gradients with a rate for each layer.
 

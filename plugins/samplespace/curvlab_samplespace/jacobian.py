@@ -50,7 +50,7 @@ class Jacobian:
 
     @classmethod
     def of(cls, seen: Evaluation, labels: Labels, part: str) -> Jacobian:
-        """Of one evaluation's statistics; raises ``UnsupportedEvidence`` if a block has none."""
+        """From one evaluation's statistics; raises ``UnsupportedEvidence`` if a block has none."""
         layers, layout = seen.layers[labels], seen.gradient.layout
         missing = [n for n in layout.names if n not in layers and bool(seen.gradient[n].any())]
         if missing:

@@ -41,8 +41,8 @@ class TargetRatio(StepRule[RadiusState]):
 
     ``repeat``: in a narrow valley the trust region is small and successive steps are parallel.  With the λ
     that was found, moves ``share · last + x(λ)`` are tried, where x solves for what the last step, repeated,
-    would leave of the residual (as in SPRING, arXiv 2401.10190): shares from twice the one that last paid
-    down to a quarter of it, and the first with a lower loss is taken.  State: a vector.
+    would leave of the residual (as in SPRING, arXiv 2401.10190).  Shares go from twice the one that last
+    paid down to a quarter of it, and the first with a lower loss is taken.  State: a vector.
 
     ``lr`` bounds the radius.  Costs up to ``count`` + 4 trial losses.
     """

@@ -36,7 +36,7 @@ def identity(L: Structure) -> Tensor | None:
 
 
 def eigenvectors(L: Structure, backend: Backend) -> Float[Tensor, "d d"]:
-    """Of L and its ramp, the largest first; from the moments of one gradient."""
+    """The eigenvectors of L and its ramp, the largest first; from the moments of one gradient."""
     gram = as_gram(L.family, PART)
     tilted = replace(L, **{name: t.clone() for name, t in L.tensors().items()})  # type: ignore[type-var]
     gram.average_(tilted, 1.0, _ramp(L, FIRST_TILT).sqrt().diag(), 1.0, backend)

@@ -47,7 +47,7 @@ def work(found: list[Family | None], block: Block) -> float:
 def average_(grams: list[Structure], g: Tensor | Outer, weight: float, ctx: Context, part: str) -> None:
     """``L_n ← (1 − w) L_n + w Π[G_(n) G_(n)ᵀ]``, G_(n) the gradient with axis n for rows.
 
-    ``1.2·D·Σ d_n`` flops for dense L_n.  Of a gradient ``leftᵀ right`` with fewer rows than a dense L_n has,
+    ``1.2·D·Σ d_n`` flops for dense L_n.  With a gradient ``leftᵀ right`` of fewer rows than a dense L_n,
     ``G Gᵀ = leftᵀ (right rightᵀ) left`` is averaged instead, and likewise ``GᵀG``: see ``average_factored_``.
     """
     if isinstance(g, Outer) and all(is_factored(g, L) for L in grams):

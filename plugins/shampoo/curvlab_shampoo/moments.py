@@ -81,7 +81,7 @@ class InEigenbases(Preconditioner[S]):
         return any(F is not None and as_gram(F, self.part).rotates for F in self._families(block.shape))
 
     def _families(self, shape: tuple[int, ...]) -> list[Family | None]:
-        """Of the moments along each axis; ``None`` for an axis without any."""
+        """Those of the moments along each axis; ``None`` for an axis without any."""
         return families(self.K, shape, vectors=self.vectors, one_sided=self.one_sided)
 
     def _moments(self, like: BlockVector, ctx: Context, *, valued: bool) -> dict[str, Any]:
@@ -130,6 +130,6 @@ class InEigenbases(Preconditioner[S]):
         return ctx.damping + 1 / max(state.observed, 1)
 
     def _weight(self, state: S) -> float:
-        """Of a gradient that is about to be averaged, which this counts."""
+        """The weight of a gradient that is about to be averaged, which this counts."""
         state.observed += 1
         return newest_weight(self.decay, state.observed)

@@ -42,9 +42,9 @@ class Shampoo(Preconditioner[ShampooState]):
     """``x`` = g with ``(L_n + λ avg(L_n) I)^p`` on every axis n; needs the gradient alone, treats any block.
 
     λ is relative: it is added in units of the mean eigenvalue of each L_n (its mean diagonal), so that what
-    it means does not depend on the scale of the loss.  ``L_n`` is the moving average, normalised by the sum
-    of its weights, of ``G_(n) G_(n)ᵀ``, where G_(n) is the gradient with axis n for rows.  p is
-    ``exponent``, or ``−1/(2N)`` for a block of N axes: a matrix is then ``x = L^{-1/4} g R^{-1/4}``, and x
+    it means does not depend on the scale of the loss.  ``L_n`` is the moving average, normalized by the sum
+    of its weights, of ``G_(n) G_(n)ᵀ``, where G_(n) is the gradient with axis n for rows.  The power p is
+    ``exponent``, or ``−1/(2N)`` for a block of N axes.  A matrix is then ``x = L^{-1/4} g R^{-1/4}``, and x
     does not change when all gradients are scaled.  Gupta, Koren and Singer 2018 (arXiv 1802.09568),
     algorithm 1, with an average for their sum (Anil et al. 2020, arXiv 2002.09018).
 

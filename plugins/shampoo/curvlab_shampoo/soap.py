@@ -40,7 +40,7 @@ class Soap(InEigenbases[SoapState]):
 
     SOAP (Vyas et al. 2024, arXiv 2409.11321): Adam in Shampoo's eigenbasis.  Q has a factor ``Q_n`` on
     every axis n, eigenvectors of the moving average L_n of ``G_(n) G_(n)ᵀ``, G_(n) being the gradient with
-    axis n for rows.  All averages are normalised by the sum of their weights, as Adam's bias correction
+    axis n for rows.  All averages are normalized by the sum of their weights, as Adam's bias correction
     does.  With K diagonal, Q is the identity and this is Adam.
 
     With ``moments = "whitened"`` L_n averages gradients that are whitened along all other axes, as in
@@ -53,16 +53,17 @@ class Soap(InEigenbases[SoapState]):
     the authors' code.  Where no axis turns there is nothing to wait for, and the first step is Adam's.  The
     first bases, for the second gradient, come from an eigendecomposition.  From then on, one power iteration
     every ``refresh_every`` steps, ``Q_n ← QR(L_n Q_n)``, the columns first sorted by ``diag(Q_nᵀ L_n Q_n)``,
-    and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are told apart by a
+    and v̂ in the same order.  Directions that no gradient has shown yet, alike to L_n, are distinguished by a
     ramp on its diagonal, at most 1e-3 of the mean (1e-2 for the first bases).  An entry of a turned vector
     counts as zero where √v̂ is below 16 ε ‖√v̂‖: there it is rounding, which v̂ would blow up to full size.
 
     Treats any block.  A layer is one block, its bias a column.  Blocks of one axis turn only with
     ``vectors``.  State: ``2 d²`` scalars per axis if K is dense, beside v̂ (``2 d² + d`` if moments are
-    whitened).  Costs, with a block of D entries,
+    whitened).  A block of D entries costs
     ``1.2·D·Σ d_n`` flops to observe and ``2·D·Σ d_n`` to turn a gradient (both less while it is held as
-    factors of few rows), ``2·D·Σ d_n`` each to turn an update and to turn it back, and ``10/3 d³`` per axis
-    to refresh.  Whitened moments cost ``2·D·Σ d_n`` more to observe, and ``2 d³`` per axis to refresh.
+    factors of few rows).  It costs ``2·D·Σ d_n`` each to turn an update and to turn it back, and
+    ``10/3 d³`` per axis to refresh.  Whitened moments cost ``2·D·Σ d_n`` more to observe, and ``2 d³`` per
+    axis to refresh.
     """
 
     part: ClassVar[str] = "soap"

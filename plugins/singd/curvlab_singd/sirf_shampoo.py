@@ -60,7 +60,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
 
     ``β = min(lr, limit) / max(1, ‖m_n‖_F)``, as published; then no step changes any direction of a factor
     by more than the fraction lr, and ``limit`` matters only to rates above it.  The Frobenius norm grows
-    with √d, so that the factors of wide axes move slowly.  With ``normalised = false`` the norm is the
+    with √d, so that the factors of wide axes move slowly.  With ``normalized = false`` the norm is the
     spectral one, ``β = lr``, and m_n is shortened until ``‖β m_n‖₂ ≤ limit``, as in ``singd``.
 
     State: K, and as much again with momentum.  An update of a block of D entries costs, with
@@ -74,7 +74,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
     lr: NotNegative | Schedule = 0.01
     momentum: Fraction = 0.5
     every: Interval = 1
-    normalised: bool = True
+    normalized: bool = True
     limit: Limit = 0.5
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class SirfShampoo(Preconditioner[dict[str, Modes]]):
             self._move(modes.K[n], m, lr, storage)
 
     def _move(self, K: Structure, m: Structure, lr: float, storage: Storage) -> None:
-        if not self.normalised:
+        if not self.normalized:
             move(K, m, lr, 1, self.limit, storage)
             return
         beta = min(lr, self.limit) / m.norm().clamp(min=1.0)

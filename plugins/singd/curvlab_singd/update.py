@@ -117,9 +117,9 @@ def update(
 def move(K: Structure, m: Structure, lr: float, order: int, limit: float, storage: Storage) -> None:
     """``K ← K Exp(−β m)``, Exp truncated to ``I + X`` or, at order 2, ``I + X + ½ X²``.
 
-    If ``‖β m‖₂``, as ``spectral_norm`` finds it, exceeds ``limit``, m is first shortened to that: no
-    direction of K changes by much more than the fraction ``limit`` whatever was observed, ``I − β m`` stays
-    regular, and m does not remember an outlier at its full size.
+    If ``‖β m‖₂``, as ``spectral_norm`` finds it, exceeds ``limit``, m is first shortened to that.  No
+    direction of K then changes by much more than the fraction ``limit`` whatever was observed, ``I − β m``
+    stays regular, and m does not remember an outlier at its full size.
     """
     group = as_group(K.family, PART)
     # the Frobenius norm, a bound that costs less, mostly says that there is nothing to shorten
@@ -140,7 +140,7 @@ def move(K: Structure, m: Structure, lr: float, order: int, limit: float, storag
 def peak(K: Structure, X: AnyRows) -> Tensor:
     """``‖Kᵀ XᵀX K‖₂``, from below: one step of power iteration on a few fixed vectors; O(n d).
 
-    Of one-hot rows, whose Gram matrix is diagonal as K then is, exactly.
+    For one-hot rows, whose Gram matrix is diagonal as K then is, it is exact.
     """
     if isinstance(X, Lookups):
         any_rows: Any = X

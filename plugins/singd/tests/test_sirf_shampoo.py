@@ -36,8 +36,8 @@ GROUPS = [f for f in families() if isinstance(f, Group)]
 
 #: the published rule, and the one that is bounded as singd's is
 RULES: dict[str, dict[str, Any]] = {
-    "published": {"normalised": True, "limit": math.inf},
-    "free": {"normalised": False, "limit": math.inf},
+    "published": {"normalized": True, "limit": math.inf},
+    "free": {"normalized": False, "limit": math.inf},
     "without momentum": {"momentum": 0.0},
     "short": {"limit": 0.02},
 }
@@ -47,7 +47,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 def part(family: Family | None = None, **settings: Any) -> SirfShampoo:
     """Every setting spelt out."""
-    plain = {"lr": 0.1, "momentum": 0.5, "every": 1, "normalised": True, "limit": 0.5}
+    plain = {"lr": 0.1, "momentum": 0.5, "every": 1, "normalized": True, "limit": 0.5}
     return SirfShampoo(Dense() if family is None else family, **{**plain, **settings})
 
 
@@ -90,7 +90,7 @@ class Fed:
 class Written:
     """Specs 10 as it is written: the gradient's axes by einsum, projections by least squares.
 
-    Where it is not normalised, m is shortened as singd's is.
+    Where it is not normalized, m is shortened as singd's is.
     """
 
     part: SirfShampoo
@@ -121,11 +121,11 @@ class Written:
             step = 0.5 * (self.damping * scale * squares[n] + gram / others - torch.eye(d, dtype=DTYPE))
             step = nearest_member(p.K.at(d), step)
             self.m[n] = p.momentum * self.m[n] + (1 - p.momentum) * step
-            if not p.normalised:
+            if not p.normalized:
                 norm = p.lr * float(iterated(self.m[n].mT @ self.m[n]).sqrt())
                 self.m[n] = self.m[n] * min(1.0, p.limit / norm)
         for n, m in enumerate(self.m):
-            beta = min(p.lr, p.limit) / max(1.0, float(m.norm())) if p.normalised else p.lr
+            beta = min(p.lr, p.limit) / max(1.0, float(m.norm())) if p.normalized else p.lr
             self.K[n] = self.K[n] - beta * self.K[n] @ m
 
     def direction(self, g: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def gradients(shape: tuple[int, ...], count: int = 8) -> list[Tensor]:
 
 
 #: not among the rules, as the bound's norm is found from fixed vectors, so that it knows a basis
-BOUNDED: dict[str, Any] = {"normalised": False, "limit": 0.02}
+BOUNDED: dict[str, Any] = {"normalized": False, "limit": 0.02}
 
 
 @shapes
@@ -211,13 +211,13 @@ def test_a_gradient_held_as_factors_is_the_same_gradient() -> None:
 
 
 @pytest.mark.parametrize("axes", [0, 1, 2, 3, 4])
-@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize(("g", "damping"), [(0.7, 0.1), (2.0, 0.0), (0.0, 0.3)])
 def test_of_a_number_the_fixed_point_is_the_damped_inverse(
-    axes: int, normalised: bool, g: float, damping: float
+    axes: int, normalized: bool, g: float, damping: float
 ) -> None:
     """Π K_j² = 1/(examples · g² + λ): of the product, however many axes the number has."""
-    fed = Fed(part(normalised=normalised, lr=0.2), (1,) * axes, damping)
+    fed = Fed(part(normalized=normalized, lr=0.2), (1,) * axes, damping)
     for _ in range(300):
         fed.see(torch.full((1,) * axes, g, dtype=DTYPE))
     found = math.prod(float(K) ** 2 for K in fed.K)
@@ -250,18 +250,18 @@ def test_diagonal_factors_do_know_their_basis() -> None:
     assert not torch.allclose(turned.direction(Q @ g), Q @ plain.direction(g), rtol=1e-3)
 
 
-@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 1e6])
-def test_no_step_is_longer_than_the_limit(normalised: bool, scale: float) -> None:
+def test_no_step_is_longer_than_the_limit(normalized: bool, scale: float) -> None:
     """Whatever is observed, with any rate; the spectral norm is an estimate from below."""
-    fed, longest = Fed(part(lr=10.0, limit=0.4, normalised=normalised), (4, 6)), 0.0
+    fed, longest = Fed(part(lr=10.0, limit=0.4, normalized=normalized), (4, 6)), 0.0
     for g in gradients((4, 6)):
         old = fed.K
         fed.see(scale * g)
         for before, after in zip(old, fed.K, strict=True):
             change = torch.linalg.solve(before, after) - torch.eye(len(before), dtype=DTYPE)
             longest = max(longest, float(torch.linalg.matrix_norm(change, 2)))
-    assert 0.35 < longest < (0.4 if normalised else 0.5)
+    assert 0.35 < longest < (0.4 if normalized else 0.5)
 
 
 @shapes
@@ -297,7 +297,7 @@ def test_a_family_that_is_no_group_is_refused() -> None:
 
 def test_the_method_comes_with_the_papers_settings() -> None:
     method = build_method(registry(), "sirf-shampoo", {})
-    expected = SirfShampoo(Dense(), lr=0.01, momentum=0.5, every=1, normalised=True, limit=0.5)
+    expected = SirfShampoo(Dense(), lr=0.01, momentum=0.5, every=1, normalized=True, limit=0.5)
     assert method.preconditioner == expected
     free = replace(expected, limit=math.inf)
     one, other = Fed(expected, (4, 6)), Fed(free, (4, 6))

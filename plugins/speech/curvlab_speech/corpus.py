@@ -34,7 +34,7 @@ class Corpus:
         index = torch.arange(int(bounds[-1]), device=sizes.device) + shift.repeat_interleave(sizes)
         return Corpus(self.frames[index], self.labels[index], bounds, self.classes)
 
-    def normalised(self, like: Corpus) -> Corpus:
+    def normalized(self, like: Corpus) -> Corpus:
         """Features less the mean of ``like``'s, over their standard deviation; what never varies is 0."""
         wide = like.frames.double()
         mean, deviation = wide.mean(0), wide.std(0, correction=0)
@@ -46,7 +46,7 @@ class Corpus:
 def held_out(utterances: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Utterances to train on and to validate on, chosen by ``seed``: at least one of each, in order.
 
-    Whole utterances: neighbouring frames are so alike that one of them gives the other away.
+    Whole utterances: neighboring frames are so alike that one of them gives the other away.
     """
     assert utterances >= 2
     count = min(max(1, round(share * utterances)), utterances - 1)

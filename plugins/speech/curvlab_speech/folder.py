@@ -31,7 +31,7 @@ class Manifest:
     """What a folder holds, and what it was made from; ``asked`` are the options of the command."""
 
     asked: Mapping[str, Any]
-    made_by: str  #: synthesiser and version
+    made_by: str  #: synthesizer and version
     text: str  #: SHA-256 of the sentences it could choose from
     phonemes: tuple[str, ...]
     features: int

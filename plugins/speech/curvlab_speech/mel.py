@@ -47,7 +47,7 @@ class LogMel:
         index = torch.arange(frames, device="cpu")
         return index * self.sample_rate // self.frames_per_second
 
-    def centres(self, samples: int) -> Tensor:
+    def centers(self, samples: int) -> Tensor:
         """The middle sample of every window."""
         return self.starts(samples) + self.window // 2
 

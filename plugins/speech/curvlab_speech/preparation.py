@@ -155,7 +155,7 @@ def _framed(spoken: Spoken, sample_rate: int, seed: int) -> tuple[Tensor, list[t
     generator = torch.Generator("cpu").manual_seed(seed)
     sound = Noise.drawn(generator).added(spoken.sound, generator)
     alignment = aligned(spoken.phonemes, spoken.starts, end)
-    which, part = alignment.at(mel.centres(end))
+    which, part = alignment.at(mel.centers(end))
     return mel(sound), [
         (alignment.phonemes[k], third) for k, third in zip(which.tolist(), part.tolist(), strict=True)
     ]

@@ -13,7 +13,7 @@ from curvlab.objectives.losses import CrossEntropy
 from curvlab.protocols.bounds import Bounds, Count, Inside, Natural, Width, check_bounds
 from curvlab.protocols.preparation import Preparation
 from curvlab.protocols.task import Task
-from curvlab.tasks.mlp import Activation, initialise_sparsely, mlp
+from curvlab.tasks.mlp import Activation, initialize_sparsely, mlp
 from curvlab.tasks.supervised import SupervisedWorkload, correct
 from curvlab_speech import festvox, folder
 from curvlab_speech.corpus import Corpus, held_out
@@ -23,7 +23,7 @@ from curvlab_speech.windows import Windows
 
 @dataclass(frozen=True)
 class SpeechFrames(Task):
-    """Classify frames of speech by an MLP that sees each between its neighbours: cross-entropy.
+    """Classify frames of speech by an MLP that sees each between its neighbors: cross-entropy.
 
     ``source = "espeak"``: *synthetic speech*, which ``curvlab tasks prepare speech-frames --minutes N
     --to DIR`` makes once.  40 log-mel features every 10 ms, hence 360 inputs with four frames of context
@@ -60,7 +60,7 @@ class SpeechFrames(Task):
         inputs = (2 * self.context + 1) * features
         model = mlp((inputs, *self.hidden, classes), self.activation)
         if self.connections:
-            initialise_sparsely(model, self.connections)
+            initialize_sparsely(model, self.connections)
         return model
 
     def workload(self, model: nn.Module, *, dtype: torch.dtype, device: torch.device) -> SupervisedWorkload:
@@ -71,7 +71,7 @@ class SpeechFrames(Task):
             corpus.of(chosen) for chosen in held_out(corpus.utterances, self.held_out, self.data_seed)
         )
         training, validation = (
-            Windows.of(part.normalised(kept), self.context).to(dtype=dtype, device=device)
+            Windows.of(part.normalized(kept), self.context).to(dtype=dtype, device=device)
             for part in (kept, apart)
         )
         return SupervisedWorkload(

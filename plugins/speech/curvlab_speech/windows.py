@@ -1,4 +1,4 @@
-"""Frames in their context: an example is a frame and its neighbours, gathered when it is asked for."""
+"""Frames in their context: an example is a frame and its neighbors, gathered when it is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Utterances: picked whole, told apart, and normalised by those that are trained on."""
+"""Utterances: picked whole, told apart, and normalized by those that are trained on."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_a_seed_chooses_what_is_held_out() -> None:
     assert first == again != other
 
 
-def test_normalised_features_have_mean_zero_and_variance_one_over_the_training_part() -> None:
+def test_normalized_features_have_mean_zero_and_variance_one_over_the_training_part() -> None:
     given = corpus()
     kept, apart = given.of(torch.arange(7)), given.of(torch.arange(7, 10))
-    own = kept.normalised(kept).frames
+    own = kept.normalized(kept).frames
     torch.testing.assert_close(own.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(own.std(0, correction=0), torch.ones(4))
     # validation frames go through the same map
     mean, deviation = kept.frames.mean(0), kept.frames.std(0, correction=0)
-    torch.testing.assert_close(apart.normalised(kept).frames, (apart.frames - mean) / deviation)
+    torch.testing.assert_close(apart.normalized(kept).frames, (apart.frames - mean) / deviation)
 
 
 def test_a_feature_that_never_varies_becomes_zero() -> None:
@@ -49,4 +49,4 @@ def test_a_feature_that_never_varies_becomes_zero() -> None:
     frames = given.frames.clone()
     frames[:, 1] = 3.0
     still = Corpus(frames, given.labels, given.bounds, given.classes)
-    assert still.normalised(still).frames[:, 1].tolist() == [0.0] * len(frames)
+    assert still.normalized(still).frames[:, 1].tolist() == [0.0] * len(frames)

@@ -71,7 +71,7 @@ def test_data_that_are_gone_are_missed(prepared: Path) -> None:
     ("keys", "says"),
     [
         ({"version": 2}, "version 2, expected 1"),
-        ({"colour": "red"}, "not a manifest of speech-frames"),
+        ({"color": "red"}, "not a manifest of speech-frames"),
     ],
 )
 def test_manifests_of_others_are_refused(keys: dict[str, object], says: str, prepared: Path) -> None:

@@ -97,6 +97,6 @@ def test_a_click_is_heard_in_the_frames_around_it_alone() -> None:
     sound = torch.zeros(RATE, dtype=torch.float64)
     sound[RATE // 2] = 1.0
     heard = (FEATURES(sound).amax(1) > math.log(1e-9)).nonzero().flatten()
-    centres = FEATURES.centres(RATE)[heard]
+    centers = FEATURES.centers(RATE)[heard]
     assert 2 <= len(heard) <= 3
-    assert float((centres - RATE // 2).abs().max()) <= FEATURES.window / 2
+    assert float((centers - RATE // 2).abs().max()) <= FEATURES.window / 2

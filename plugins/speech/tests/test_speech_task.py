@@ -62,7 +62,7 @@ def test_held_out_utterances_are_whole_and_none_is_trained_on(prepared: Path) ->
     assert sorted(sizes(training) + sizes(validation)) == sorted(SIZES)
 
 
-def test_features_are_normalised_over_the_training_frames(prepared: Path) -> None:
+def test_features_are_normalized_over_the_training_frames(prepared: Path) -> None:
     training = made(small(prepared)).training
     assert isinstance(training, Windows)
     torch.testing.assert_close(training.frames.mean(0), torch.zeros(4).double(), atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Frames in context: neighbours in order, and never those of another utterance."""
+"""Frames in context: neighbors in order, and never those of another utterance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plugins.speech.tests.samples import SIZES, corpus
 
 
 @pytest.mark.parametrize("context", [0, 1, 4])
-def test_a_window_is_its_frame_between_its_neighbours_and_never_leaves_the_utterance(context: int) -> None:
+def test_a_window_is_its_frame_between_its_neighbors_and_never_leaves_the_utterance(context: int) -> None:
     """Against a loop over utterances that repeats the frames at both ends."""
     given = corpus()
     examples = Windows.of(given, context)

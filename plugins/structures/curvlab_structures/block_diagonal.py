@@ -145,7 +145,7 @@ class BlockDiagonal(Family, Gram, Group):
         return self._of([backend.inverse(stack, shift) for _, stack in _blocks_of(M).stacks], M.d)
 
     def eigh(self, M: Structure, backend: Backend) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"] | None]:
-        """Of every block; the vectors are scattered into a dense matrix."""
+        """Eigenvalues and vectors of every block; the vectors are scattered into a dense matrix."""
         found = [backend.eigh(stack) for _, stack in _blocks_of(M).stacks]
         values = torch.cat([nonnegative(of_stack).flatten() for of_stack, _ in found])
         return values, self._of([vectors for _, vectors in found], M.d).dense()

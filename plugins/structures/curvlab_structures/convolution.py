@@ -38,12 +38,12 @@ class Convolution(Protocol):
     def autocorrelation(self, x: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b d"]:
         """``r_l = Σ_i x_i x_{i+l}`` summed over the rows: the sums along the diagonals of ``xᵀx``.
 
-        Of rows of 16 bits in float32.
+        Rows of 16 bits are summed in float32.
         """
 
     @staticmethod
     def flops(d: int, rows: int) -> float:
-        """Of ``causal``, and of ``anticausal``."""
+        """The flops of ``causal``, and of ``anticausal``."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Spectral:
 
     @staticmethod
     def of(t: Float[Tensor, "*b d"]) -> Spectral:
-        """Of the sequence t."""
+        """From the sequence t."""
         d = t.shape[-1]
         return Spectral(torch.fft.rfft(wide(t).unsqueeze(-2), n=fast_length(2 * d - 1)), d)
 
@@ -115,7 +115,7 @@ class Blocked:
 
     @staticmethod
     def of(t: Float[Tensor, "*b d"]) -> Blocked:
-        """Of the sequence t; w is about a quarter of its length at most."""
+        """From the sequence t; w is about a quarter of its length at most."""
         w = _width(t.shape[-1])
         return Blocked(pad(t, (w - 1, 0)).unfold(-1, w, 1).flip(-1))
 

@@ -83,9 +83,9 @@ class LowRank(Family, Gram):
 
     The nearest of all ``c I +`` PSD of that rank, with the trace of S.  With k = min(rank, d) it stores
     ``d·k + k + 1`` scalars, and a product with a vector costs ``4·d·k`` flops.  An average projects the exact
-    sum of ``keep·M`` and the new Gram from its n + k rows: by their inner products (the outer ones if
+    sum of ``keep·M`` and the new Gram from its n + k rows.  It takes their inner products (the outer ones if
     n + k > d, the only case with a d × d matrix), the p = min(n + k, d) eigenvectors of those, and a thin
-    QR: about ``2·d·(n + k)·p + 9–25·p³ + 4·d·k²`` flops.  An inverse costs d·k.
+    QR.  That costs about ``2·d·(n + k)·p + 9–25·p³ + 4·d·k²`` flops.  An inverse costs d·k.
     Members are not a vector space.  Source: arXiv 2210.08494.
     """
 

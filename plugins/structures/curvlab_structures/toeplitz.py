@@ -153,7 +153,7 @@ class Toeplitz(Family, Group):
         return Spectral.of(t) if self._by_fft(t) else Blocked.of(t)
 
     def flops(self, t: Float[Tensor, "*b d"], rows: int) -> float:
-        """Of a convolution of rows with t.
+        """The flops of a convolution of rows with t.
 
         At most those of a dense matrix, which transforms of a few numbers exceed: an order of products chosen
         by this is right all the same.

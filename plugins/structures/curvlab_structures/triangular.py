@@ -23,7 +23,7 @@ VECTOR = 16
 
 @dataclass(frozen=True)
 class Panel:
-    """Neighbouring columns of a triangular matrix, on the rows where they are not zero."""
+    """Neighboring columns of a triangular matrix, on the rows where they are not zero."""
 
     columns: slice
     rows: slice

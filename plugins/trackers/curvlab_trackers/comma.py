@@ -22,7 +22,7 @@ STEPS = [*(f.name for f in fields(StepRecord) if f.name not in _FACTS), *_FACTS]
 class CommaSeparated(Tracker):
     """``steps.csv`` and ``evaluations.csv``, each with a line of names first.
 
-    ``steps.csv`` has a column for every fact that a step may have, empty where the method has no such thing.
+    ``steps.csv`` has a column for every fact that a step may have, empty where the method has none.
     Truth values are 1 and 0, values that are not finite ``nan`` and ``inf``.  When a run is resumed, both
     files are written anew from ``metrics.jsonl``, so steps that are taken again stand there once.
     """
