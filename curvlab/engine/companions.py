@@ -39,6 +39,19 @@ class Companions:
         """Whether any adds a term to the loss."""
         return any(callback.penalizes for callback in self.callbacks.values())
 
+    @property
+    def constraining(self) -> bool:
+        """Whether any restricts gradients."""
+        return any(callback.constrains for callback in self.callbacks.values())
+
+    def tangent(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients that callbacks restrict, after all of them in their order; others are left out."""
+        found: dict[str, Tensor] = {}
+        for name, callback in self.callbacks.items():
+            if callback.constrains:
+                found.update(callback.tangent(self.states[name], {**gradient, **found}))
+        return found
+
     def penalty(self, model: nn.Module, at: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """The sum of all terms at ``at``."""
         terms = [c.penalty(self.states[n], model, at) for n, c in self.callbacks.items() if c.penalizes]
