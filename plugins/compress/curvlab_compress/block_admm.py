@@ -39,6 +39,7 @@ class AdmmState:
 
     weights: dict[str, Split]
     epochs: int = 0
+    steps: int = 0  #: with the penalty
     hard: bool = False
 
 
@@ -75,6 +76,7 @@ class BlockAdmm(Callback[AdmmState]):
     among: Among = "weight"
     start_after: Natural = 0  #: epochs of the method alone
     every: Count = 1
+    every_steps: Count | None = None
     harden_after: Count | None = None  #: epochs of ADMM before fine-tuning; never hard if not given
     only: tuple[str, ...] = ("*",)
 
@@ -114,21 +116,30 @@ class BlockAdmm(Callback[AdmmState]):
         if state.hard:
             for name, p in self._weights(model).items():
                 self._project_(p, state.weights[name])
+        elif self.every_steps is not None and self._pulls(state):
+            state.steps += 1
+            if state.steps % self.every_steps == 0:
+                self._update_(state, self._weights(model), dual=True)
 
     def epoch_ended(self, state: AdmmState, model: nn.Module, epoch: int) -> tuple[Notice, ...]:
         state.epochs = epoch
         weights = self._weights(model)
         if epoch == self.harden_after:
             self._harden_(state, weights)
-        elif not state.hard and epoch >= self.start_after and (epoch - self.start_after) % self.every == 0:
-            self._update_(state, weights)
+        elif not state.hard and self._due(epoch):
+            self._update_(state, weights, dual=epoch > self.start_after)
         return (Notice("block-admm", self._measured(state, weights)),)
 
     def _pulls(self, state: AdmmState) -> bool:
         """Whether the penalty acts: after the warm start and before fine-tuning."""
         return not state.hard and state.epochs >= self.start_after
 
-    def _update_(self, state: AdmmState, weights: Mapping[str, Tensor]) -> None:
+    def _due(self, epoch: int) -> bool:
+        """Whether Z and U change at the end of this epoch."""
+        since = epoch - self.start_after
+        return since == 0 or (since > 0 and self.every_steps is None and since % self.every == 0)
+
+    def _update_(self, state: AdmmState, weights: Mapping[str, Tensor], *, dual: bool) -> None:
         """``Z ← Π(W + U)`` and ``U ← U + W − Z``; at the end of the warm start, where U is zero, Z alone."""
         moved = {name: _wide(p) + state.weights[name].U for name, p in weights.items()}
         masks = self._chosen(moved)
@@ -136,7 +147,7 @@ class BlockAdmm(Callback[AdmmState]):
             split = state.weights[name]
             split.mask.copy_(masks[name])
             split.Z.copy_(projected(moved[name], self._tiling(p), split.mask, self.goal))
-            if state.epochs > self.start_after:
+            if dual:
                 split.U.add_(_wide(p) - split.Z)
 
     def _harden_(self, state: AdmmState, weights: Mapping[str, Tensor]) -> None:
