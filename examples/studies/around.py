@@ -148,7 +148,15 @@ def svd(bench: Bench) -> str:
 
 def blocks(bench: Bench) -> str:
     """KFAC and AdamW with unified blocks: numbers stored, and accuracy."""
-    settings = {"columns": 8, "ratio": 0.87, "rho": 0.02, "harden_after": max(bench.epochs // 2, 1)}
+    settings = {
+        "columns": 8,
+        "ratio": 0.87,
+        "among": "network",
+        "rho": 0.02,
+        "start_after": bench.epochs // 6,
+        "every_steps": 47,  # a fifth of an epoch of batches of 256
+        "harden_after": max(bench.epochs // 2, 1),
+    }
     rows = []
     for method in ("kfac", "adamw"):
         for goal in ("none", "unify", "prune"):
