@@ -97,9 +97,11 @@ def svd(bench: Bench) -> str:
     settings = {
         "orthogonality": 30.0,
         "sparsity": 0.1,
-        "sparse_from": 1,
-        "prune_after": max(e // 2, 1),
-        "energy": 0.2,
+        "scale_rate": 10.0,
+        "sparse_from": e // 6,
+        "prune_after": max(e // 3, 1),
+        "energy": 0.01,
+        "keep": 0.5,
     }
     plain = bench.trained(bench.falling("kfac"), {})
     made = bench.trained(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.work import work_dtype
-from curvlab.protocols.bounds import Bounds, Count, Fraction, Natural, NotNegative, check_bounds
+from curvlab.protocols.bounds import Bounds, Count, Fraction, Natural, NotNegative, Positive, check_bounds
 from curvlab.protocols.callback import Callback, Notice
 from curvlab_compress.export import kept, weights_of
 from curvlab_compress.svd_layer import Factors, factors_of, svd_layers
@@ -52,6 +52,7 @@ class SvdTraining(Callback[SvdState]):
     """
 
     penalizes = True
+    scales_rates = True
 
     orthogonality: NotNegative = 1.0
     sparsity: NotNegative = 1e-3
@@ -60,6 +61,7 @@ class SvdTraining(Callback[SvdState]):
     prune_after: Count | None = None  #: epochs before pruning; never if not given
     energy: Fraction = 1e-2  #: share of Σ s² that pruning may take from a layer
     keep: Share = 1.0  #: largest share of a layer's rank that stays, whatever the energy; at least one value
+    scale_rate: Positive = 1.0  #: rate of singular values, in units of that which the method gives them
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -89,6 +91,9 @@ class SvdTraining(Callback[SvdState]):
             if sparse:
                 terms.append(sparse * self._sparseness(f.s * mask))
         return torch.stack(terms).sum()
+
+    def rates(self, state: SvdState) -> Mapping[str, float]:
+        return {f"{name}.scale.weight" if name else "scale.weight": self.scale_rate for name in state.masks}
 
     def stepped(self, state: SvdState, model: nn.Module, loss: float) -> None:
         if self._pruned(state):
