@@ -153,10 +153,11 @@ def _require_usable(name: str, callback: Callback[Any], method: Method) -> None:
                 hint='use a method whose step is a rate, such as kfac, or step = { use = "armijo" }',
             )
         )
-    if callback.penalizes and method.step.follows:
+    if (callback.penalizes or callback.constrains) and method.step.follows:
+        does = "adds a penalty" if callback.penalizes else "restricts gradients"
         raise ConfigError(
             Fault(
-                f"{part} adds a penalty, and {rule} follows solutions of the loss's own residuals",
+                f"{part} {does}, and {rule} follows solutions of the loss's own residuals",
                 path=f"callbacks.{name}",
                 hint="use another step rule, or another method, such as kfac",
             )

@@ -98,9 +98,7 @@ class Penalized(Objective):
         with without_autocast(next(iter(at.values())).device):
             return self.companions.penalty(self.model, at)
 
-    def _beside(
-        self, seen: Evaluation, blocks: Blocks, gradient: Mapping[str, Tensor | None]
-    ) -> BlockVector:
+    def _beside(self, seen: Evaluation, blocks: Blocks, gradient: Mapping[str, Tensor | None]) -> BlockVector:
         """What turns the gradient of the loss into that of a step: penalties, and what constraints take."""
         beside = blocks.pack(gradient)
         if not self.companions.constraining:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.work import work_dtype
 from curvlab.protocols.bounds import Bounds, Count, Natural, Positive, check_bounds
 from curvlab.protocols.callback import Callback, Notice
@@ -49,16 +50,19 @@ class BlockAdmm(Callback[AdmmState]):
 
     The weight of a linear layer or a convolution is a matrix ``[o, i k]`` in blocks of ``rows × columns``.
     The constraint: of these, the fraction ``ratio`` (rounded down) hold one magnitude each with the signs of
-    their weights ("unify"), or zeros ("prune").  For each weight W, with the projection Π on that set,
+    their weights ("unify"), or zeros ("prune").  ``among`` says of which blocks: of each weight's, or of
+    those of all weights together.  With the projection Π on that set,
 
         W: the method, on the loss plus ``½ ρ ‖W − Z + U‖²``;   Z ← Π(W + U);   U ← U + W − Z,
 
-    the last two at the end of every ``every``-th epoch; Z begins as Π(W).  The penalty's curvature ρI is its
-    ``ridge``: it enters damping or products, never layer statistics.
+    the last two at the end of every ``every``-th epoch, or after every ``every_steps`` steps.  Z begins as
+    Π(W), and U as zero, at the end of epoch ``start_after``; until then the method trains alone.  The
+    penalty's curvature ρI is its ``ridge``: it enters damping or products, never layer statistics.
 
     At the end of epoch ``harden_after``, if given, ``W ← Π(W)``, the blocks and signs stay what they are
-    then, and the penalty ends.  What follows is fine-tuning: after each step W is projected on this set of
-    fixed blocks and signs, so a block is a single number, or zero.
+    then, and the penalty ends.  What follows is fine-tuning: the gradient is projected on the directions of
+    this set of fixed blocks and signs, and after each step W is projected on the set, so a block is a single
+    number, or zero.
 
     ``only`` are patterns of parameter names.  State: three tensors of the size of each weight.  Reports
     ``block-admm`` after each epoch: numbers stored before and after, and ``‖W − Π(W)‖ / ‖W‖`` over all
@@ -74,14 +78,22 @@ class BlockAdmm(Callback[AdmmState]):
     columns: Count = 8
     rho: Positive = 1e-3
     among: Among = "weight"
-    start_after: Natural = 0  #: epochs of the method alone
-    every: Count = 1
-    every_steps: Count | None = None
-    harden_after: Count | None = None  #: epochs of ADMM before fine-tuning; never hard if not given
+    start_after: Natural = 0  #: epochs of the method alone, before ADMM
+    every: Count = 1  #: epochs between updates of Z and U
+    every_steps: Count | None = None  #: steps between them, in place of epochs
+    harden_after: Count | None = None  #: epochs before fine-tuning; never hard if not given
     only: tuple[str, ...] = ("*",)
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.harden_after is not None and self.harden_after < self.start_after:
+            what = f"harden_after = {self.harden_after} is before start_after = {self.start_after}"
+            raise ConfigError(
+                Fault(what, path="harden_after", hint="harden after the method has trained alone")
+            )
+        if self.every_steps is not None and self.every != 1:
+            what = f"every = {self.every} epochs and every_steps = {self.every_steps} steps are both given"
+            raise ConfigError(Fault(what, path="every_steps", hint="remove one of them"))
 
     def init(self, model: nn.Module) -> AdmmState:
         state, weights = AdmmState({}), self._weights(model)
@@ -140,7 +152,7 @@ class BlockAdmm(Callback[AdmmState]):
         return since == 0 or (since > 0 and self.every_steps is None and since % self.every == 0)
 
     def _update_(self, state: AdmmState, weights: Mapping[str, Tensor], *, dual: bool) -> None:
-        """``Z ← Π(W + U)`` and ``U ← U + W − Z``; at the end of the warm start, where U is zero, Z alone."""
+        """``Z ← Π(W + U)`` and, if ``dual``, ``U ← U + W − Z``."""
         moved = {name: _wide(p) + state.weights[name].U for name, p in weights.items()}
         masks = self._chosen(moved)
         for name, p in weights.items():

@@ -97,9 +97,7 @@ def projected(
     return tiling.matrix(torch.where(mask.unsqueeze(1), unified, tiling.tiles(W)))
 
 
-def tangent(
-    G: Tensor, tiling: Tiling, mask: Bool[Tensor, " b"], goal: Goal, signs: Tensor
-) -> Tensor:
+def tangent(G: Tensor, tiling: Tiling, mask: Bool[Tensor, " b"], goal: Goal, signs: Tensor) -> Tensor:
     """The nearest direction to G along which blocks in ``mask`` keep one magnitude with these signs, or zero.
 
     Linear in G: a block's entries become σ times the mean of ``σ g``.

@@ -43,8 +43,13 @@ class SvdTraining(Callback[SvdState]):
     Adds ``λ_o Σ (‖UᵀU − I‖² + ‖VᵀV − I‖²)/r² + λ_s Σ R(s)`` over layers, λ_o being ``orthogonality`` and λ_s
     ``sparsity``.  R is ``measure``.  λ_s counts from the end of epoch ``sparse_from`` on, and until pruning.
     At the end of epoch ``prune_after``, if given, the smallest singular values of each layer are set to zero
-    as long as the squares that are lost stay within ``energy`` times their sum; what follows is fine-tuning,
-    in which they stay zero.  Pruned columns leave the penalty.
+    as long as the squares that are lost stay within ``energy`` times their sum, and further until at most
+    the fraction ``keep`` of the rank (rounded down, at least one) is left; what follows is fine-tuning, in
+    which they stay zero.  Pruned columns leave the penalty.  ``keep`` is not in the paper.
+
+    Orthonormal columns have unit length, so a layer's weight grows by its singular values alone.  Methods
+    read no layer there: their fallback trains s, by steps of about the rate, while s grows by a factor of
+    several.  ``scale_rate`` multiplies that rate.
 
     The penalty is not quadratic and has no ridge.  It costs ``(m + n) r²`` multiplications a layer and step.
     Reports ``svd-ranks`` after each epoch: the ranks left, the largest ``‖UᵀU − I‖/r`` of any factor, and the
@@ -52,7 +57,6 @@ class SvdTraining(Callback[SvdState]):
     """
 
     penalizes = True
-    scales_rates = True
 
     orthogonality: NotNegative = 1.0
     sparsity: NotNegative = 1e-3
@@ -92,7 +96,14 @@ class SvdTraining(Callback[SvdState]):
                 terms.append(sparse * self._sparseness(f.s * mask))
         return torch.stack(terms).sum()
 
+    @property
+    def scales_rates(self) -> bool:  # type: ignore[override]
+        """Whether singular values have a rate of their own."""
+        return self.scale_rate != 1.0
+
     def rates(self, state: SvdState) -> Mapping[str, float]:
+        if not self.scales_rates:
+            return {}
         return {f"{name}.scale.weight" if name else "scale.weight": self.scale_rate for name in state.masks}
 
     def stepped(self, state: SvdState, model: nn.Module, loss: float) -> None:
