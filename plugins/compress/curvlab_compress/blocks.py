@@ -76,7 +76,7 @@ def cheapest(costs: Sequence[Float[Tensor, " b"]], ratio: float) -> list[Bool[Te
     joined = torch.cat([cost.to(costs[0].device) for cost in costs])
     mask = torch.zeros_like(joined, dtype=torch.bool)
     mask[joined.argsort(stable=True)[: math.floor(ratio * len(joined))]] = True
-    parts = mask.split([len(cost) for cost in costs])
+    parts = torch.split(mask, [len(cost) for cost in costs])
     return [part.to(cost.device) for part, cost in zip(parts, costs, strict=True)]
 
 
