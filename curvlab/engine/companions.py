@@ -39,6 +39,19 @@ class Companions:
         """Whether any adds a term to the loss."""
         return any(callback.penalizes for callback in self.callbacks.values())
 
+    @property
+    def constraining(self) -> bool:
+        """Whether any restricts gradients."""
+        return any(callback.constrains for callback in self.callbacks.values())
+
+    def tangent(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients that callbacks restrict, after all of them in their order; others are left out."""
+        found: dict[str, Tensor] = {}
+        for name, callback in self.callbacks.items():
+            if callback.constrains:
+                found.update(callback.tangent(self.states[name], {**gradient, **found}))
+        return found
+
     def penalty(self, model: nn.Module, at: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """The sum of all terms at ``at``."""
         terms = [c.penalty(self.states[n], model, at) for n, c in self.callbacks.items() if c.penalizes]
@@ -140,10 +153,11 @@ def _require_usable(name: str, callback: Callback[Any], method: Method) -> None:
                 hint='use a method whose step is a rate, such as kfac, or step = { use = "armijo" }',
             )
         )
-    if callback.penalizes and method.step.follows:
+    if (callback.penalizes or callback.constrains) and method.step.follows:
+        does = "adds a penalty" if callback.penalizes else "restricts gradients"
         raise ConfigError(
             Fault(
-                f"{part} adds a penalty, and {rule} follows solutions of the loss's own residuals",
+                f"{part} {does}, and {rule} follows solutions of the loss's own residuals",
                 path=f"callbacks.{name}",
                 hint="use another step rule, or another method, such as kfac",
             )

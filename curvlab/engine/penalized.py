@@ -1,4 +1,4 @@
-"""The objective of a loss and the penalties of callbacks.
+"""The objective of a loss, the penalties of callbacks, and their constraints.
 
 The gradient of the penalties joins that of the loss once layer statistics are taken: no row of statistics,
 and so no curvature factor, holds any of it.
@@ -22,7 +22,7 @@ from curvlab.protocols.context import Context
 from curvlab.protocols.evidence import Evaluation
 from curvlab.protocols.needs import Needs
 from curvlab.protocols.objective import Objective, Purpose
-from curvlab.protocols.pieces import whole
+from curvlab.protocols.pieces import cut, whole
 
 
 class Penalized(Objective):
@@ -42,6 +42,9 @@ class Penalized(Objective):
             g = gradient.get(name)
             if g is not None:
                 p.grad = g if p.grad is None else p.grad + g
+        had = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        for name, g in self.companions.tangent(had).items():
+            had[name].copy_(g)
         return loss + value
 
     def loss(self, at: Mapping[str, Tensor] | None = None) -> Float[Tensor, ""]:
@@ -58,7 +61,7 @@ class Penalized(Objective):
             other = more.get(name)
             if other is not None:
                 together[name] = gradient[name] + other
-        return loss + value, together
+        return loss + value, {**together, **self.companions.tangent(together)}
 
     def start(self, seen: Evaluation) -> Float[Tensor, ""]:
         found = self.mine.start(seen)
@@ -75,7 +78,7 @@ class Penalized(Objective):
         """Loss, gradient and products with the penalties; layer statistics are the batch's own."""
         seen = self.mine.evaluate(needs, blocks, ctx)
         value, gradient = self._differentiated(self._present())
-        beside = blocks.pack(gradient)
+        beside = self._beside(seen, blocks, gradient)
         given = {name for name, g in gradient.items() if g is not None}
         ridge = {n: value for n, value in self.companions.ridge().items() if value}
         return replace(
@@ -96,6 +99,19 @@ class Penalized(Objective):
     def _value(self, at: Mapping[str, Tensor]) -> Tensor:
         with without_autocast(next(iter(at.values())).device):
             return self.companions.penalty(self.model, at)
+
+    def _beside(self, seen: Evaluation, blocks: Blocks, gradient: Mapping[str, Tensor | None]) -> BlockVector:
+        """What turns the gradient of the loss into that of a step: penalties, and what constraints take."""
+        beside = blocks.pack(gradient)
+        if not self.companions.constraining:
+            return beside
+        total = seen.gradient.clone().add_(beside)
+        found = self.companions.tangent(blocks.assembled(total))
+        slots, own = blocks.slots(beside), blocks.slots(seen.gradient)
+        for name, slot in slots.items():
+            if whole(name) in found:
+                slot.copy_(cut(name, found[whole(name)]) - own[name])
+        return beside
 
     def _differentiated(self, at: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Value and gradient by parameter; ``None`` where the penalties do not depend on one."""

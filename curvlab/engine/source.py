@@ -176,7 +176,7 @@ def asked_by(
     passes: Passes,
 ) -> Objective:
     """An objective with the penalties of callbacks, over all processes, in the passes of a precision."""
-    if companions is not None and companions.penalizing:
+    if companions is not None and (companions.penalizing or companions.constraining):
         objective = Penalized(objective, companions, model)
     if ranks is not None:
         objective = DistributedObjective(objective, ranks, None if owners is None else owners.of)

@@ -22,16 +22,17 @@ class Notice:
 
 
 class Callback(ABC, Generic[S]):
-    """Adds a term to the loss, scales rates, changes the model between steps, or ends a run.
+    """Adds a term to the loss, constrains or scales steps, changes the model between them, or ends a run.
 
     It works around whatever method trains: no part of the method knows of it.  Parameters are named as in
     ``model.named_parameters()``.
 
-    ``penalizes``: whether ``penalty`` adds a term; only then is it evaluated.  ``scales_rates``: whether
-    ``rates`` differ from 1.
+    ``penalizes``: whether ``penalty`` adds a term; only then is it evaluated.  ``constrains``: whether
+    ``tangent`` restricts gradients.  ``scales_rates``: whether ``rates`` differ from 1.
     """
 
     penalizes: ClassVar[bool] = False
+    constrains: ClassVar[bool] = False
     scales_rates: ClassVar[bool] = False
 
     @abstractmethod
@@ -55,6 +56,16 @@ class Callback(ABC, Generic[S]):
 
         Methods that multiply with the Gauss–Newton matrix multiply with it too; those that hold factors add
         it to their damping where they can (``Preconditioner.ridged``).
+        """
+        return {}
+
+    def tangent(self, state: S, gradient: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """``P g`` by parameter, for a callback that keeps parameters in a set by projecting after each step.
+
+        P is the orthogonal projection on the directions along which parameters can move within the set.
+        Parameters that are not named in the result are free.  ``gradient`` is that of the loss with every
+        penalty, by whole parameter.  Without this, a preconditioner spends the step on directions that the
+        projection afterwards takes back: ``P F⁻¹ g`` may ascend, ``P F⁻¹ P g`` cannot.
         """
         return {}
 

@@ -97,9 +97,11 @@ def svd(bench: Bench) -> str:
     settings = {
         "orthogonality": 30.0,
         "sparsity": 0.1,
-        "sparse_from": 1,
-        "prune_after": max(e // 2, 1),
-        "energy": 0.2,
+        "scale_rate": 10.0,
+        "sparse_from": e // 6,
+        "prune_after": max(e // 3, 1),
+        "energy": 0.01,
+        "keep": 0.5,
     }
     plain = bench.trained(bench.falling("kfac"), {})
     made = bench.trained(
@@ -148,7 +150,15 @@ def svd(bench: Bench) -> str:
 
 def blocks(bench: Bench) -> str:
     """KFAC and AdamW with unified blocks: numbers stored, and accuracy."""
-    settings = {"columns": 8, "ratio": 0.87, "rho": 0.02, "harden_after": max(bench.epochs // 2, 1)}
+    settings = {
+        "columns": 8,
+        "ratio": 0.87,
+        "among": "network",
+        "rho": 0.02,
+        "start_after": bench.epochs // 6,
+        "every_steps": 47,  # a fifth of an epoch of batches of 256
+        "harden_after": max(bench.epochs // 2, 1),
+    }
     rows = []
     for method in ("kfac", "adamw"):
         for goal in ("none", "unify", "prune"):

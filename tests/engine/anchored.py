@@ -1,4 +1,4 @@
-"""Callbacks for tests: an anchor that pulls parameters, and a pace that slows one down."""
+"""Callbacks for tests: an anchor that pulls parameters, a pace that slows one down, a plane for one."""
 
 from __future__ import annotations
 
@@ -70,3 +70,19 @@ class Pace(Callback[None]):
 
     def rates(self, state: None) -> Mapping[str, float]:
         return {self.parameter: self.rate}
+
+
+@dataclass(frozen=True)
+class Plane(Callback[None]):
+    """The entries of one parameter keep their sum."""
+
+    constrains = True
+
+    parameter: str = "0.weight"
+
+    def init(self, model: nn.Module) -> None:
+        return None
+
+    def tangent(self, state: None, gradient: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        g = gradient[self.parameter]
+        return {self.parameter: g - g.mean()}

@@ -17,6 +17,7 @@ from curvlab.config import build, load
 from curvlab.engine.companions import Companions
 from curvlab.engine.method import Method
 from curvlab.engine.optimizer import CurvatureOptimizer
+from curvlab.engine.penalized import Penalized
 from curvlab.engine.plan import Plan
 from curvlab.engine.state import export
 from curvlab.errors import ConfigError
@@ -40,7 +41,7 @@ from curvlab.testing.problems import DTYPE, labels, normal
 from curvlab.testing.reference import Lapack
 from curvlab_kfac.split_damping import SplitCholesky
 from curvlab_singd.update import Factors, Rule, update
-from tests.engine.anchored import Anchor, Pace
+from tests.engine.anchored import Anchor, Pace, Plane
 from tests.engine.small_run import PLAIN, parameters, run_small, same, small_plan, stopped_at
 from tests.limits.registered import DAMPED, methods, optimizer, registry
 
@@ -101,6 +102,31 @@ def test_every_method_follows_a_penalty_of_which_no_curvature_factor_holds_anyth
                 if name in FROM_STEPS:
                     differ = [n for n in differ if not PAIRS.search(n)]
                 assert all(n.startswith(SOLUTIONS) for n in differ), differ
+
+
+def test_a_constraint_takes_its_part_of_the_gradient_of_loss_and_penalties_on_every_way_there() -> None:
+    model = network()
+    method = optimizer("kfac", model).given[0]
+    companions = Companions.of({"pull": Anchor(rho=0.7), "plane": Plane()}, model, method)
+    made = CurvatureOptimizer(method, model, backend=Full("float64"), companions=companions)
+    loss = objective(model, nn.CrossEntropyLoss(), *batch())
+    both, at = Penalized(loss, companions, model), dict(model.named_parameters())
+    free = loss.differentiate(at)[1]
+    expected = {n: free[n] + 0.7 * (p.detach() - 1.0) for n, p in at.items()}
+    expected["0.weight"] -= expected["0.weight"].mean()
+
+    seen = both.evaluate(made.needs(0), made.blocks, made.assignment.context(made.arms[0], 0))
+    evaluated = made.blocks.assembled(seen.gradient)
+    differentiated = both.differentiate(at)[1]
+    both()
+    for n, p in at.items():
+        for g in (evaluated[n], differentiated[n], p.grad):
+            assert g is not None
+            assert_close(g, expected[n], scale=1.0)
+    assert seen.beside is not None
+    # what no row of layer statistics explains: methods add it to the gradient that their rows give
+    other = made.blocks.assembled(seen.beside)
+    assert_close(other["0.weight"], expected["0.weight"] - free["0.weight"], scale=1.0)
 
 
 def test_newtons_step_on_squares_and_an_anchor_is_their_exact_minimum() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from curvlab.parts.early_stop import EarlyStop
 from curvlab.protocols.callback import Notice
-from tests.engine.anchored import Anchor, AnchorState, Pace
+from tests.engine.anchored import Anchor, AnchorState, Pace, Plane
 from tests.testing.caught import breaking, draw, frame, seeded, switch, unequal
 
 
@@ -60,6 +60,10 @@ def doubled(self: Any, state: Any) -> dict[str, float]:
     return dict.fromkeys(state.names, 2 * self.rho)
 
 
+def shortened(self: Any, state: Any, gradient: Any) -> dict[str, torch.Tensor]:
+    return {self.parameter: 0.5 * gradient[self.parameter]}
+
+
 def cast(self: Any, state: Any, model: Any, epoch: int) -> tuple[Notice, ...]:
     next(iter(model.parameters())).data = next(iter(model.parameters())).data[:, :1].clone()
     return ()
@@ -82,13 +86,19 @@ CALLBACKS = [
     breaking("resume", Anchor, init=unsaved, stepped=unsaved_stepped),
     breaking("penalty", Anchor, penalty=half_held),
     breaking("ridge", Anchor, ridge=doubled),
+    breaking("tangent", Plane, tangent=shortened),
     breaking("rates", Pace, rates=lambda self, state: {"0.weight": -1.0}),
     breaking("shapes", Pace, epoch_ended=cast, also=("resume",), why="a twin of other shapes cannot follow"),
     breaking("notices", Anchor, epoch_ended=tensors),
     breaking("stops", Pace, stops=at_once),
 ]
 
-SOUND = [("callback", Anchor()), ("callback", Pace()), ("callback", EarlyStop(patience=1))]
+SOUND = [
+    ("callback", Anchor()),
+    ("callback", Pace()),
+    ("callback", Plane()),
+    ("callback", EarlyStop(patience=1)),
+]
 
 caught, shown, passes = frame({"callback": CALLBACKS}, SOUND, nor=("fail", "skip"))
 test_a_part_that_breaks_a_law_is_caught_by_that_check_alone = caught

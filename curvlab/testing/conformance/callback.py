@@ -134,6 +134,37 @@ class CallbackConformance(Stateful):
             )
 
     @check()
+    def check_tangent(self) -> None:
+        """``tangent`` is an orthogonal projection: linear, the same applied twice, and self-adjoint."""
+        run = self.advanced()
+        u, v = (
+            {n: normal(*t.shape, seed=k + s) for k, (n, t) in enumerate(at(run.model).items())}
+            for s in (0, 99)
+        )
+
+        def P(g: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {**g, **self.part.tangent(run.state, g)}
+
+        Pu, Pv = P(u), P(v)
+        assert Pu.keys() == u.keys(), f"{self.name}.tangent names what is no parameter of the model"
+        restricts = any(not torch.equal(Pu[n], u[n]) for n in u)
+        assert not restricts or self.part.constrains, (
+            f"{self.name} restricts gradients; set constrains = True"
+        )
+        both = P({n: 2.0 * u[n] - v[n] for n in u})
+        PPu = P(Pu)
+        for n in u:
+            size = 1e-10 * float(u[n].norm() + v[n].norm())
+            assert Pu[n].shape == u[n].shape, f"{self.name}.tangent changes the shape of {n}"
+            off = float((both[n] - 2.0 * Pu[n] + Pv[n]).norm())
+            assert off <= size, f"{self.name}.tangent of {n} is not linear: off by {off:.2e}"
+            off = float((PPu[n] - Pu[n]).norm())
+            assert off <= size, f"{self.name}.tangent of {n} changes what it gave: by {off:.2e}"
+        left, right = (sum(float((a[n] * b[n]).sum()) for n in u) for a, b in ((Pu, v), (u, Pv)))
+        scale = sum(float(u[n].norm() * v[n].norm()) for n in u)
+        assert abs(left - right) <= 1e-10 * scale, f"{self.name}.tangent is no orthogonal projection"
+
+    @check()
     def check_rates(self) -> None:
         """Rates are of parameters that there are, positive and finite; only of one that ``scales_rates``."""
         run = self.advanced()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,15 +57,27 @@ class Tiling:
         return self.shape[0], math.prod(self.shape[1:])
 
 
+def losses(W: Tensor, tiling: Tiling, goal: Goal) -> Float[Tensor, " b"]:
+    """By block, the squared distance between W and W with this block projected."""
+    every = torch.ones(tiling.count, dtype=torch.bool, device=W.device)
+    return tiling.tiles((W - projected(W, tiling, every, goal)).square()).sum(1)
+
+
 def chosen(W: Tensor, tiling: Tiling, ratio: float, goal: Goal) -> Bool[Tensor, " b"]:
     """The ``⌊ratio · blocks⌋`` blocks whose projection moves W least; of equal ones, the first."""
-    lost = (
-        W - projected(W, tiling, torch.ones(tiling.count, dtype=torch.bool, device=W.device), goal)
-    ).square()
-    cost = tiling.tiles(lost).sum(1)
-    mask = torch.zeros(tiling.count, dtype=torch.bool, device=W.device)
-    mask[cost.argsort(stable=True)[: math.floor(ratio * tiling.count)]] = True
-    return mask
+    return cheapest([losses(W, tiling, goal)], ratio)[0]
+
+
+def cheapest(costs: Sequence[Float[Tensor, " b"]], ratio: float) -> list[Bool[Tensor, " b"]]:
+    """Of all blocks of several weights, the ``⌊ratio · blocks⌋`` of least cost, as a mask for each weight.
+
+    Of blocks of equal cost, the first ones are taken.
+    """
+    joined = torch.cat([cost.to(costs[0].device) for cost in costs])
+    mask = torch.zeros_like(joined, dtype=torch.bool)
+    mask[joined.argsort(stable=True)[: math.floor(ratio * len(joined))]] = True
+    parts = torch.split(mask, [len(cost) for cost in costs])
+    return [part.to(cost.device) for part, cost in zip(parts, costs, strict=True)]
 
 
 def projected(
@@ -82,6 +95,20 @@ def projected(
         means = (tiling.tiles(W) * sigma * inside).sum(1) / inside.sum(1)
         unified = sigma * means.clamp(min=0.0).unsqueeze(1)
     return tiling.matrix(torch.where(mask.unsqueeze(1), unified, tiling.tiles(W)))
+
+
+def tangent(G: Tensor, tiling: Tiling, mask: Bool[Tensor, " b"], goal: Goal, signs: Tensor) -> Tensor:
+    """The nearest direction to G along which blocks in ``mask`` keep one magnitude with these signs, or zero.
+
+    Linear in G: a block's entries become σ times the mean of ``σ g``.
+    """
+    tiles = tiling.tiles(G)
+    if goal == "prune":
+        along = torch.zeros_like(tiles)
+    else:
+        sigma, inside = tiling.tiles(signs), tiling.inside(G)
+        along = sigma * ((tiles * sigma).sum(1) / inside.sum(1)).unsqueeze(1)
+    return tiling.matrix(torch.where(mask.unsqueeze(1), along, tiles))
 
 
 def signs_of(W: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 
 from curvlab.errors import ConfigError, Fault
 from curvlab.linalg.work import work_dtype
-from curvlab.protocols.bounds import Count, Fraction, Natural, NotNegative, check_bounds
+from curvlab.protocols.bounds import Bounds, Count, Fraction, Natural, NotNegative, Positive, check_bounds
 from curvlab.protocols.callback import Callback, Notice
 from curvlab_compress.export import kept, weights_of
 from curvlab_compress.svd_layer import Factors, factors_of, svd_layers
 
 #: ‖s‖₁/‖s‖₂, ‖s‖₁²/‖s‖₂², or ‖s‖₁
 Measure = Literal["hoyer", "hoyer-square", "l1"]
+
+#: a fraction that is not zero, and may be all
+Share = Annotated[float, Bounds(above=0, most=1)]
 
 #: ‖s‖₂² is at least this: the measures of a layer of zeros stay finite
 FLOOR = 1e-20
@@ -39,8 +43,13 @@ class SvdTraining(Callback[SvdState]):
     Adds ``λ_o Σ (‖UᵀU − I‖² + ‖VᵀV − I‖²)/r² + λ_s Σ R(s)`` over layers, λ_o being ``orthogonality`` and λ_s
     ``sparsity``.  R is ``measure``.  λ_s counts from the end of epoch ``sparse_from`` on, and until pruning.
     At the end of epoch ``prune_after``, if given, the smallest singular values of each layer are set to zero
-    as long as the squares that are lost stay within ``energy`` times their sum; what follows is fine-tuning,
-    in which they stay zero.  Pruned columns leave the penalty.
+    as long as the squares that are lost stay within ``energy`` times their sum, and further until at most
+    the fraction ``keep`` of the rank (rounded down, at least one) is left; what follows is fine-tuning, in
+    which they stay zero.  Pruned columns leave the penalty.  ``keep`` is not in the paper.
+
+    Orthonormal columns have unit length, so a layer's weight grows by its singular values alone.  Methods
+    read no layer there: their fallback trains s, by steps of about the rate, while s grows by a factor of
+    several.  ``scale_rate`` multiplies that rate.
 
     The penalty is not quadratic and has no ridge.  It costs ``(m + n) r²`` multiplications a layer and step.
     Reports ``svd-ranks`` after each epoch: the ranks left, the largest ``‖UᵀU − I‖/r`` of any factor, and the
@@ -55,6 +64,8 @@ class SvdTraining(Callback[SvdState]):
     sparse_from: Natural = 0  #: epochs of orthogonality alone
     prune_after: Count | None = None  #: epochs before pruning; never if not given
     energy: Fraction = 1e-2  #: share of Σ s² that pruning may take from a layer
+    keep: Share = 1.0  #: largest share of a layer's rank that stays, whatever the energy; at least one value
+    scale_rate: Positive = 1.0  #: rate of singular values, in units of that which the method gives them
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -85,6 +96,16 @@ class SvdTraining(Callback[SvdState]):
                 terms.append(sparse * self._sparseness(f.s * mask))
         return torch.stack(terms).sum()
 
+    @property
+    def scales_rates(self) -> bool:  # type: ignore[override]
+        """Whether singular values have a rate of their own."""
+        return self.scale_rate != 1.0
+
+    def rates(self, state: SvdState) -> Mapping[str, float]:
+        if not self.scales_rates:
+            return {}
+        return {f"{name}.scale.weight" if name else "scale.weight": self.scale_rate for name in state.masks}
+
     def stepped(self, state: SvdState, model: nn.Module, loss: float) -> None:
         if self._pruned(state):
             for name, layer in svd_layers(model):
@@ -94,7 +115,7 @@ class SvdTraining(Callback[SvdState]):
         state.epochs = epoch
         if epoch == self.prune_after:
             for name, layer in svd_layers(model):
-                state.masks[name].copy_(within_energy(layer.scale.weight, self.energy))
+                state.masks[name].copy_(self._kept(layer.scale.weight))
                 layer.scale.weight.mul_(state.masks[name].to(layer.scale.weight.dtype))
         at = {n: p.detach() for n, p in model.named_parameters()}
         errors = [
@@ -106,6 +127,10 @@ class SvdTraining(Callback[SvdState]):
         ranks = {name: kept(layer) for name, layer in svd_layers(model)}
         detail = {"ranks": ranks, "orthogonality": max(errors), "weights": parts, "dense": whole}
         return (Notice("svd-ranks", detail),)
+
+    def _kept(self, s: Float[Tensor, " r"]) -> Float[Tensor, " r"]:
+        """1 for each singular value that pruning leaves, by energy and by rank."""
+        return within_energy(s, self.energy) * largest(s, max(math.floor(self.keep * len(s)), 1))
 
     def _pruned(self, state: SvdState) -> bool:
         return self.prune_after is not None and state.epochs >= self.prune_after
@@ -128,6 +153,13 @@ def within_energy(s: Float[Tensor, " r"], energy: float) -> Float[Tensor, " r"]:
     lost[-1] = False
     mask = torch.ones_like(s)
     mask[order[lost]] = 0.0
+    return mask
+
+
+def largest(s: Float[Tensor, " r"], count: int) -> Float[Tensor, " r"]:
+    """1 for the ``count`` entries of largest magnitude, 0 for the others."""
+    mask = torch.zeros_like(s)
+    mask[s.detach().abs().sort(stable=True).indices[-count:]] = 1.0
     return mask
 
 

@@ -24,7 +24,17 @@ from curvlab.testing.asserts import assert_close
 from curvlab.testing.conformance import CallbackConformance
 from curvlab.testing.problems import normal
 from curvlab_compress.block_admm import BlockAdmm
-from curvlab_compress.blocks import Goal, Tiling, chosen, magnitudes, projected, signs_of
+from curvlab_compress.blocks import (
+    Goal,
+    Tiling,
+    cheapest,
+    chosen,
+    losses,
+    magnitudes,
+    projected,
+    signs_of,
+    tangent,
+)
 from plugins.compress.tests.networks import plain
 from tests.limits.registered import registry
 
@@ -47,6 +57,11 @@ class TestSoft(CallbackConformance):
 class TestHard(CallbackConformance):
     def make(self) -> BlockAdmm:
         return BlockAdmm(goal="prune", ratio=0.5, rows=2, columns=3, harden_after=1)
+
+
+class TestHardMagnitudes(CallbackConformance):
+    def make(self) -> BlockAdmm:
+        return BlockAdmm(ratio=0.5, among="network", every_steps=1, harden_after=1)
 
 
 def weight(tiling: Tiling, seed: int) -> Tensor:
@@ -104,6 +119,37 @@ def test_with_fixed_blocks_and_signs_no_two_weights_move_apart(goal: Goal) -> No
         assert_close(projected(P, tiling, mask, goal, signs), P, scale=1.0)
 
 
+@pytest.mark.parametrize("goal", GOALS)
+def test_no_other_choice_of_as_many_blocks_among_two_weights_is_nearer(goal: Goal) -> None:
+    tilings = [Tiling((2, 3), 1, 3), Tiling((3, 2), 1, 2)]
+    both = [weight(t, 1) * scale for t, scale in zip(tilings, (1.0, 0.3), strict=True)]
+    masks = cheapest([losses(W, t, goal) for W, t in zip(both, tilings, strict=True)], 0.6)
+    assert sum(int(m.sum()) for m in masks) == 3
+
+    def off(choice: list[Tensor]) -> float:
+        each = zip(both, tilings, choice, strict=True)
+        return sum(float((projected(W, t, m, goal) - W).square().sum()) for W, t, m in each)
+
+    for blocks in itertools.combinations(range(5), 3):
+        other = torch.zeros(5, dtype=torch.bool)
+        other[list(blocks)] = True
+        assert off(masks) <= off([other[:2], other[2:]]) + 1e-12
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("tiling", TILINGS)
+def test_the_tangent_is_the_derivative_of_the_projection_at_a_weight_in_the_set(
+    tiling: Tiling, goal: Goal
+) -> None:
+    W, G, h = weight(tiling, 0), weight(tiling, 1), 1e-6
+    mask, signs = chosen(W, tiling, 0.6, goal), signs_of(W)
+    here = projected(W, tiling, mask, goal, signs)
+    there, back = (projected(here + s * G, tiling, mask, goal, signs) for s in (h, -h))
+    T = tangent(G, tiling, mask, goal, signs)
+    assert float((T - (there - back) / (2 * h)).norm()) <= 1e-8 * float(G.norm())
+    assert_close(tangent(T, tiling, mask, goal, signs), T, scale=1.0)
+
+
 def test_the_end_of_an_epoch_is_admms_update_of_z_and_u() -> None:
     model, part = plain(), BlockAdmm(ratio=0.5, rho=0.3, every=2)
     state = part.init(model)
@@ -123,6 +169,51 @@ def test_the_end_of_an_epoch_is_admms_update_of_z_and_u() -> None:
     assert_close(part.penalty(state, model, at), own)
 
 
+def test_admm_begins_after_the_warm_start_and_updates_every_so_many_steps() -> None:
+    model = plain()
+    part = BlockAdmm(ratio=0.5, rho=0.3, among="network", start_after=1, every_steps=2)
+    state, tilings = part.init(model), {}
+    at = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+    for name, p in at.items():
+        tilings[name] = Tiling(tuple(p.shape), 1, 8)
+
+    def nearest(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        masks = cheapest([losses(W, tilings[n], "unify") for n, W in weights.items()], 0.5)
+        return {
+            n: projected(W, tilings[n], m, "unify") for (n, W), m in zip(weights.items(), masks, strict=True)
+        }
+
+    def drift(seed: int) -> dict[str, Tensor]:
+        for p in at.values():
+            p.data.add_(normal(*p.shape, seed=seed), alpha=0.1)
+        with torch.no_grad():
+            part.stepped(state, model, 1.0)
+        return {n: p.detach().clone() for n, p in at.items()}
+
+    W = drift(0)
+    assert part.ridge(state) == {}
+    assert float(part.penalty(state, model, at)) == 0.0
+    with torch.no_grad():
+        part.epoch_ended(state, model, 1)
+    Z, U = nearest(W), {n: torch.zeros_like(p) for n, p in at.items()}
+    assert part.ridge(state) == dict.fromkeys(at, 0.3)
+    for step in (1, 2, 3, 4):
+        W = drift(step)
+        if step % 2 == 0:
+            Z = nearest({n: W[n] + U[n] for n in W})
+            U = {n: U[n] + W[n] - Z[n] for n in W}
+        for n, split in state.weights.items():
+            assert_close(split.Z, Z[n], scale=1.0)
+            assert_close(split.U, U[n], scale=1.0)
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="harden_after"):
+        BlockAdmm(start_after=3, harden_after=2)
+    with pytest.raises(ConfigError, match="every_steps"):
+        BlockAdmm(every=2, every_steps=5)
+
+
 def test_the_curvature_damps_the_blocks_of_constrained_weights_and_no_other() -> None:
     model = plain()
     method = build_method(registry(), "kfac", {}, {})
@@ -138,7 +229,10 @@ def test_the_curvature_damps_the_blocks_of_constrained_weights_and_no_other() ->
 
 
 def configured(method: str, goal: Goal, **run: Any) -> dict[str, Any]:
-    callback = {"use": "block-admm", "goal": goal, "columns": 4, "harden_after": 2, "ratio": 0.8}
+    callback = {"use": "block-admm", "goal": goal, "columns": 4, "ratio": 0.8}
+    if goal == "unify":
+        callback |= {"among": "network", "start_after": 1, "every_steps": 3}
+    callback["harden_after"] = 2
     return {
         "run": {"epochs": 3, "seed": 0, "threads": 1, **run},
         "task": {"use": "digits", "hidden": [17], "batch_size": 256},

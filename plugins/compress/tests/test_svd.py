@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,35 @@ def test_pruning_takes_as_many_of_the_smallest_values_as_the_energy_allows(seed:
     assert int((mask == 0).sum()) == max(allowed)
     assert float(squares[mask == 0].sum()) <= energy * float(squares.sum())
     assert within_energy(torch.zeros(3), 0.5).sum() == 1
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.3, 0.01])
+def test_pruning_leaves_at_most_the_share_of_the_rank_that_is_kept(keep: float) -> None:
+    model = factorized()
+    part = SvdTraining(prune_after=1, energy=1e-6, keep=keep)
+    before = {name: layer.scale.weight.detach().clone() for name, layer in svd_layers(model)}
+    with torch.no_grad():
+        part.epoch_ended(part.init(model), model, 1)
+    for name, layer in svd_layers(model):
+        s, old = layer.scale.weight.detach(), before[name]
+        count = max(math.floor(keep * len(old)), 1)
+        assert kept(layer) == count
+        assert torch.equal(s[s != 0].abs().sort().values, old.abs().sort().values[-count:])
+
+
+@pytest.mark.parametrize("method", ["adamw", "kfac"])
+def test_singular_values_move_at_their_own_rate_and_all_else_as_before(method: str) -> None:
+    x, y, moved = normal(12, 1, 6, 6, seed=1), labels(12, classes=3, seed=1), []
+    for rate in (1.0, 7.0):
+        model = factorized()
+        made_of = build_method(registry(), method, {}, {})
+        companions = Companions.of({"svd": SvdTraining(scale_rate=rate)}, model, made_of)
+        made = CurvatureOptimizer(made_of, model, backend=Full("float64"), companions=companions)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        made.step(objective(model, nn.CrossEntropyLoss(), x, y))
+        moved.append({n: p.detach() - before[n] for n, p in model.named_parameters()})
+    for name, step in moved[0].items():
+        assert_close(moved[1][name], (7.0 if ".scale." in name else 1.0) * step, condition=100.0)
 
 
 def test_the_penalty_is_the_papers_written_out() -> None:
