@@ -16,7 +16,7 @@ KEEP = 2
 class Buffer:
     """A flat tensor ``[D]`` with the views of its blocks, each made once.
 
-    ``parts`` holds other views of it, by what they are; whoever shares the buffer shares them.
+    ``parts`` holds other views of it, by what they are; vectors that share the buffer share them.
     """
 
     __slots__ = ("flat", "parts", "views")
@@ -72,8 +72,8 @@ class Recycled:
 def _accustom() -> None:
     """Let the C library keep freed vectors, once in a process.
 
-    Memory fresh from the system costs page faults, which take longer than the arithmetic on it.  glibc
-    returns freed memory to the system beyond a threshold, and raises that threshold to the size of the
-    largest freed piece, up to 32 MiB.  So one such piece is allocated and freed; it is never touched.
+    Fresh memory costs page faults, which take longer than the arithmetic on it.  The C library
+    returns freed memory to the system beyond a threshold, and raises that threshold to the largest piece that
+    was freed, up to 32 MiB.  One is freed here, which is never touched.
     """
     torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
