@@ -69,9 +69,9 @@ def chosen(W: Tensor, tiling: Tiling, ratio: float, goal: Goal) -> Bool[Tensor, 
 
 
 def cheapest(costs: Sequence[Float[Tensor, " b"]], ratio: float) -> list[Bool[Tensor, " b"]]:
-    """Of all blocks of several weights, the ``⌊ratio · blocks⌋`` of least cost, as a mask for each weight.
+    """The ``⌊ratio · blocks⌋`` cheapest of all blocks of several weights, as a mask for each weight.
 
-    Of blocks of equal cost, the first ones are taken.
+    If several cost the same, the first ones are taken.
     """
     joined = torch.cat([cost.to(costs[0].device) for cost in costs])
     mask = torch.zeros_like(joined, dtype=torch.bool)
