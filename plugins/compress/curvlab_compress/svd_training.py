@@ -45,7 +45,7 @@ class SvdTraining(Callback[SvdState]):
     At the end of epoch ``prune_after``, if given, the smallest singular values of each layer are set to zero
     as long as the squares that are lost stay within ``energy`` times their sum.  Pruning then goes on until
     at most the fraction ``keep`` of the rank (rounded down, at least one) is left.  The epochs that follow
-    are fine-tuning, in which they stay zero.  Pruned columns leave the penalty.  ``keep`` is not in the paper.
+    are fine-tuning, in which they stay zero.  Pruned columns leave the penalty.  The paper has no ``keep``.
 
     Orthonormal columns have unit length, so a layer's weight grows by its singular values alone.  Methods
     read no layer there: their fallback trains s, by steps of about the rate, while s grows by a factor of
