@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from curvlab.registry.loader import installed
 from tests.cli.conftest import Invoke
 
 BROKEN = """
 from dataclasses import dataclass
 from curvlab.parts.schedules import Linear
-from curvlab.registry.loader import installed
 from curvlab.protocols.krylov import Krylov
 
 @dataclass(frozen=True)
