@@ -53,9 +53,9 @@ class Companions:
         return found
 
     def penalty(self, model: nn.Module, at: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """The sum of all terms at ``at``."""
+        """The sum of all terms at ``at``; zero if there are none."""
         terms = [c.penalty(self.states[n], model, at) for n, c in self.callbacks.items() if c.penalizes]
-        return torch.stack(terms).sum()
+        return torch.stack(terms).sum() if terms else next(iter(at.values())).new_zeros(())
 
     def ridge(self) -> dict[str, float]:
         """The curvature of all terms, by parameter."""

@@ -129,6 +129,19 @@ def test_a_constraint_takes_its_part_of_the_gradient_of_loss_and_penalties_on_ev
     assert_close(other["0.weight"], expected["0.weight"] - free["0.weight"], scale=1.0)
 
 
+@pytest.mark.parametrize("name", sorted(WITHOUT_PENALTIES))
+def test_methods_that_follow_solutions_of_residuals_refuse_a_constraint(name: str) -> None:
+    with pytest.raises(ConfigError, match="restricts gradients"):
+        step_of(name, Plane())
+
+
+def test_a_constraint_without_any_penalty_reaches_a_method_that_steps_along_the_gradient() -> None:
+    _, free = step_of("sgd", None)
+    _, moved = step_of("sgd", Plane())
+    assert_close(moved[0], free[0] - free[0].mean(), scale=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(moved[1:], free[1:], strict=True))
+
+
 def test_newtons_step_on_squares_and_an_anchor_is_their_exact_minimum() -> None:
     model, (x, _) = nn.Linear(4, 2).to(DTYPE), batch()
     y, rho = normal(12, 2, seed=3), 0.5

@@ -76,8 +76,8 @@ class FrozenCoefficients(Preconditioner[FrozenState]):
         if seen.beside is not None:
             raise ConfigError(
                 Fault(
-                    f"{PART} sums weighted gradients of examples, and a callback adds a penalty, which is no"
-                    " gradient of an example",
+                    f"{PART} sums weighted gradients of examples, and a callback adds a penalty or"
+                    " restricts gradients, which no weights of examples express",
                     path="callbacks",
                     hint="remove the callback, or use a method that preconditions the gradient, such as kfac",
                 )
