@@ -66,7 +66,11 @@ def load(folder: str | PathLike[str], model: nn.Module, optimizer: CurvatureOpti
 
 def _plain(folder: str | PathLike[str], written: Any) -> dict[str, Any]:
     """The plain values of all processes."""
-    words = {n: torch.empty(m.size, dtype=torch.uint8) for n, m in written.items() if n.startswith(PLAIN)}
+    words = {
+        n: torch.empty(m.size, dtype=torch.uint8, device="cpu")
+        for n, m in written.items()
+        if n.startswith(PLAIN)
+    }
     if not words:
         raise CheckpointError(f"{folder} holds no optimizer of curvlab; pass a folder that save() wrote")
     with _alone_or_together() as alone:

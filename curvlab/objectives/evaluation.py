@@ -220,7 +220,7 @@ class EvaluationBuilder:
     def _sum(self, blocks: Sequence[Block], grads: Mapping[str, Tensor | None]) -> None:
         """Add gradients of the blocks' parameters to those of the chunks before."""
         given = {n: g for n, g in grads.items() if g is not None}
-        if len(blocks) == len(self.blocks) and len(given) == len(grads) and not self.summed:
+        if len(blocks) == len(self.blocks) and len(given) == len(self.blocks.parameters) and not self.summed:
             slots = self.blocks.slots(self.gradient)  # the most frequent case, in few calls
             torch._foreach_copy_(list(slots.values()), [cut(n, given[whole(n)]) for n in slots])
             self.summed.update(slots)

@@ -213,9 +213,7 @@ class StepRuleConformance(Stateful):
 
     @check()
     def check_prescribed(self) -> None:
-        """If it says so, every step is taken, and is its rate at that step times the update, whatever the
-        loss.
-        """
+        """If it says so, every step is taken, by the rate of its number, whatever the loss."""
         if not self.part.prescribed:
             raise Skipped("it searches for its rate")
         state = self.begin()
