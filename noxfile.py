@@ -67,7 +67,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite: two processes of one thread each, since more threads would fight for the cores."""
-    python(session, "pytest", "-n", "2", *session.posargs, OMP_NUM_THREADS="1")
+    python(session, "pytest", "-n", "2", "--dist", "worksteal", *session.posargs, OMP_NUM_THREADS="1")
 
 
 @nox.session
@@ -75,6 +75,9 @@ def docs(session: nox.Session) -> None:
     """The site, anew and without a warning; nothing is read from a network."""
     arguments = ("-E", "-W", "--keep-going", "-b", "html", "docs", "build/docs")
     python(session, "sphinx", *arguments, OMP_NUM_THREADS="1")
+    session.run(
+        sys.executable, "docs/_ext/support.py", "--check", external=True, env={"OMP_NUM_THREADS": "1"}
+    )
 
 
 @nox.session(name="bench-smoke")

@@ -21,3 +21,9 @@ def thinned(*axes: Iterable[Any], few: Collection[tuple[Any, ...]]) -> list[Any]
         pytest.param(*point, marks=[] if point in few else pytest.mark.grid, id="-".join(map(str, point)))
         for point in points
     ]
+
+
+def rotated(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
+    """Every pair as a case; each value of the first axis has one that is not of the grid, in turn."""
+    values, others = list(first), list(second)
+    return thinned(values, others, few={(value, others[k % len(others)]) for k, value in enumerate(values)})

@@ -44,7 +44,7 @@ def losses(method: str, model: torch.nn.Module, *, compiled: bool) -> list[float
     return found
 
 
-@pytest.mark.parametrize("method", ["kfac", "singd"])
+@pytest.mark.parametrize("method", ["kfac", pytest.param("singd", marks=pytest.mark.grid)])
 def test_a_compiled_gpt2_is_trained_as_an_eager_one(method: str, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(CONFIG)

@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import support
@@ -15,8 +16,16 @@ from torch import Tensor
 
 import curvlab
 from curvlab.testing.layers import Behind
+from tests.limits.registered import methods
 
 
+def test_the_page_has_every_method_and_every_kind_of_layer() -> None:
+    text = (Path(support.__file__).parents[1] / "support-matrix.md").read_text(encoding="utf-8")
+    assert [m for m in methods() if f"`{m}`" not in text] == []
+    assert [layer for layer in LAYERS if layer not in text] == []
+
+
+@pytest.mark.grid  # more than a minute; ``nox -s docs`` makes the same comparison
 def test_the_page_is_what_the_code_makes() -> None:
     """In a process of its own: checked shapes would make it three times as long."""
     done = subprocess.run(

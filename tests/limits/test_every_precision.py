@@ -67,14 +67,17 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-#: every precision and every network once; all pairs are the grid, ``pytest -m grid``
-FEW = {
-    ("mlp", "float64"),
+#: every precision and every network once, each for every fourth method; all are the grid, ``pytest -m grid``
+FEW = [
     ("mlp", "mixed-float16"),
     ("convnet", "bfloat16"),
     ("transformer", "mixed-bfloat16"),
-}
-CASES = thinned(NETWORKS, PRECISIONS, few=FEW)
+    ("mlp", "float64"),
+]
+TRAINED = [m for m in methods() if m not in REFUSED]
+CASES = thinned(
+    TRAINED, NETWORKS, PRECISIONS, few={(m, *FEW[k % len(FEW)]) for k, m in enumerate(sorted(TRAINED))}
+)
 
 
 @cache
@@ -104,8 +107,7 @@ def losses(method: str, network: str, precision: str) -> list[float]:
 
 
 @pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
-@pytest.mark.parametrize(("network", "precision"), CASES)
-@pytest.mark.parametrize("method", [m for m in methods() if m not in REFUSED])
+@pytest.mark.parametrize(("method", "network", "precision"), CASES)
 def test_it_trains(method: str, network: str, precision: str) -> None:
     found = losses(method, network, precision)
     overflowed = [k for k, loss in enumerate(found) if not math.isfinite(loss)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import curvlab
 from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import CheckpointError, Diverged
+from tests.grids import rotated
 from tests.precision.networks import METHODS, batch, network
 
 STEPS = 9
@@ -31,8 +32,7 @@ def step(model: nn.Module, optimizer: CurvatureOptimizer, x: Tensor, y: Tensor) 
 
 
 @pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
-@pytest.mark.parametrize("at", [0, 3, 7])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "at"), rotated(METHODS, (0, 3, 7)))
 def test_it_equals_the_run_that_skipped_that_batch_bit_for_bit(method: str, at: int) -> None:
     """At the scale that the overflow leaves behind."""
     model, optimizer, events = made(method)

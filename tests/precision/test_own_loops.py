@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import curvlab
 from curvlab.errors import ConfigError
+from tests.grids import rotated
 from tests.precision.networks import IN_PLAIN_LOOPS, METHODS, batch, network
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,8 +40,7 @@ def test_a_bfloat16_model_trains_without_another_word(method: str) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("around", ["forward", "everything"])
-@pytest.mark.parametrize("method", IN_PLAIN_LOOPS)
+@pytest.mark.parametrize(("method", "around"), rotated(IN_PLAIN_LOOPS, ("forward", "everything")))
 def test_autocast_around_the_forward_pass_or_everything(method: str, around: str) -> None:
     model = network()
     optimizer = curvlab.optimizer(method, model, **IN_PLAIN_LOOPS[method])
@@ -61,8 +61,7 @@ def test_autocast_around_the_forward_pass_or_everything(method: str, around: str
     assert falls(losses)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "dtype"), rotated(METHODS, HALVES))
 def test_an_objective_under_the_callers_autocast(method: str, dtype: str) -> None:
     model = network()
     optimizer = curvlab.optimizer(method, model)

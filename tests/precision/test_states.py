@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from curvlab.engine.optimizer import CurvatureOptimizer
 from curvlab.errors import ConfigError
 from curvlab.testing.memory import alive
 from tests.engine.test_optimizer_state import WAYS
-from tests.grids import thinned
+from tests.grids import rotated, thinned
 from tests.precision.networks import METHODS, batch, network
 
 BF16 = torch.bfloat16
@@ -37,11 +36,9 @@ def train(model: nn.Module, optimizer: CurvatureOptimizer, steps: range) -> list
 
 
 @pytest.mark.filterwarnings("ignore::curvlab.engine.coverage.CoverageWarning")
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("method", "way"), [(m, WAYS[k % len(WAYS)]) for k, m in enumerate(METHODS)])
-def test_after_a_load_training_goes_on_bit_for_bit_with_the_same_dtypes(
-    method: str, way: Callable[[CurvatureOptimizer, CurvatureOptimizer], None], precision: str
-) -> None:
+@pytest.mark.parametrize(("method", "precision"), rotated(METHODS, PRECISIONS))
+def test_after_a_load_training_goes_on_bit_for_bit_with_the_same_dtypes(method: str, precision: str) -> None:
+    way = WAYS[list(METHODS).index(method) % len(WAYS)]
     model = network(BF16)
     optimizer = curvlab.optimizer(method, model, precision=PRECISIONS[precision])
     train(model, optimizer, range(4))

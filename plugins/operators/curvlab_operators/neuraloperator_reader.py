@@ -34,7 +34,7 @@ class NeuralOperatorReader(LayerReader):
 
     On an axis other than the last with an odd number of points N, the module's inverse transform puts
     wave number k at k − 1 (it shifts by (N − 1)/2 twice); rows are of what it computes.  The module computes
-    in complex64 whatever it is given, so there are no ``specimens`` for laws in float64: its own tests widen it.
+    in complex64 whatever it is given, so no ``specimens`` obey laws in float64; its own tests widen it.
     """
 
     reads_complex: ClassVar[bool] = True

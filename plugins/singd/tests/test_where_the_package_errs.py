@@ -179,6 +179,7 @@ def test_loading_leaves_the_callers_dictionary_as_it_was() -> None:
         assert (set(state) == keys) is (make is ours)
 
 
+@pytest.mark.grid
 def test_a_sum_over_processes_reaches_every_tensor(tmp_path: Path) -> None:
     """Two processes over gloo.  The package reduces a contiguous copy of a view, and keeps the view.
 
