@@ -82,8 +82,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(name="bench-smoke")
 def bench_smoke(session: nox.Session) -> None:
-    """Every benchmark once, in one process; arguments after -- go to ``asv_benchmarks/smoke.py``."""
-    command = [sys.executable, "asv_benchmarks/smoke.py", *session.posargs]
+    """Every benchmark once, in two processes; arguments after -- go to ``asv_benchmarks/smoke.py``."""
+    command = [sys.executable, "asv_benchmarks/smoke.py", "--jobs", "2", *session.posargs]
     session.run(*command, external=True, env={"OMP_NUM_THREADS": "1"})
 
 
