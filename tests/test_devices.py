@@ -37,7 +37,6 @@ ALLOWED: Mapping[str, str] = {
     "curvlab/tasks/vit.py": "parameters of a new model",
     "plugins/operators/curvlab_operators/mode_mixing.py": "parameters of a new model",
     "plugins/operators/curvlab_operators/mode_reader.py": "specimens of a layer's inputs",
-    "plugins/operators/curvlab_operators/neuraloperator_reader.py": "specimens of a layer's inputs",
     "curvlab/tasks/quadratic.py": "the parameter of a new model",
 }
 

@@ -40,7 +40,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "pages": frozenset(),
     "comparing": FLOOR_1 | {"files", "reporting", "pages"},
     "scaffold": frozenset({"errors", "registry"}),
-    "bench": frozenset({"errors"}),
+    "bench": frozenset({"errors", "pages"}),
     "registry": frozenset({"protocols", "errors"}),
     "objectives": FLOOR_3 | {"model"},
     "tasks": FLOOR_5,

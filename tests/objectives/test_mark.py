@@ -117,7 +117,7 @@ class Collecting:
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
-        gc.collect()
+        gc.collect(0)  # the youngest, which the circle below is among
         return object
 
     def __call__(self, *given: Any) -> None:
@@ -125,12 +125,12 @@ class Collecting:
 
 
 def test_hooks_of_dead_owners_may_go_while_a_module_is_marked() -> None:
-    layer, owner = nn.Linear(2, 3), nn.Module()
-    owner.itself = [owner]  # garbage of a circle, as optimizers and their hooks are
-    layer.register_forward_hook(Collecting())
-    weakref.finalize(owner, layer.register_forward_hook(Collecting()).remove)
     gc.disable()
     try:
+        layer, owner = nn.Linear(2, 3), nn.Module()
+        owner.itself = [owner]  # garbage of a circle, as optimizers and their hooks are
+        layer.register_forward_hook(Collecting())
+        weakref.finalize(owner, layer.register_forward_hook(Collecting()).remove)
         del owner
         found = mark_of_module(layer, trained=True)
     finally:
