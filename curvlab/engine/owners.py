@@ -62,7 +62,7 @@ class Owners:
         if shards is None:
             yield
             return
-        shards.reshard()  # an evaluation may have left whole parameters behind, which nobody would update
+        shards.reshard()  # an evaluation may have left whole parameters behind, which no shard would follow
         mine = {n: local(p) for n, p in blocks.parameters.items()}
         try:
             shards.gathered.update(ShardTraffic(self.ranks, self.of).to_owners(blocks, mine))

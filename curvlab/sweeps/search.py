@@ -16,7 +16,7 @@ from curvlab.trials.trial import Trial
 
 #: what a folder of a sweep was made from
 STATE = "sweep.json"
-#: what may change when a sweep goes on: more trials, and what is told of runs
+#: what may change when a sweep goes on: more trials, and how runs are reported
 _FREE = ("sweep.trials", "report")
 
 
