@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.errors import NoResults, Regression, ResultsError, UsageError
 
@@ -28,7 +29,6 @@ Where = Annotated[
 ]
 Machine = Annotated[str, typer.Option("--machine", metavar="NAME", help="Use the results of this machine.")]
 Every = Annotated[bool, typer.Option("--all", help="Also list benchmarks that did not change.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()

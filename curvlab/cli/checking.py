@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.errors import ConfigError, CurvlabError, PluginError, UsageError, raised
 from curvlab.registry import MethodEntry, PartEntry, PluginRecord, Registry, installed
@@ -55,7 +56,7 @@ def check(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the part, in TOML; may be repeated."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the conformance suite of a part, or of every part of a plugin; exit code 1 if a check fails."""
     if kind is not None and kind not in KINDS:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.errors import UsageError
 
 if TYPE_CHECKING:
     from curvlab.comparing.comparison import Comparison
     from curvlab.comparing.record import Over
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 def runs(

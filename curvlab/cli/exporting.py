@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
@@ -53,9 +54,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on standard output.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the Kronecker factors of a run's newest checkpoint, without damping, or its weights, or both.
 

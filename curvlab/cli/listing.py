@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, fitted, print_json, print_table, print_text
 from curvlab.errors import PluginError, UsageError
 from curvlab.registry import MethodEntry, PartEntry, PluginRecord, Registry, installed
 from curvlab.registry.kinds import PROTOCOLS
 from curvlab.registry.suggest import advice
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 tasks_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 plugins_app = typer.Typer(no_args_is_help=True, help="List, check and write plugins.", rich_markup_mode=None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, print_json, print_text
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
@@ -52,9 +53,7 @@ def plot(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on standard output.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the curves of runs and, for one run, the pictures of its task at the newest checkpoint.
 

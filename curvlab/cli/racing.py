@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curvlab.cli.options import AsJson, Jobs, Quiet, Settings
 from curvlab.cli.output import complain, print_json, print_table, print_text
-from curvlab.cli.sweeping import MOST_JOBS
 from curvlab.cli.warned import warned_once
 
 if TYPE_CHECKING:
@@ -30,34 +30,17 @@ def race(
             show_default=False,
         ),
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="a.b=c", help="Override a setting; a TOML value, else a string. Repeatable."
-        ),
-    ] = None,
+    settings: Settings = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="The folder of runs and page. [default: races/NAME]"),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            metavar="N",
-            min=1,
-            max=MOST_JOBS,
-            help="Runs at a time. [default: executor.jobs, else 1]",
-            show_default=False,
-        ),
-    ] = None,
+    jobs: Jobs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every run and count them, without training.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on standard output.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Race methods on tasks: tune each with an equal number of settings, then measure on other seeds.
 

@@ -15,6 +15,7 @@ import typer
 
 from curvlab.cli.launching import launch, rank
 from curvlab.cli.naming import name_override
+from curvlab.cli.options import MOST_PROCESSES, AsJson, Quiet, Settings
 from curvlab.cli.output import complain, documents, print_json, print_table, print_text
 from curvlab.cli.resuming import continued
 from curvlab.cli.warned import warned_once
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from curvlab.engine.inspection import Inspection
     from curvlab.engine.plan import Plan
 
-#: no machine has more cores
-MOST_PROCESSES = 1024
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="a.b=c", help="Override a setting; a TOML value, else a string. Repeatable."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Processes = Annotated[
     int,
     typer.Option(
@@ -43,7 +35,6 @@ Processes = Annotated[
         show_default=False,
     ),
 ]
-Silent = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 
 
@@ -54,7 +45,7 @@ def train(
             metavar="CONFIG…", help="TOML files; later files override earlier ones.", show_default=False
         ),
     ],
-    settings: Set = None,
+    settings: Settings = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The folder in which to create the run's folder.")
     ] = Path("runs"),
@@ -73,8 +64,8 @@ def train(
         typer.Option("--dry-run", help="Show coverage, bytes of state and cost of a step, without training."),
     ] = False,
     processes: Processes = 1,
-    as_json: Json = False,
-    quiet: Silent = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train one run, in a new folder."""
     from curvlab.config import build, load
@@ -103,10 +94,10 @@ def train(
 
 def resume(
     run: Folder,
-    settings: Set = None,
+    settings: Settings = None,
     processes: Processes = 1,
-    as_json: Json = False,
-    quiet: Silent = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Continue a run from its newest complete checkpoint."""
     from curvlab.config import build
@@ -120,7 +111,7 @@ def resume(
     _train_and_print(plan, run.parent, run, as_json, quiet)
 
 
-def evaluate(run: Folder, as_json: Json = False) -> None:
+def evaluate(run: Folder, as_json: AsJson = False) -> None:
     """Compute the metrics of a run's newest checkpoint again."""
     from curvlab.config import build
     from curvlab.engine.rebuilt import evaluate as computed
@@ -137,7 +128,7 @@ def evaluate(run: Folder, as_json: Json = False) -> None:
         print_text(f"step {found['step']}  {metrics_in_words(found['metrics'])}")
 
 
-def env(as_json: Json = False) -> None:
+def env(as_json: AsJson = False) -> None:
     """Show versions, devices, threads and plugins: what a bug report needs."""
     from curvlab.engine.manifest import environment
     from curvlab.registry import installed

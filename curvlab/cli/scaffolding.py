@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from curvlab import __version__
+from curvlab.cli.options import AsJson
 from curvlab.cli.output import complain, print_json, print_text
 from curvlab.registry import Registry, installed
 from curvlab.registry.kinds import KINDS, METHOD
@@ -29,7 +30,7 @@ def new(
             "--dir", metavar="D", help="The folder to write, new or empty.  [default: ./curvlab-NAME]"
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a new plugin: an installable package, a working example of its kind, and its tests."""
     made = project(kind, name, version=__version__, year=datetime.date.today().year)

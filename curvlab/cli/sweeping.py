@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curvlab.cli.options import AsJson, Jobs, Quiet, Settings
 from curvlab.cli.output import complain, print_json, print_table, print_text
 from curvlab.cli.warned import warned_once
 from curvlab.errors import CurvlabError, Diverged
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 #: the best configuration's file in the sweep's folder
 BEST = "best.toml"
-MOST_JOBS = 1024
 
 
 def sweep(
@@ -29,34 +29,17 @@ def sweep(
             show_default=False,
         ),
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="a.b=c", help="Override a setting; a TOML value, else a string. Repeatable."
-        ),
-    ] = None,
+    settings: Settings = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="The folder of the runs. [default: sweeps/NAME]"),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            metavar="N",
-            min=1,
-            max=MOST_JOBS,
-            help="Trials at a time. [default: executor.jobs, else 1]",
-            show_default=False,
-        ),
-    ] = None,
+    jobs: Jobs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every trial and list them, without training.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on standard output.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train with every setting of a range, and print a table and the best configuration.
 
