@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from curvlab.linalg.vectors import BlockVector
-from curvlab.parts.transforms import AverageState
-from curvlab.protocols.bounds import Fraction, check_bounds
-from curvlab.protocols.step import At, Transform
+from curvlab.parts.transforms import AverageState, Averaging
+from curvlab.protocols.step import At
 
 
 @dataclass(frozen=True)
-class Nesterov(Transform[AverageState]):
+class Nesterov(Averaging):
     """Nesterov's momentum of an exponential moving average.
 
     ``s_t = β s_{t−1} + (1 − β) v_t``; the result is ``(β s_t + (1 − β) v_t) / (1 − βᵗ⁺¹)``, the average
@@ -23,18 +22,6 @@ class Nesterov(Transform[AverageState]):
     Holds one vector; costs two passes over it.  Source: Nesterov 1983; Sutskever et al. 2013, equations 3 and
     4.
     """
-
-    fallible = False
-    separable = True
-
-    beta: Fraction = 0.9
-    bias_correction: bool = True
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-    def init(self, like: BlockVector) -> AverageState:
-        return AverageState(like.zeros_like(), 0)
 
     def __call__(self, state: AverageState, v: BlockVector, at: At) -> BlockVector:
         beta = self.beta

@@ -24,13 +24,8 @@ class AverageState:
 
 
 @dataclass(frozen=True)
-class Ema(Transform[AverageState]):
-    """Exponential moving average, normalized by the sum of its weights (Adam's bias correction).
-
-    ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.  Where β
-    changes while training, m stays Adam's: ``s_t = β s_{t−1} + (1 − β) v``, divided by ``1 − βᵗ``.
-    Without ``bias_correction`` it is s itself, which begins at zero.
-    """
+class Averaging(Transform[AverageState]):
+    """A transform that holds a moving average of what it is given, from zero on."""
 
     fallible = False
     separable = True
@@ -43,6 +38,16 @@ class Ema(Transform[AverageState]):
 
     def init(self, like: BlockVector) -> AverageState:
         return AverageState(like.zeros_like(), 0)
+
+
+@dataclass(frozen=True)
+class Ema(Averaging):
+    """Exponential moving average, normalized by the sum of its weights (Adam's bias correction).
+
+    ``m_t = m_{t−1} + w_t (v − m_{t−1})``, ``w_t = (1 − β)/(1 − βᵗ)``; one pass over memory.  Where β
+    changes while training, m stays Adam's: ``s_t = β s_{t−1} + (1 − β) v``, divided by ``1 − βᵗ``.
+    Without ``bias_correction`` it is s itself, which begins at zero.
+    """
 
     def __call__(self, state: AverageState, v: BlockVector, at: At) -> BlockVector:
         before, mass = 1 - self.beta**state.count, 1 - self.beta ** (state.count + 1)
